@@ -1,0 +1,338 @@
+//! The nouns: a job, what names it, and what its submitter may ask for.
+//!
+//! Every type here is valid by construction: a [`QueueName`] that exists obeys the naming rule, a
+//! [`Priority`] is in range. Text is parsed once, at the edge, by the dialects in [`crate::protocol`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use smol_str::SmolStr;
+
+/// The longest duration a job may ask for (delay, time to run, backoff): 2³²−1 seconds, beanstalkd's limit.
+pub const MAX_DURATION: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The longest wait between two attempts, however often a job has failed: one hour.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// The longest unique key, in bytes.
+pub const MAX_KEY_BYTES: usize = 200;
+
+/// The longest queue name, in bytes (beanstalkd's limit for tubes).
+pub const MAX_QUEUE_NAME_BYTES: usize = 200;
+
+/// The longest failure reason that is kept with a job, in bytes; a longer one is cut.
+pub const MAX_REASON_BYTES: usize = 1024;
+
+/// A job's number: counts up from 1, never used twice in the life of a data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A job's urgency: the lowest number goes first. 0 is the most urgent; the default is 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(pub u32);
+
+impl Default for Priority {
+    fn default() -> Self {
+        Priority(1024)
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a queue: 1 to 200 bytes of `A-Z a-z 0-9 + / ; . $ _ ( ) -`, not beginning with `-`.
+///
+/// The rule is beanstalkd's rule for tubes, so that a name is good in both dialects.
+///
+/// ```
+/// use djqs::QueueName;
+/// assert!(QueueName::new("mail.outgoing").is_ok());
+/// assert!(QueueName::new("-mail").is_err());
+/// assert_eq!(QueueName::default().as_str(), "default");
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueName(SmolStr);
+
+/// Why a text is no queue name. Its text says what the rule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadQueueName;
+
+impl fmt::Display for BadQueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a queue name is 1 to 200 bytes of A-Z a-z 0-9 + / ; . $ _ ( ) - and does not begin with -")
+    }
+}
+
+impl std::error::Error for BadQueueName {}
+
+impl QueueName {
+    /// Makes a name of `text`.
+    ///
+    /// # Errors
+    /// [`BadQueueName`] where the text breaks the rule.
+    pub fn new(text: &str) -> Result<QueueName, BadQueueName> {
+        QueueName::from_bytes(text.as_bytes())
+    }
+
+    /// Makes a name of bytes as they come from a socket.
+    ///
+    /// # Errors
+    /// [`BadQueueName`] where the bytes break the rule.
+    pub fn from_bytes(bytes: &[u8]) -> Result<QueueName, BadQueueName> {
+        let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"+/;.$_()-".contains(b);
+        if bytes.is_empty() || bytes.len() > MAX_QUEUE_NAME_BYTES || bytes[0] == b'-' || !bytes.iter().all(allowed) {
+            return Err(BadQueueName);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| BadQueueName)?;
+        Ok(QueueName(SmolStr::new(text)))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl Default for QueueName {
+    /// `default`, the queue of a command that names none.
+    fn default() -> Self {
+        QueueName(SmolStr::new_static("default"))
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl std::str::FromStr for QueueName {
+    type Err = BadQueueName;
+    fn from_str(text: &str) -> Result<Self, BadQueueName> {
+        QueueName::new(text)
+    }
+}
+
+/// A unique key: 1 to 200 bytes of UTF-8 without spaces or control characters, not ending in `:`.
+///
+/// Keys are unique within a queue: while one job of a queue holds a key, a second submission with it is
+/// answered with the first one's id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<str>);
+
+/// Why a text is no key. Its text says what the rule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadKey;
+
+impl fmt::Display for BadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key is 1 to 200 bytes of UTF-8 without spaces or control characters and does not end in :")
+    }
+}
+
+impl std::error::Error for BadKey {}
+
+impl Key {
+    /// Makes a key of `text`.
+    ///
+    /// # Errors
+    /// [`BadKey`] where the text breaks the rule.
+    pub fn new(text: &str) -> Result<Key, BadKey> {
+        let bad = |c: char| c.is_whitespace() || c.is_control();
+        if text.is_empty() || text.len() > MAX_KEY_BYTES || text.ends_with(':') || text.contains(bad) {
+            return Err(BadKey);
+        }
+        Ok(Key(text.into()))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a job is in its life.
+///
+/// ```text
+///             TASK delay=…            TASK
+///                  |                    |
+///                  v      time is up    v        GET             ACK
+///              [delayed] ----------> [ready] ----------> [leased] ----> gone
+///                  ^                  ^  ^                 |  |
+///                  |  FAIL: backoff   |  |  RETURN, lease  |  |
+///                  +------------------|--|--lapsed or lost-+  | FAIL, attempts spent
+///                                     |  +-----------------+  v
+///                                     +----- RETRY ------ [dead]
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum JobState {
+    /// May be handed to a worker at any moment.
+    Ready,
+    /// Waits for its time: submitted or handed back with a delay, or backing off after a failure.
+    Delayed,
+    /// With a worker, until its lease lapses.
+    Leased,
+    /// Given up: its attempts are spent, or a worker said so. Kept to be looked at, retried or deleted.
+    Dead,
+}
+
+impl JobState {
+    /// All four, in the order in which they are counted and listed.
+    pub const ALL: [JobState; 4] = [JobState::Ready, JobState::Delayed, JobState::Leased, JobState::Dead];
+
+    /// The state's name on the wire: `ready`, `delayed`, `leased`, `dead`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobState::Ready => "ready",
+            JobState::Delayed => "delayed",
+            JobState::Leased => "leased",
+            JobState::Dead => "dead",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<JobState> {
+        JobState::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a submitter may ask for, beyond queue and body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The lowest goes first. Default 1024.
+    pub priority: Priority,
+    /// How long the job waits before it is ready. Default none; at most [`MAX_DURATION`].
+    pub delay: Duration,
+    /// How long a lease lasts unless it is renewed. Default 60 s; at least 1 ms, at most [`MAX_DURATION`].
+    pub ttr: Duration,
+    /// After how many failures and crashes together the job is dead; 0 for never. Default 10.
+    pub attempts: u32,
+    /// The wait after the first failure, doubled each time, at most [`MAX_BACKOFF`]. Default 1 s.
+    pub backoff: Duration,
+    /// While a job of the queue holds this key, a second submission gets the first one's id. Default none.
+    pub key: Option<Key>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            priority: Priority::default(),
+            delay: Duration::ZERO,
+            ttr: Duration::from_secs(60),
+            attempts: 10,
+            backoff: Duration::from_secs(1),
+            key: None,
+        }
+    }
+}
+
+/// A job as it is submitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// The queue it goes to.
+    pub queue: QueueName,
+    /// What else is asked for.
+    pub options: Options,
+    /// The work, as any bytes; the queue never looks inside.
+    pub body: Arc<[u8]>,
+}
+
+impl Submission {
+    /// A submission to the default queue with default options.
+    pub fn new(body: impl Into<Arc<[u8]>>) -> Submission {
+        Submission { queue: QueueName::default(), options: Options::default(), body: body.into() }
+    }
+}
+
+/// How a job's past attempts ended. The three are kept apart, since they mean different things.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// A worker said that it failed. Counts against the attempts.
+    pub failures: u32,
+    /// Its lease lapsed, or its worker went away. Counts against the attempts.
+    pub crashes: u32,
+    /// A worker handed it back undone. Costs nothing.
+    pub returns: u32,
+}
+
+impl Counts {
+    /// Failures and crashes together: what is held against the limit of attempts.
+    pub fn spent(&self) -> u32 {
+        self.failures.saturating_add(self.crashes)
+    }
+}
+
+/// A leased job, as its worker receives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The job's number.
+    pub id: JobId,
+    /// The queue it came from.
+    pub queue: QueueName,
+    /// Which attempt this is: 1 for the first.
+    pub attempt: u32,
+    /// How long the lease lasts unless it is renewed.
+    pub ttr: Duration,
+    /// The work.
+    pub body: Arc<[u8]>,
+}
+
+/// Everything there is to know of a job, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The job's number.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Its priority now.
+    pub priority: Priority,
+    /// How long each lease of it lasts.
+    pub ttr: Duration,
+    /// Its limit of attempts; 0 for none.
+    pub attempts: u32,
+    /// Its wait after the first failure.
+    pub backoff: Duration,
+    /// Its unique key.
+    pub key: Option<Key>,
+    /// When it was submitted, to the second.
+    pub created: SystemTime,
+    /// What is left of its delay or of its lease; `None` for ready and dead jobs.
+    pub remaining: Option<Duration>,
+    /// How its past attempts ended.
+    pub counts: Counts,
+    /// Why its last attempt failed, as its worker put it.
+    pub reason: Option<Arc<str>>,
+    /// The work.
+    pub body: Arc<[u8]>,
+}
+
+impl Job {
+    /// The number of the attempt that runs now, or would run next: 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        self.counts.spent().saturating_add(1)
+    }
+}

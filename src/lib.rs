@@ -1,0 +1,12 @@
+//! DJQS, the Distributed Job Queue System.
+#![forbid(unsafe_code)]
+
+pub mod change;
+pub mod clock;
+pub mod error;
+pub mod job;
+pub mod protocol;
+pub mod stats;
+
+pub use error::{Code, Error, Refusal};
+pub use job::{Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
