@@ -6,6 +6,7 @@ pub mod clock;
 pub mod error;
 pub mod job;
 pub mod protocol;
+pub mod queue;
 pub mod stats;
 
 pub use error::{Code, Error, Refusal};
