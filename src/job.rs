@@ -69,7 +69,9 @@ pub struct BadQueueName;
 
 impl fmt::Display for BadQueueName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a queue name is 1 to 200 bytes of A-Z a-z 0-9 + / ; . $ _ ( ) - and does not begin with -")
+        f.write_str(
+            "a queue name is 1 to 200 bytes of A-Z a-z 0-9 + / ; . $ _ ( ) - and does not begin with -",
+        )
     }
 }
 
@@ -90,7 +92,11 @@ impl QueueName {
     /// [`BadQueueName`] where the bytes break the rule.
     pub fn from_bytes(bytes: &[u8]) -> Result<QueueName, BadQueueName> {
         let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"+/;.$_()-".contains(b);
-        if bytes.is_empty() || bytes.len() > MAX_QUEUE_NAME_BYTES || bytes[0] == b'-' || !bytes.iter().all(allowed) {
+        if bytes.is_empty()
+            || bytes.len() > MAX_QUEUE_NAME_BYTES
+            || bytes[0] == b'-'
+            || !bytes.iter().all(allowed)
+        {
             return Err(BadQueueName);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| BadQueueName)?;
@@ -142,7 +148,9 @@ pub struct BadKey;
 
 impl fmt::Display for BadKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key is 1 to 200 bytes of UTF-8 without spaces or control characters and does not end in :")
+        f.write_str(
+            "a key is 1 to 200 bytes of UTF-8 without spaces or control characters and does not end in :",
+        )
     }
 }
 
