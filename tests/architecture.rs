@@ -16,8 +16,23 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "the protocol knows values and bytes only",
     ),
     (
-        &["src/client.rs", "src/client", "src/worker.rs", "src/worker", "src/bin/client.rs", "src/bin/worker.rs"],
-        &["crate::broker", "crate::queue", "crate::server", "djqs::broker", "djqs::queue", "djqs::server", "Broker"],
+        &[
+            "src/client.rs",
+            "src/client",
+            "src/worker.rs",
+            "src/worker",
+            "src/bin/client.rs",
+            "src/bin/worker.rs",
+        ],
+        &[
+            "crate::broker",
+            "crate::queue",
+            "crate::server",
+            "djqs::broker",
+            "djqs::queue",
+            "djqs::server",
+            "Broker",
+        ],
         "client and worker speak the wire like anybody else's program",
     ),
     (
@@ -73,7 +88,8 @@ fn every_dependency_has_its_reason() {
         if line.starts_with('[') {
             section = line;
         } else if section.ends_with("dependencies]") && line.contains('=') && !line.starts_with('#') {
-            let explained = before.starts_with('#') || before.starts_with("env_logger") || before.starts_with("log ");
+            let explained =
+                before.starts_with('#') || before.starts_with("env_logger") || before.starts_with("log ");
             assert!(explained, "{line} has no sentence that says why it is there");
         }
         before = line;
