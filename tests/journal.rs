@@ -127,7 +127,10 @@ fn a_second_server_is_kept_out() {
     let directory = tempfile::tempdir().unwrap();
     let (journal, _, _) = open(directory.path(), options(Fsync::Never)).unwrap();
     let refused = open(directory.path(), options(Fsync::Never)).unwrap_err().to_string();
-    assert!(refused.contains(&format!("in use by another server (process {})", std::process::id())), "{refused}");
+    assert!(
+        refused.contains(&format!("in use by another server (process {})", std::process::id())),
+        "{refused}"
+    );
     drop(journal);
     open(directory.path(), options(Fsync::Never)).unwrap();
 }

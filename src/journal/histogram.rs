@@ -82,7 +82,10 @@ mod tests {
         }
         for (percent, exact) in [(50, 500), (99, 990), (100, 1000)] {
             let found = histogram.percentile(percent).as_nanos() as f64 / 1000.0;
-            assert!((f64::from(exact)..=f64::from(exact) * 1.125).contains(&found), "p{percent} is {found} us");
+            assert!(
+                (f64::from(exact)..=f64::from(exact) * 1.125).contains(&found),
+                "p{percent} is {found} us"
+            );
         }
         assert_eq!(histogram.max(), Duration::from_micros(1000));
         assert_eq!(histogram.count(), 1000);

@@ -494,7 +494,10 @@ mod tests {
         let pinned: [(Change, &[u8]); 8] = [
             (Change::Job(spec, ready.clone()), job),
             (Change::Status(JobId(5), delayed), b"\x02\x05\x07\x01\xe8\x07\x01\x02\x03\x03no"),
-            (Change::Status(JobId(5), JobStatus { place: Place::Dead, ..ready }), b"\x02\x05\x80\x08\x02\0\0\0\0"),
+            (
+                Change::Status(JobId(5), JobStatus { place: Place::Dead, ..ready }),
+                b"\x02\x05\x80\x08\x02\0\0\0\0",
+            ),
             (Change::Gone(JobId(127)), b"\x03\x7f"),
             (Change::Pause(queue(), PauseState::Running), b"\x04\x04mail\x00"),
             (Change::Pause(queue(), PauseState::Paused), b"\x04\x04mail\x01"),

@@ -64,7 +64,9 @@ impl fmt::Display for OpenError {
                 path.display(),
                 segment::FORMAT_VERSION
             ),
-            OpenError::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
+            OpenError::Io { action, path, source } => {
+                write!(f, "cannot {action} {}: {source}", path.display())
+            }
         }
     }
 }
@@ -182,7 +184,8 @@ pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Res
     for (index, &id) in ids.iter().enumerate() {
         let name = segment::file_name(id);
         let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
-        let damaged = |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
+        let damaged =
+            |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
         let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
         let header = match first {
             FirstBlock::Header(header) => header,
@@ -241,7 +244,8 @@ impl Scan {
     ) -> Result<(), OpenError> {
         let name = segment::file_name(header.id);
         let read_failed = failed(storage, "read", &name);
-        let damaged = |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
+        let damaged =
+            |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
         let mut reader = Reader::new(Arc::clone(&file), &header).map_err(&read_failed)?;
         // The batches that no later one proves to be durable: number and offset.
         let mut unproven: VecDeque<(u64, u64)> = VecDeque::new();
@@ -297,7 +301,8 @@ impl Scan {
         if proof.map_err(&read_failed)?.is_some() {
             return damaged(offset, broken.what);
         }
-        let torn = broken.end == offset || segment::lacks_a_sector(&*file, &broken, length).map_err(&read_failed)?;
+        let torn =
+            broken.end == offset || segment::lacks_a_sector(&*file, &broken, length).map_err(&read_failed)?;
         if broken.alone.unwrap_or(alone) && !torn {
             return damaged(offset, broken.what);
         }
@@ -418,7 +423,10 @@ fn remove_unfinished(storage: &dyn Storage) -> Result<(), OpenError> {
         if segment::last_nonzero(&*file, 0).map_err(failed(storage, "read", &name))?.is_none() {
             storage.remove(&name).map_err(failed(storage, "remove", &name))?;
         } else {
-            log::warn!("{} is not what this program leaves; it is not touched", storage.path(&name).display());
+            log::warn!(
+                "{} is not what this program leaves; it is not touched",
+                storage.path(&name).display()
+            );
         }
     }
     Ok(())

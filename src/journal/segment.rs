@@ -403,7 +403,9 @@ mod tests {
     fn only_names_that_would_be_written_are_segments() {
         assert_eq!(id_of_name("0000000001.journal"), Some(1));
         assert_eq!(id_of_name("12345678901.journal"), Some(12_345_678_901));
-        for name in ["0000000000.journal", "1.journal", "00000000001.journal", "0000000001.journal.bak", "LOCK"] {
+        for name in
+            ["0000000000.journal", "1.journal", "00000000001.journal", "0000000001.journal.bak", "LOCK"]
+        {
             assert_eq!(id_of_name(name), None, "{name}");
         }
         assert_eq!(id_of_name("+000000001.journal"), None);

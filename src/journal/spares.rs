@@ -171,7 +171,11 @@ impl Shared {
     }
 
     /// What failed, for `map_err`.
-    pub(super) fn io<'a>(&'a self, action: &'static str, name: &'a str) -> impl Fn(io::Error) -> Failure + 'a {
+    pub(super) fn io<'a>(
+        &'a self,
+        action: &'static str,
+        name: &'a str,
+    ) -> impl Fn(io::Error) -> Failure + 'a {
         move |source| Failure::Io { action, path: self.storage.path(name), source }
     }
 }

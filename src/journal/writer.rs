@@ -201,7 +201,9 @@ impl Shared {
             Failure::Io { action, path, source } => OpenError::Io {
                 action,
                 path: path.clone(),
-                source: source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
+                source: source
+                    .raw_os_error()
+                    .map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
             },
             Failure::Damaged(damage) => OpenError::Damaged(damage.clone()),
             Failure::Closed => unreachable!("nobody can close it yet"),
@@ -291,7 +293,11 @@ impl Shared {
 
     /// Writes one chunk after another, with the pen taken, until the promise holds for `wanted`; then gives the
     /// pen to the writer's thread if there is more to write, or puts it down.
-    fn write_until<'a>(&'a self, mut state: MutexGuard<'a, State>, wanted: Option<u64>) -> MutexGuard<'a, State> {
+    fn write_until<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        wanted: Option<u64>,
+    ) -> MutexGuard<'a, State> {
         loop {
             let done = wanted.is_some_and(|wanted| state.promised(self.options.fsync) >= wanted);
             if state.chunks.is_empty() || state.failure.is_some() || state.stopped {
@@ -447,7 +453,11 @@ impl Shared {
         loop {
             match write_full(file, bytes, offset) {
                 Ok(()) => return Ok(()),
-                Err(e) if is_full(&e) && self.has_threads.load(Ordering::Acquire) && !self.state.lock().stopped => {
+                Err(e)
+                    if is_full(&e)
+                        && self.has_threads.load(Ordering::Acquire)
+                        && !self.state.lock().stopped =>
+                {
                     self.supply.pause();
                 }
                 Err(e) => return Err(self.io("write", &segment::file_name(id))(e).into()),

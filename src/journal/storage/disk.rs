@@ -162,7 +162,8 @@ impl Storage for DiskStorage {
                 FileType::RegularFile => true,
                 // Some file systems do not say; whoever opens it will see.
                 FileType::Unknown => {
-                    let stat = rustix::fs::statat(&self.directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                    let stat =
+                        rustix::fs::statat(&self.directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
                     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
                 }
                 _ => false,
