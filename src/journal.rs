@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::change::Change;
 use crate::clock::Stopwatch;
-use crate::job::JobId;
+use crate::job::{JobId, QueueName};
 
 mod batch;
 mod histogram;
@@ -228,12 +228,30 @@ pub struct JournalStats {
     pub recovered: Recovered,
 }
 
-/// The bytes that the newest record of something takes: what to count as live.
-///
-/// For a job this is the length of its [`Change::Job`] with its present status.
-pub fn record_bytes(change: &Change) -> u64 {
-    record::encoded_length(change) as u64
+/// What has to be kept, as its owner counts it: all that is in the journal beyond it is dead weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Jobs that are there.
+    pub jobs: u64,
+    /// The [`job_bytes`] of all of them, and the [`pause_bytes`] of all paused queues.
+    pub bytes: u64,
 }
+
+/// What a job adds to [`Live::bytes`]: the least that a record of it takes with the priority and the reason that it
+/// has now, whatever its counts and its place are.
+///
+/// Counts and places change without a word to the journal; leaving them out makes this a few bytes less than
+/// the record, and a sum that is easily kept.
+pub fn job_bytes(job: &JobSize<'_>) -> u64 {
+    record::job_bytes(job)
+}
+
+/// What a paused queue adds to [`Live::bytes`].
+pub fn pause_bytes(queue: &QueueName) -> u64 {
+    queue.as_str().len() as u64 + 3
+}
+
+pub use record::JobSize;
 
 /// An open journal. Clones share it; it stops when the last one is dropped, without a clean mark unless
 /// [`Journal::close`] was called.
@@ -303,13 +321,15 @@ impl Journal {
     /// Appends a change, and returns the place up to which to wait for it. Does no I/O and never blocks for long:
     /// it is called under the queue's lock, so that the journal's order is the order of what happened.
     ///
-    /// `live_bytes` is by how much the change makes what must be kept larger or smaller, in [`record_bytes`]: for
-    /// a new job its record, for a status the difference between the job's whole record with the new and with the
-    /// old one, for a job that is gone its whole record with its last status, negative.
-    ///
     /// What nobody waits for is written with what somebody does; see [`Journal::nudge`].
-    pub fn append(&self, change: &Change, live_bytes: i64) -> Position {
-        self.inner.shared.append(change, live_bytes)
+    pub fn append(&self, change: &Change) -> Position {
+        self.inner.shared.append(change)
+    }
+
+    /// Tells how much of what was appended has to be kept. Cheap; to be called once after opening, and whenever
+    /// changes were appended, before the queue's lock is let go.
+    pub fn set_live(&self, live: Live) {
+        self.inner.shared.set_live(live);
     }
 
     /// The place of the change that was appended last.

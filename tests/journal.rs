@@ -68,7 +68,7 @@ fn changes_come_back_in_order_under_each_policy() {
         let (journal, recovered, changes) = open(directory.path(), options(fsync)).unwrap();
         assert!(recovered.clean && changes.is_empty());
         for change in all_kinds() {
-            journal.append(&change, 0);
+            journal.append(&change);
         }
         journal.wait(journal.appended()).unwrap();
         drop(journal);
@@ -78,7 +78,7 @@ fn changes_come_back_in_order_under_each_policy() {
         assert!(!recovered.clean);
         assert_eq!((recovered.records, recovered.highest_id), (9, 77));
         journal.close().unwrap();
-        let position = journal.append(&job(3, b"too late"), 0);
+        let position = journal.append(&job(3, b"too late"));
         assert!(journal.wait(position).is_err());
         drop(journal);
 
@@ -97,7 +97,7 @@ fn many_threads_fill_many_segments() {
             let journal = journal.clone();
             scope.spawn(move || {
                 for number in 0..200 {
-                    let position = journal.append(&job(thread * 1000 + number + 1, &[7; 500]), 0);
+                    let position = journal.append(&job(thread * 1000 + number + 1, &[7; 500]));
                     journal.wait(position).unwrap();
                     assert!(journal.durable() >= position);
                 }
@@ -141,7 +141,7 @@ fn files_are_for_their_owner_only() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("a/data");
     let (journal, _, _) = open(&directory, options(Fsync::Always)).unwrap();
-    journal.wait(journal.append(&job(1, b""), 0)).unwrap();
+    journal.wait(journal.append(&job(1, b""))).unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&directory), 0o700);
     for entry in std::fs::read_dir(&directory).unwrap() {
@@ -156,7 +156,7 @@ fn a_record_longer_than_a_segment_makes_its_segment_longer() {
     let (journal, _, _) = open(directory.path(), options(Fsync::Always)).unwrap();
     let changes = [job(1, b"before"), job(2, &[9; 300_000]), job(3, b"after")];
     for change in &changes {
-        let position = journal.append(change, 0);
+        let position = journal.append(change);
         journal.wait(position).unwrap();
     }
     drop(journal);

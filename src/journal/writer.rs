@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ use super::recovery::{OpenError, Scan, Segment};
 use super::segment::{self, Chain};
 use super::spares::Supply;
 use super::storage::{Storage, StorageFile, is_full, write_full};
-use super::waiters::{Waiter, Waiters, Woken};
-use super::{Failure, Fsync, JournalStats, Options, Position, Recovered, Sabotage, Unavailable};
+use super::waiters::{Waiter, Waiters};
+use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Sabotage, Unavailable};
 use crate::change::Change;
 use crate::clock::Stopwatch;
 
@@ -60,8 +60,8 @@ pub(super) struct Shared {
     pub(super) supply: Supply,
     /// Whether the threads run: from then on others than the caller make files and write.
     pub(super) has_threads: AtomicBool,
-    live_bytes: AtomicI64,
-    live_jobs: AtomicI64,
+    live_bytes: AtomicU64,
+    live_jobs: AtomicU64,
     /// Room that is left in the segment at the end.
     tail_room: AtomicU64,
     segments: Mutex<VecDeque<Segment>>,
@@ -185,8 +185,8 @@ impl Shared {
             syncing: Mutex::new(()),
             supply: Supply::new(scan.spares, next_id),
             has_threads: AtomicBool::new(false),
-            live_bytes: AtomicI64::new(0),
-            live_jobs: AtomicI64::new(0),
+            live_bytes: AtomicU64::new(0),
+            live_jobs: AtomicU64::new(0),
             tail_room: AtomicU64::new(0),
             segments: Mutex::new(scan.segments.into()),
             sync_latency: Mutex::new(Histogram::default()),
@@ -211,15 +211,14 @@ impl Shared {
     }
 
     /// Appends a change and returns its place.
-    pub(super) fn append(&self, change: &Change, live_bytes: i64) -> Position {
-        let jobs = match change {
-            Change::Job(..) => 1,
-            Change::Gone(_) => -1,
-            Change::Status(..) | Change::Pause(..) | Change::IdsUsed(_) => 0,
-        };
-        self.live_jobs.fetch_add(jobs, Ordering::Relaxed);
-        self.live_bytes.fetch_add(live_bytes, Ordering::Relaxed);
+    pub(super) fn append(&self, change: &Change) -> Position {
         self.append_record(|out| record::encode(change, out))
+    }
+
+    /// Takes note of what has to be kept.
+    pub(super) fn set_live(&self, live: Live) {
+        self.live_jobs.store(live.jobs, Ordering::Relaxed);
+        self.live_bytes.store(live.bytes, Ordering::Relaxed);
     }
 
     /// Appends a record that `encode` writes.
@@ -540,7 +539,9 @@ impl Shared {
         self.promised.store(promised, Ordering::Release);
         let woken = if state.waiters.is_empty() { None } else { Some(state.waiters.take_reached(promised)) };
         drop(state);
-        woken.map(Woken::wake);
+        if let Some(woken) = woken {
+            woken.wake();
+        }
     }
 
     /// A sync of a file.
@@ -646,7 +647,7 @@ impl Shared {
         let state = self.state.lock();
         let pending: u64 = state.chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
         drop(state);
-        let jobs = u64::try_from(self.live_jobs.load(Ordering::Relaxed)).unwrap_or(0);
+        let jobs = self.live_jobs.load(Ordering::Relaxed);
         let set_aside = jobs * END_BYTES + self.options.segment_bytes;
         let room = self.tail_room.load(Ordering::Relaxed) + self.supply.ready_bytes();
         room >= pending + bytes + set_aside
@@ -658,7 +659,7 @@ impl Shared {
             let segments = self.segments.lock();
             (segments.len() as u64, segments.iter().map(|segment| segment.file_bytes).sum())
         };
-        let live_bytes = u64::try_from(self.live_bytes.load(Ordering::Relaxed)).unwrap_or(0);
+        let live_bytes = self.live_bytes.load(Ordering::Relaxed);
         let latency = self.sync_latency.lock().clone();
         let ready = self.supply.ready_bytes();
         let state = self.state.lock();
