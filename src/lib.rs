@@ -6,6 +6,7 @@ pub mod change;
 pub mod clock;
 pub mod error;
 pub mod job;
+pub mod journal;
 pub mod protocol;
 pub mod queue;
 pub mod server;

@@ -202,7 +202,10 @@ impl Talk {
 #[test]
 fn a_server_at_its_file_limit_goes_on_serving() {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -n 64; exec {} -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server"))]);
+    command.args([
+        "-c",
+        &format!("ulimit -n 64; exec {} -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server")),
+    ]);
     let mut server = Server::of(command.stderr(Stdio::null()));
     let mut good = server.connect();
     assert_eq!(good.ask("TASK: x"), "ACK 1");
@@ -283,14 +286,14 @@ fn http_requests_never_touch_a_queue() {
         let answer = talk.rest();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?} got {answer:?}");
     }
-    assert_eq!(server.stat("submitted_total"), "0");
+    assert_eq!(server.stat("total_submitted"), "0");
     // What comes before it is carried out; a body may say what it likes.
     let mut talk = server.connect();
     talk.dialogue("> TASK: GET / HTTP/1.1\n< ACK 1");
     talk.send("PING\nGET / HTTP/1.1\nTASK: evil\n");
     let answer = talk.rest();
     assert!(answer.starts_with("PONG\nHTTP/1.1 400 "), "{answer:?}");
-    assert_eq!(server.stat("submitted_total"), "1");
+    assert_eq!(server.stat("total_submitted"), "1");
 }
 
 #[test]
@@ -330,13 +333,27 @@ fn random_bytes_from_many_clients_disturb_nobody() {
             aside(move || {
                 let mut state = seed.wrapping_mul(8) + thread + 1;
                 let words: [&[u8]; 14] = [
-                    b"TASK", b"GET wait=0", b" ", b"len=", b"9999999999999999999", b":", b"\n", b"\r\n", b"ACK 1",
-                    b"\0", b"\xff\xfe", b"queue=", b"PURGE queue=default", b"=",
+                    b"TASK",
+                    b"GET wait=0",
+                    b" ",
+                    b"len=",
+                    b"9999999999999999999",
+                    b":",
+                    b"\n",
+                    b"\r\n",
+                    b"ACK 1",
+                    b"\0",
+                    b"\xff\xfe",
+                    b"queue=",
+                    b"PURGE queue=default",
+                    b"=",
                 ];
                 for _ in 0..50 {
                     let mut bytes = Vec::new();
                     for _ in 0..400 {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
                         bytes.extend_from_slice(words[(state >> 33) as usize % words.len()]);
                     }
                     let mut stream = TcpStream::connect(address).unwrap();
@@ -438,7 +455,13 @@ fn a_foreign_address_is_warned_about() {
 
 #[test]
 fn wrong_flags_are_explained_with_exit_code_2() {
-    for flags in [&["--port", "99999"][..], &["-z", "0"], &["--max-memory", "lots"], &["--frame-timeout", "0"], &["--nonsense"]] {
+    for flags in [
+        &["--port", "99999"][..],
+        &["-z", "0"],
+        &["--max-memory", "lots"],
+        &["--frame-timeout", "0"],
+        &["--nonsense"],
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_server")).args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
         assert!(!output.stderr.is_empty());

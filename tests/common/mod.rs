@@ -8,23 +8,23 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// How long a test waits for what must come: generous, since it only ever passes when something is wrong.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server process; killed when dropped.
-pub struct Server {
-    pub child: Child,
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
     /// The line that it printed at its start.
-    pub greeting: String,
+    pub(crate) greeting: String,
 }
 
 impl Server {
-    pub fn start(flags: &[&str]) -> Server {
+    pub(crate) fn start(flags: &[&str]) -> Server {
         Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", "0"]).args(flags))
     }
 
     /// Starts a prepared command and waits for its first line.
-    pub fn of(command: &mut Command) -> Server {
+    pub(crate) fn of(command: &mut Command) -> Server {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
@@ -35,21 +35,21 @@ impl Server {
         Server { child, address, greeting }
     }
 
-    pub fn connect(&self) -> Talk {
+    pub(crate) fn connect(&self) -> Talk {
         Talk::to(self.address)
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for the process to end.
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
     /// One figure of STATS.
-    pub fn stat(&self, name: &str) -> String {
+    pub(crate) fn stat(&self, name: &str) -> String {
         let prefix = format!("{name}: ");
         let lines = self.connect().ask_lines("STATS");
         let found = lines.iter().find_map(|line| line.strip_prefix(&prefix));
@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// A figure of /proc/PID/status, such as `VmRSS` (in KiB) or `Threads`.
-    pub fn process_figure(&self, name: &str) -> u64 {
+    pub(crate) fn process_figure(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -72,13 +72,13 @@ impl Drop for Server {
 }
 
 /// A plain connection.
-pub struct Talk {
-    pub stream: TcpStream,
+pub(crate) struct Talk {
+    pub(crate) stream: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
 impl Talk {
-    pub fn to(address: SocketAddr) -> Talk {
+    pub(crate) fn to(address: SocketAddr) -> Talk {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -87,12 +87,12 @@ impl Talk {
     }
 
     /// Sends bytes as they are.
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
     /// The next line, without its LF; `None` at the end of the stream.
-    pub fn line(&mut self) -> Option<String> {
+    pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).unwrap();
         if line.is_empty() {
@@ -103,32 +103,33 @@ impl Talk {
     }
 
     /// Sends a line and reads the one that answers it.
-    pub fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         self.send(format!("{line}\n"));
         self.line().unwrap_or_else(|| panic!("closed instead of an answer to {line:?}"))
     }
 
     /// Sends a line and reads the `OK lines=N` and the lines that answer it.
-    pub fn ask_lines(&mut self, line: &str) -> Vec<String> {
+    pub(crate) fn ask_lines(&mut self, line: &str) -> Vec<String> {
         let head = self.ask(line);
-        let count = head.strip_prefix("OK lines=").unwrap_or_else(|| panic!("{line:?} was answered {head:?}"));
+        let count =
+            head.strip_prefix("OK lines=").unwrap_or_else(|| panic!("{line:?} was answered {head:?}"));
         (0..count.parse().unwrap()).map(|_| self.line().unwrap()).collect()
     }
 
     /// Sends nothing more, and says so.
-    pub fn half_close(&mut self) {
+    pub(crate) fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
     /// All that is still to come, up to the end of the stream. A reset counts as the end.
-    pub fn rest(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         let _ = self.reader.read_to_end(&mut rest);
         String::from_utf8_lossy(&rest).into()
     }
 
     /// Replays a dialogue: lines beginning with `> ` are sent, those with `< ` must come back just so.
-    pub fn dialogue(&mut self, text: &str) {
+    pub(crate) fn dialogue(&mut self, text: &str) {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             if let Some(sent) = line.strip_prefix('>') {
                 self.send(format!("{}\n", sent.strip_prefix(' ').unwrap_or(sent)));
@@ -143,14 +144,14 @@ impl Talk {
 }
 
 /// Runs `work` in a thread of its own; the receiver gets its result.
-pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+pub(crate) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(work()));
     receiver
 }
 
 /// Looks again and again until `found` says so; for things that have no event to wait for.
-pub fn until(what: &str, mut found: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut found: impl FnMut() -> bool) {
     #[allow(clippy::disallowed_methods, reason = "a test's patience is not the server's time")]
     let begun = std::time::Instant::now();
     while !found() {
