@@ -251,7 +251,7 @@ pub fn pause_bytes(queue: &QueueName) -> u64 {
     queue.as_str().len() as u64 + 3
 }
 
-pub use record::JobSize;
+pub use crate::change::JobSize;
 
 /// An open journal. Clones share it; it stops when the last one is dropped, without a clean mark unless
 /// [`Journal::close`] was called.

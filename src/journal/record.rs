@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::change::{Change, JobSpec, JobStatus, PauseState, Place};
+use crate::change::{Change, JobSize, JobSpec, JobStatus, PauseState, Place};
 use crate::job::{Counts, JobId, Key, Priority, QueueName};
 
 const TAG_JOB: u8 = 1;
@@ -41,46 +41,6 @@ pub(super) enum Record {
 /// A record that breaks the format, though its checksum is right: what breaks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadRecord(pub(super) &'static str);
-
-/// What the size of a job's record depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct JobSize<'a> {
-    /// Its number.
-    pub id: JobId,
-    /// Its queue.
-    pub queue: &'a QueueName,
-    /// How long a lease lasts.
-    pub ttr: Duration,
-    /// Its limit of attempts.
-    pub attempts: u32,
-    /// Its wait after the first failure.
-    pub backoff: Duration,
-    /// Its unique key.
-    pub key: Option<&'a Key>,
-    /// Its priority now.
-    pub priority: Priority,
-    /// Why its last attempt failed.
-    pub reason: Option<&'a str>,
-    /// The length of its body.
-    pub body_bytes: usize,
-}
-
-impl<'a> JobSize<'a> {
-    /// That of a job with that status.
-    pub fn of(spec: &'a JobSpec, status: &'a JobStatus) -> JobSize<'a> {
-        JobSize {
-            id: spec.id,
-            queue: &spec.queue,
-            ttr: spec.ttr,
-            attempts: spec.attempts,
-            backoff: spec.backoff,
-            key: spec.key.as_ref(),
-            priority: status.priority,
-            reason: status.reason.as_deref(),
-            body_bytes: spec.body.len(),
-        }
-    }
-}
 
 /// The length of a job's record where it is ready and all its counts are below 128.
 pub(super) fn job_bytes(job: &JobSize<'_>) -> u64 {

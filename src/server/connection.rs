@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use crate::broker::{Outcome, Session};
+use crate::broker::{Outcome, Session, Waited};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::QueueName;
 use crate::protocol::{Decoder, Dialect, Reply, Step};
-use crate::queue::Waited;
 
 /// What a connection's buffers begin with, and shrink back to when it has nothing to do.
 const BUFFER_BYTES: usize = 4096;
