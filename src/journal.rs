@@ -11,7 +11,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::change::Change;
@@ -19,6 +19,7 @@ use crate::clock::Stopwatch;
 use crate::job::{JobId, QueueName};
 
 mod batch;
+mod compaction;
 mod histogram;
 mod record;
 mod recovery;
@@ -28,6 +29,7 @@ pub mod storage;
 mod waiters;
 mod writer;
 
+pub use compaction::Keeper;
 pub use recovery::{OpenError, TornTail};
 pub use segment::{Damage, FORMAT_VERSION};
 use storage::Storage;
@@ -111,7 +113,7 @@ pub enum Sabotage {
     /// None.
     #[default]
     None,
-    /// Those who wait are told that their changes are durable before the sync.
+    /// Those who wait are told that their changes are durable when they are written.
     ReplyBeforeSync,
     /// The directory is never synced.
     SkipDirectorySync,
@@ -363,6 +365,22 @@ impl Journal {
     pub fn sync(&self, position: Position) -> Result<(), Unavailable> {
         self.inner.shared.wait(position)?;
         self.inner.shared.sync(position)
+    }
+
+    /// Begins to keep the journal small: from now on, whenever what is in it is too much beside what has to be kept, the
+    /// oldest segment is emptied and removed, with traffic or without. The journal is then at most three times
+    /// [`Live::bytes`] and four segments.
+    pub fn start_compaction(&self, keeper: Weak<dyn Keeper>) {
+        self.inner.shared.start_compaction(keeper);
+    }
+
+    /// Compacts inside this call, as long as there is something to gain: for tests without threads.
+    ///
+    /// # Errors
+    /// [`Unavailable`] once a write or a sync has failed, and ever after.
+    #[doc(hidden)]
+    pub fn compact(&self) -> Result<(), Unavailable> {
+        self.inner.shared.compact()
     }
 
     /// Whether a new job whose record takes so many bytes may be appended. False only while the disk is full, and

@@ -99,18 +99,6 @@ impl<'a> Records<'a> {
     pub(super) fn new(payload: &'a [u8]) -> Records<'a> {
         Records { rest: payload }
     }
-
-    /// Moves on to the next record, but takes only the id of one that holds a whole job, and passes over all
-    /// else: for compaction, which needs no more.
-    pub(super) fn next_job_id(&mut self) -> Option<Result<Option<JobId>, BadRecord>> {
-        // Decoding in full keeps one decoder; its cost is small beside writing the jobs anew.
-        self.next().map(|record| {
-            record.map(|record| match record {
-                Record::Change(Change::Job(spec, _)) => Some(spec.id),
-                _ => None,
-            })
-        })
-    }
 }
 
 impl Iterator for Records<'_> {

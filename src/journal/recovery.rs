@@ -340,7 +340,9 @@ impl Scan {
                 at += piece.len() as u64;
             }
         }
-        copy(&*tail.file, tail.unproven_from, tail.offset, &*tail.file, tail.unproven_from)
+        // Before the first batch lies the header: it is proved by what proves a batch.
+        let from = if tail.unproven_from == segment::HEADER_BYTES as u64 { 0 } else { tail.unproven_from };
+        copy(&*tail.file, from, tail.offset, &*tail.file, from)
             .and_then(|()| tail.file.sync_data())
             .map_err(failed(storage, "write and sync", &name))?;
         storage.sync_directory().map_err(failed(storage, "sync", ""))?;
