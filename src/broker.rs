@@ -5,8 +5,8 @@
 //! program that embeds the broker makes its own. Dropping a session is losing a connection: its leases count as
 //! crashed. [`Session::quit`] hands them back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::clock::{Clock, Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::journal::storage::Storage;
-use crate::journal::{self, Journal, OpenError, Position, Recovered, Unavailable};
+use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
 use crate::protocol::{Command, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State};
 use crate::queue::{self, Queue, SLICE_JOBS};
@@ -133,8 +133,8 @@ impl Broker {
         state.restore(now, Change::IdsUsed(JobId(recovered.highest_id)));
         state.set_journaled();
         let broker = Broker::start(state, config.clock, Some(journal.clone()));
-        //KEEP let keeper: Weak<dyn Keeper> = Arc::downgrade(&broker.shared) as _;
-        //KEEP journal.start_compaction(keeper);
+        let keeper: Weak<dyn Keeper> = Arc::downgrade(&broker.shared) as _;
+        journal.start_compaction(keeper);
         Ok((broker, recovered))
     }
 
@@ -239,8 +239,7 @@ impl Shared {
     }
 }
 
-#[allow(dead_code)]
-impl Shared {
+impl Keeper for Shared {
     fn rewrite(&self, ids: &[JobId]) {
         self.queue.with(|state, now| {
             let jobs = ids.iter().filter_map(|&id| state.export(now, id)).collect::<Vec<_>>();
