@@ -216,7 +216,9 @@ impl<'a> Header<'a> {
     /// `usage` or `bad-name`, with what to write instead.
     pub(super) fn read(&self) -> Result<Command, Refusal> {
         match (self.verb.body, self.body) {
-            (TakesBody::Always, None) => Err(self.usage("needs a colon before its body: TASK: body")),
+            (TakesBody::Always, None) => {
+                Err(self.usage("needs its body behind a colon and a space: TASK: body"))
+            }
             (TakesBody::Never, Some(_)) => {
                 Err(self.usage("takes no body: leave the colon and what follows away"))
             }
