@@ -375,6 +375,54 @@ proptest! {
     }
 }
 
+#[test]
+fn stream_means_the_same_wherever_it_is_cut() {
+    let long = "x".repeat(4200);
+    let limits = FrameLimits { body_max: 60 };
+    let edge = |bytes: usize, end: &str| format!("PING\nTASK{}:{end}PING\n", " ".repeat(bytes - 5));
+    let streams = [
+        "TASK len=20:\n12345678901234567890\nPING\n".to_owned(),
+        "TASK len=20:\r\n12345678901234567890\r\nPING\r\n\n".into(),
+        "TASK x len=20:\n12345678901234567890\nPING\nTASK len=0:\n\nPING\n".into(),
+        "TASK x len=2:\r\nab\r\nPING\nTASK len=2:\nabc\nPING\n".into(),
+        "TASK x len=2:\nab\rPING\n".into(),
+        format!("TASK len=70:\n{}\nPING\n", "b".repeat(70)),
+        format!("TASK: {}\r\nPING\n", "b".repeat(60)),
+        format!("TASK: {}\r\nPING\n", "b".repeat(61)),
+        "PING\nGET / HTTP/1.1\r\nTASK: evil\r\n".into(),
+        format!("GET /{long} HTTP/1.1\r\nPING\n"),
+        format!("GET /{long}HTTP/1.1\r\nPING\n"),
+        format!("GET /{long} HTTP/1.1\rx\nPING\n"),
+        format!("TASK: {long} HTTP/1.1\r\nPING\n"),
+        format!("TASK prio=1: {long} HTTP/1.0\nPING\n"),
+        format!("TASK key={long} len=4:\nPING\nPING\n"),
+        format!("TASK len=4: {long}\nPING\nPING\n"),
+        edge(4095, "\r\n"),
+        edge(4096, "\n"),
+        edge(4096, "\r\n"),
+        edge(4096, "\rx\n"),
+        edge(4096, "x\n"),
+        edge(4096, " x\n"),
+        edge(4097, "\n"),
+        edge(4097, " x\n"),
+    ];
+    for stream in &streams {
+        let bytes = stream.as_bytes();
+        let whole = decode(limits, [bytes]);
+        assert!(!whole.events.is_empty());
+        let shown = &stream[stream.len().saturating_sub(40)..];
+        assert_eq!(decode(limits, bytes.chunks(1)), whole, "byte by byte, ...{shown:?}");
+        // In a flood of one byte only its ends matter.
+        let telling = |cut: &usize| *cut < 30 || (4080..4120).contains(cut) || *cut + 40 > bytes.len();
+        for cut in (0..bytes.len()).filter(telling) {
+            let (one, two) = bytes.split_at(cut);
+            assert_eq!(decode(limits, [one, two]), whole, "cut at {cut}, ...{shown:?}");
+            let (two, three) = two.split_at(1);
+            assert_eq!(decode(limits, [one, two, three]), whole, "cut at {cut} and behind it, ...{shown:?}");
+        }
+    }
+}
+
 /// A small generator of random numbers (SplitMix64), so that a seed gives the same bytes for ever.
 struct Random(u64);
 
@@ -387,7 +435,7 @@ impl Random {
     }
 }
 
-const TOKENS: [&[u8]; 48] = [
+const TOKENS: [&[u8]; 64] = [
     b"TASK",
     b"GET",
     b"ACK",
@@ -436,6 +484,23 @@ const TOKENS: [&[u8]; 48] = [
     b" HTTP/1.0\r\n",
     b"GET / HTTP/1.1\r\n",
     b"x: y",
+    // Whole commands, good and bad, so that what comes behind them is seen to be cut in the right place.
+    b"PING\n",
+    b"PING\r\n",
+    b"ACK 7\n",
+    b"TASK: x\n",
+    b"GET wait=0\n",
+    b"TASK len=3:\nabc\n",
+    b"TASK len=3:\r\na\nb\r\n",
+    b"FAIL 7 len=5:\n\n\n\n\n\n\n",
+    b"TASK x len=3:\nabc\n",
+    b"NOPE len=5:\nPING\n\n",
+    b"TASK len=41:\n",
+    b"TASK len=2:\n",
+    b"TASK key=k len=7: \n",
+    b"TASK len=x:\n",
+    b"ACK\n",
+    b"\n",
 ];
 
 /// Bytes that are nearly the protocol: its words in no order, with noise between them, seldom a flood.
