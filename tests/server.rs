@@ -286,14 +286,14 @@ fn http_requests_never_touch_a_queue() {
         let answer = talk.rest();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?} got {answer:?}");
     }
-    assert_eq!(server.stat("total_submitted"), "0");
+    assert_eq!(server.stat("submitted_total"), "0");
     // What comes before it is carried out; a body may say what it likes.
     let mut talk = server.connect();
     talk.dialogue("> TASK: GET / HTTP/1.1\n< ACK 1");
     talk.send("PING\nGET / HTTP/1.1\nTASK: evil\n");
     let answer = talk.rest();
     assert!(answer.starts_with("PONG\nHTTP/1.1 400 "), "{answer:?}");
-    assert_eq!(server.stat("total_submitted"), "1");
+    assert_eq!(server.stat("submitted_total"), "1");
 }
 
 #[test]

@@ -318,15 +318,15 @@ fn state_lines(jobs: &StateCounts) -> [String; 4] {
 fn totals_lines(totals: &Totals) -> [String; 9] {
     let Totals { submitted, leased, acked, failed, crashed, returned, died, retried, deleted } = totals;
     [
-        line("total_submitted", submitted),
-        line("total_leased", leased),
-        line("total_acked", acked),
-        line("total_failed", failed),
-        line("total_crashed", crashed),
-        line("total_returned", returned),
-        line("total_died", died),
-        line("total_retried", retried),
-        line("total_deleted", deleted),
+        line("submitted_total", submitted),
+        line("leased_total", leased),
+        line("acked_total", acked),
+        line("failed_total", failed),
+        line("crashed_total", crashed),
+        line("returned_total", returned),
+        line("died_total", died),
+        line("retried_total", retried),
+        line("deleted_total", deleted),
     ]
 }
 
