@@ -3,6 +3,7 @@
 
 pub mod broker;
 pub mod change;
+pub mod client;
 pub mod clock;
 pub mod error;
 pub mod job;
@@ -12,5 +13,6 @@ pub mod server;
 pub mod stats;
 
 pub use broker::Broker;
+pub use client::Client;
 pub use error::{Code, Error, Refusal};
 pub use job::{Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
