@@ -193,3 +193,12 @@ pub enum Dialect {
     /// Upper-case verbs, replies ending in LF.
     Native,
 }
+
+impl Dialect {
+    /// Writes a reply behind what is in `out`.
+    pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
+        match self {
+            Dialect::Native => native::write_reply(reply, out),
+        }
+    }
+}

@@ -138,7 +138,7 @@ struct Slot {
     created_s: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Extra {
     counts: Counts,
     key: Option<Key>,

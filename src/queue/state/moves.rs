@@ -166,7 +166,12 @@ impl State {
     pub(super) fn amend(&mut self, id: JobId, change: impl FnOnce(&mut Extra)) {
         let slot = self.jobs.get_mut(id).expect("the caller has looked");
         let before = extra_cost(slot.extra.as_deref());
-        change(slot.extra.get_or_insert_default());
+        let extra = slot.extra.get_or_insert_default();
+        change(extra);
+        if **extra == Extra::default() {
+            // So that a job costs what it has, not what it once had, as after a restart.
+            slot.extra = None;
+        }
         let after = extra_cost(slot.extra.as_deref());
         self.memory = self.memory + after - before;
     }
