@@ -10,7 +10,9 @@ pub mod protocol;
 pub mod queue;
 pub mod server;
 pub mod stats;
+pub mod worker;
 
 pub use broker::Broker;
 pub use error::{Code, Error, Refusal};
 pub use job::{Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
+pub use worker::Worker;
