@@ -3,9 +3,11 @@
 
 pub mod broker;
 pub mod change;
+pub mod client;
 pub mod clock;
 pub mod error;
 pub mod job;
+pub mod journal;
 pub mod protocol;
 pub mod queue;
 pub mod server;
@@ -13,6 +15,7 @@ pub mod stats;
 pub mod worker;
 
 pub use broker::Broker;
+pub use client::Client;
 pub use error::{Code, Error, Refusal};
 pub use job::{Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
 pub use worker::Worker;
