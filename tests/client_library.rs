@@ -250,7 +250,7 @@ fn client_waits_for_a_server_that_is_still_starting() {
     assert!(matches!(&error, Error::Connect { server, .. } if *server == address.to_string()), "{error}");
     let waiting = aside(move || Client::connect_within(&address.to_string(), common::PATIENCE));
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
-    let _server = Server::of(command.args(["-p", &address.port().to_string()]));
+    let _server = Server::of(command.args(["--memory", "-p", &address.port().to_string()]));
     waiting.recv().unwrap().unwrap().ping().unwrap();
 }
 

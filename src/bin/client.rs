@@ -31,6 +31,11 @@ struct Flags {
     server: String,
 
     /// Print each reply as a JSON object on one line, with the number of its command's line
+    ///
+    /// Always there: line, ok (true or false), reply (the reply's first word: ACK, JOB, EMPTY, OK, PONG or ERR). Then what
+    /// the reply says: id, duplicate, state; queue, attempt, ttr_ms, body (or body_base64 where it is not UTF-8), and
+    /// what PEEK tells; retry_ms, dead, count; lines (an array of texts, or of LIST's objects); for ERR code, text and
+    /// retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
