@@ -19,8 +19,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// A server that keeps its jobs in memory.
     pub(crate) fn start(flags: &[&str]) -> Server {
-        Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", "0"]).args(flags))
+        Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", "0"]).args(flags))
     }
 
     /// Starts a prepared command and waits for its first line.
