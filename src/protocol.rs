@@ -3,6 +3,9 @@
 //! [`Command`] and [`Reply`] are the contract; [`native`] turns them into the upper-case text that people
 //! type. The dialect is decided per command, by the case of its verb's first letter, in [`Decoder`]. Nothing
 //! here sees a socket: bytes come in, values go out, and the other way round.
+//!
+//! A dialect is one file (or a folder) of its own beside this one: it makes a command of a line and of the body
+//! behind it, and bytes of a reply. [`Decoder`] finds the lines, skips what is refused and picks the dialect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +14,16 @@ use crate::error::Refusal;
 use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::stats::{QueueStats, ServerStats};
 
+mod decoder;
 pub mod native;
+
+pub use decoder::{Decoder, FrameLimits, HEADER_BYTES_MAX, Step};
+
+/// How many jobs [`Command::List`] shows where the command does not say.
+pub const LIST_LIMIT_DEFAULT: u32 = 100;
+
+/// How many jobs [`Command::List`] shows at most.
+pub const LIST_LIMIT_MAX: u32 = 1000;
 
 /// How long a command that finds no job waits for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,75 +194,11 @@ pub enum Dialect {
     Native,
 }
 
-/// What a client may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameLimits {
-    /// The largest body, in bytes.
-    pub body_max: usize,
-}
-
-impl Default for FrameLimits {
-    /// Bodies of at most 65,535 bytes, as beanstalkd's `-z` has it.
-    fn default() -> Self {
-        FrameLimits { body_max: 65_535 }
+impl Dialect {
+    /// Writes a reply behind what is in `out`.
+    pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
+        match self {
+            Dialect::Native => native::write_reply(reply, out),
+        }
     }
-}
-
-/// The longest header, in bytes without its LF: verb, arguments and options, up to and including the colon.
-pub const HEADER_BYTES_MAX: usize = 4096;
-
-/// What [`Decoder::next`] found at the head of the bytes it was shown.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Not a whole command yet: read more and show the same bytes again, with what came behind them.
-    Incomplete,
-    /// These bytes belong to a refused command: drop them; there is nothing to answer.
-    Skip {
-        /// How many bytes to drop.
-        consumed: usize,
-    },
-    /// A whole command.
-    Command {
-        /// How many bytes to drop.
-        consumed: usize,
-        /// What is asked.
-        command: Command,
-        /// In which dialect to answer.
-        dialect: Dialect,
-    },
-    /// A command that can't be carried out.
-    Refused {
-        /// How many bytes to drop.
-        consumed: usize,
-        /// Why.
-        refusal: Refusal,
-        /// In which dialect to answer.
-        dialect: Dialect,
-        /// Whether the place in the stream is lost, so that the connection has to close behind the answer.
-        close: bool,
-    },
-    /// Not a client of ours (an HTTP request): send these bytes as they are and close; carry out nothing more.
-    Farewell {
-        /// What to send.
-        text: &'static [u8],
-    },
-}
-
-/// Cuts a connection's bytes into commands. It keeps no bytes of its own, only where in a skipped command it is.
-#[derive(Debug)]
-pub struct Decoder {
-    limits: FrameLimits,
-    skipping: Skipping,
-    /// How far the unfinished line at the head of the buffer has been searched for its LF already, so that
-    /// a line that comes a byte at a time is not searched from its start each time.
-    searched: usize,
-}
-
-#[derive(Debug)]
-enum Skipping {
-    Nothing,
-    /// An overlong line, up to and including its LF.
-    Line,
-    /// The body of a refused command: so many bytes are still to come.
-    Body(u64),
 }

@@ -1,0 +1,309 @@
+//! Cuts a connection's bytes into commands: finds the lines, skips what is refused without keeping it, turns
+//! away HTTP, and leaves what a line means to its dialect. It sees no socket and keeps no bytes.
+
+use memchr::{memchr, memmem};
+
+use super::{Command, Dialect, native};
+use crate::error::Refusal;
+
+/// What a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameLimits {
+    /// The largest body, in bytes.
+    pub body_max: usize,
+}
+
+impl FrameLimits {
+    /// The most bytes that [`Decoder::next`] ever has to be shown at once, whatever the client sends: a header,
+    /// the space behind its colon, a body, and their line ends.
+    pub fn frame_max(&self) -> usize {
+        self.body_max.saturating_add(HEADER_BYTES_MAX + 4)
+    }
+}
+
+impl Default for FrameLimits {
+    /// Bodies of at most 65,535 bytes, as beanstalkd's `-z` has it.
+    fn default() -> Self {
+        FrameLimits { body_max: 65_535 }
+    }
+}
+
+/// The longest header, in bytes without its LF: verb, arguments and options, up to and including the colon.
+pub const HEADER_BYTES_MAX: usize = 4096;
+
+/// What [`Decoder::next`] found at the head of the bytes it was shown.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Not a whole command yet: read more and show the same bytes again, with what came behind them.
+    Incomplete,
+    /// These bytes belong to a refused command: drop them; there is nothing to answer.
+    Skip {
+        /// How many bytes to drop.
+        consumed: usize,
+    },
+    /// A whole command.
+    Command {
+        /// How many bytes to drop.
+        consumed: usize,
+        /// What is asked.
+        command: Command,
+        /// In which dialect to answer.
+        dialect: Dialect,
+    },
+    /// A command that can't be carried out.
+    Refused {
+        /// How many bytes to drop.
+        consumed: usize,
+        /// Why.
+        refusal: Refusal,
+        /// In which dialect to answer.
+        dialect: Dialect,
+        /// Whether the place in the stream is lost, so that the connection has to close behind the answer.
+        close: bool,
+    },
+    /// Not a client of ours (an HTTP request): send these bytes as they are and close; carry out nothing more.
+    Farewell {
+        /// What to send.
+        text: &'static [u8],
+    },
+}
+
+/// What is sent to a client that speaks HTTP.
+const HTTP_FAREWELL: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain\r\n\
+    Content-Length: 117\r\n\
+    Connection: close\r\n\
+    \r\n\
+    This port speaks the DJQS job queue protocol, one command a line, not HTTP.\n\
+    Nothing of this request was carried out.\n";
+
+/// Cuts a connection's bytes into commands. It keeps no bytes of its own, only where in a skipped command it is.
+///
+/// After a [`Step::Farewell`], or a [`Step::Refused`] that closes, it carries out nothing more: all that
+/// follows is skipped.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: FrameLimits,
+    skipping: Skipping,
+    /// How far the unfinished line at the head of the buffer has been searched for its LF already, so that
+    /// a line that comes a byte at a time is not searched from its start each time.
+    searched: usize,
+    /// How many bytes have to be in sight before another look is worth it: a body is on its way behind a header
+    /// that has been read already.
+    wanted: usize,
+}
+
+#[derive(Debug)]
+enum Skipping {
+    Nothing,
+    /// An overlong line, up to and including its LF; then it is refused.
+    Line(Oversize),
+    /// The body of a refused command: so many bytes are still to come.
+    Body(u64),
+    /// The line end behind such a body.
+    BodyEnd,
+    /// All there is: the connection is about to close.
+    Rest,
+}
+
+/// What a dialect makes of a line and of what stands behind it.
+pub(super) enum Decoded {
+    /// A command, and how many bytes behind the line belong to it.
+    Command { command: Command, behind: usize },
+    /// A body is not whole yet: so many bytes behind the line are needed before it can be.
+    Incomplete { wanted: usize },
+    /// No command.
+    Refused { refusal: Refusal, guarded: bool, then: Then },
+}
+
+/// What happens behind a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The next line is the next command.
+    GoOn,
+    /// So many bytes of body and a line end stand before the next command.
+    SkipBody(u64),
+    /// Where the next command begins is not known.
+    Close,
+}
+
+/// A line that is refused for its size, whatever else it holds. It is answered where it ends: only there is it
+/// known whether it is an HTTP request.
+#[derive(Debug)]
+pub(super) struct Oversize {
+    pub(super) refusal: Refusal,
+    /// Whether the HTTP guard looks at its end.
+    pub(super) guarded: bool,
+    pub(super) close: bool,
+    /// Whether a `len=` anywhere in it makes the place in the stream unknown.
+    pub(super) len_closes: bool,
+}
+
+impl Oversize {
+    /// Looks at a part of the line for what makes it close the connection. Parts have to overlap by [`TAIL`].
+    fn look_at(&mut self, part: &[u8]) {
+        self.close |= self.len_closes && memmem::find(part, b" len=").is_some();
+    }
+
+    /// The refusal, once the whole line has been seen.
+    pub(super) fn refused(mut self, line: &[u8]) -> Decoded {
+        self.look_at(line);
+        let then = if self.close { Then::Close } else { Then::GoOn };
+        Decoded::Refused { refusal: self.refusal, guarded: self.guarded, then }
+    }
+}
+
+/// How many bytes of a skipped line are kept in sight: enough to see ` HTTP/1.1` and a CR in front of the LF.
+const TAIL: usize = 10;
+
+impl Decoder {
+    /// A decoder at the beginning of a connection.
+    pub fn new(limits: FrameLimits) -> Decoder {
+        Decoder { limits, skipping: Skipping::Nothing, searched: 0, wanted: 0 }
+    }
+
+    /// Looks at the bytes that have come and have not been dropped yet.
+    ///
+    /// The caller drops as many bytes as the step says and calls again, until it is [`Step::Incomplete`]. It then
+    /// reads more and shows what it showed before, with the new bytes behind it; it never has to keep more
+    /// than [`FrameLimits::frame_max`] bytes. However the bytes are cut into reads, the same commands and
+    /// refusals come out.
+    pub fn next(&mut self, buf: &[u8]) -> Step {
+        match std::mem::replace(&mut self.skipping, Skipping::Nothing) {
+            Skipping::Nothing => self.next_line(buf),
+            Skipping::Line(oversize) => self.skip_line(oversize, buf),
+            Skipping::Body(left) => self.skip_body(left, buf),
+            Skipping::BodyEnd => self.skip_body_end(buf),
+            Skipping::Rest => self.skip_rest(buf),
+        }
+    }
+
+    /// Whether a command has begun that has not ended, given the bytes that [`Decoder::next`] called incomplete:
+    /// what a deadline for slow senders asks.
+    pub fn is_midway(&self, buf: &[u8]) -> bool {
+        !buf.is_empty() || matches!(self.skipping, Skipping::Line(_) | Skipping::Body(_) | Skipping::BodyEnd)
+    }
+
+    fn next_line(&mut self, buf: &[u8]) -> Step {
+        if buf.len() < self.wanted {
+            return Step::Incomplete;
+        }
+        let Some(found) = memchr(b'\n', &buf[self.searched..]) else {
+            return self.unfinished(buf);
+        };
+        let end = self.searched + found;
+        let line = without_cr(&buf[..end]);
+        let dialect = dialect_of(line);
+        let decoded = match dialect {
+            Dialect::Native => native::decode(line, &buf[end + 1..], &self.limits),
+        };
+        if let Decoded::Incomplete { wanted } = decoded {
+            self.wanted = end + 1 + wanted;
+            return Step::Incomplete;
+        }
+        self.searched = 0;
+        self.wanted = 0;
+        match decoded {
+            Decoded::Command { command, behind } => {
+                Step::Command { consumed: end + 1 + behind, command, dialect }
+            }
+            Decoded::Refused { guarded: true, .. } if ends_in_http(line) => self.farewell(),
+            Decoded::Refused { refusal, then, .. } => self.refused(end + 1, refusal, dialect, then),
+            Decoded::Incomplete { .. } => Step::Incomplete,
+        }
+    }
+
+    /// A line whose LF has not come: either it may still be good, or it is too long already.
+    fn unfinished(&mut self, buf: &[u8]) -> Step {
+        let oversize = match dialect_of(buf) {
+            Dialect::Native => native::outgrown(buf, self.searched, &self.limits),
+        };
+        self.searched = buf.len();
+        match oversize {
+            None => Step::Incomplete,
+            Some(oversize) => {
+                self.searched = 0;
+                self.skip_line(oversize, buf)
+            }
+        }
+    }
+
+    fn skip_line(&mut self, mut oversize: Oversize, buf: &[u8]) -> Step {
+        let Some(end) = memchr(b'\n', buf) else {
+            let consumed = buf.len().saturating_sub(TAIL);
+            if consumed > 0 {
+                oversize.look_at(buf);
+            }
+            self.skipping = Skipping::Line(oversize);
+            return if consumed > 0 { Step::Skip { consumed } } else { Step::Incomplete };
+        };
+        let line = without_cr(&buf[..end]);
+        oversize.look_at(line);
+        if oversize.guarded && ends_in_http(line) {
+            return self.farewell();
+        }
+        let then = if oversize.close { Then::Close } else { Then::GoOn };
+        // A line that outgrows its limit is the native dialect's to answer for: any other has a limit of its own.
+        self.refused(end + 1, oversize.refusal, Dialect::Native, then)
+    }
+
+    fn skip_body(&mut self, left: u64, buf: &[u8]) -> Step {
+        let consumed = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = left - consumed as u64;
+        self.skipping = if left > 0 { Skipping::Body(left) } else { Skipping::BodyEnd };
+        match consumed {
+            0 if left > 0 => Step::Incomplete,
+            0 => self.next(buf),
+            _ => Step::Skip { consumed },
+        }
+    }
+
+    fn skip_body_end(&mut self, buf: &[u8]) -> Step {
+        match buf {
+            [] | [b'\r'] => {
+                self.skipping = Skipping::BodyEnd;
+                Step::Incomplete
+            }
+            [b'\n', ..] => Step::Skip { consumed: 1 },
+            [b'\r', b'\n', ..] => Step::Skip { consumed: 2 },
+            _ => self.refused(1, native::no_line_end(), Dialect::Native, Then::Close),
+        }
+    }
+
+    fn skip_rest(&mut self, buf: &[u8]) -> Step {
+        self.skipping = Skipping::Rest;
+        if buf.is_empty() { Step::Incomplete } else { Step::Skip { consumed: buf.len() } }
+    }
+
+    fn refused(&mut self, consumed: usize, refusal: Refusal, dialect: Dialect, then: Then) -> Step {
+        self.skipping = match then {
+            Then::GoOn => Skipping::Nothing,
+            Then::SkipBody(bytes) => Skipping::Body(bytes),
+            Then::Close => Skipping::Rest,
+        };
+        Step::Refused { consumed, refusal, dialect, close: then == Then::Close }
+    }
+
+    fn farewell(&mut self) -> Step {
+        self.skipping = Skipping::Rest;
+        Step::Farewell { text: HTTP_FAREWELL }
+    }
+}
+
+/// The dialect of the command that begins with these bytes: a second one, in lower case, has its arm here.
+fn dialect_of(_line: &[u8]) -> Dialect {
+    Dialect::Native
+}
+
+fn without_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Whether the last word is that of an HTTP request's first line. A browser can be made to send such a request
+/// here, with lines of somebody else's choosing in its path and its body.
+fn ends_in_http(line: &[u8]) -> bool {
+    let Some(before) = line.strip_suffix(b"HTTP/1.1").or_else(|| line.strip_suffix(b"HTTP/1.0")) else {
+        return false;
+    };
+    before.last().is_none_or(|byte| *byte == b' ')
+}

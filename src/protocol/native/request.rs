@@ -1,0 +1,353 @@
+//! Requests: from a line to a [`Command`] on the server's side, and back on the client's.
+
+use std::fmt;
+
+use memchr::memchr;
+
+use super::text::{
+    name_and_value, number, push_body, push_duration_option, push_name, push_number, push_number_option,
+    push_text_option,
+};
+use super::verbs::{self, Header, TakesBody};
+use crate::error::{Code, Refusal};
+use crate::job::{JobId, Options, QueueName, Submission};
+use crate::protocol::decoder::{Decoded, Oversize, Then};
+use crate::protocol::{Command, FrameLimits, HEADER_BYTES_MAX, LIST_LIMIT_DEFAULT, Retry, Wait};
+
+/// A line, cut into its parts.
+pub(super) struct Split<'a> {
+    pub(super) verb: &'a [u8],
+    /// What stands between the verb and the header's end, without its colon.
+    pub(super) words: &'a [u8],
+    /// What stands behind the colon and its one space, where there is a colon.
+    pub(super) inline: Option<&'a [u8]>,
+    pub(super) len: Len,
+    /// Whether the header is longer than [`HEADER_BYTES_MAX`]; the other parts mean nothing then.
+    pub(super) over: bool,
+}
+
+/// What a header says of a body behind its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Len {
+    Absent,
+    Bytes(u64),
+    /// Not a number, or given twice.
+    Unreadable,
+}
+
+impl Len {
+    fn and(self, word: &[u8]) -> Len {
+        match (name_and_value(word), self) {
+            (Some((b"len", value)), Len::Absent) => number(value).map_or(Len::Unreadable, Len::Bytes),
+            (Some((b"len", _)), _) => Len::Unreadable,
+            _ => self,
+        }
+    }
+}
+
+/// Cuts a line. It looks at no more than [`HEADER_BYTES_MAX`] bytes and one, however long the line is.
+pub(super) fn split(line: &[u8]) -> Split<'_> {
+    let sight = &line[..line.len().min(HEADER_BYTES_MAX + 1)];
+    let verb_end = sight.iter().position(|byte| matches!(byte, b' ' | b':')).unwrap_or(sight.len());
+    let verb = &sight[..verb_end];
+    if sight.get(verb_end) == Some(&b':') {
+        let (over, inline) = (verb_end >= HEADER_BYTES_MAX, Some(without_space(&line[verb_end + 1..])));
+        return Split { verb, words: &[], inline, len: Len::Absent, over };
+    }
+    let mut len = Len::Absent;
+    let mut start = verb_end;
+    while start < sight.len() {
+        start += 1;
+        let end = sight[start..].iter().position(|byte| *byte == b' ').map_or(sight.len(), |at| start + at);
+        let word = &sight[start..end];
+        if let Some(last) = word.strip_suffix(b":") {
+            let (words, inline) = (&sight[verb_end..end - 1], Some(without_space(&line[end..])));
+            return Split { verb, words, inline, len: len.and(last), over: end > HEADER_BYTES_MAX };
+        }
+        len = len.and(word);
+        start = end;
+    }
+    Split { verb, words: &sight[verb_end..], inline: None, len, over: line.len() > HEADER_BYTES_MAX }
+}
+
+fn without_space(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b" ").unwrap_or(text)
+}
+
+/// Makes a command of a line, without its LF, and of the bytes behind it.
+pub(in crate::protocol) fn decode(line: &[u8], behind: &[u8], limits: &FrameLimits) -> Decoded {
+    let split = split(line);
+    if let Some(oversize) = refused_unread(&split, limits) {
+        return oversize.refused(line);
+    }
+    match split.len {
+        Len::Bytes(len) => with_body_behind(&split, len, behind, limits),
+        Len::Absent | Len::Unreadable => match read(&split, split.inline) {
+            Ok(command) => Decoded::Command { command, behind: 0 },
+            Err(refusal) => Decoded::Refused { refusal, guarded: true, then: Then::GoOn },
+        },
+    }
+}
+
+fn with_body_behind(split: &Split<'_>, len: u64, behind: &[u8], limits: &FrameLimits) -> Decoded {
+    let refused = |refusal, guarded, then| Decoded::Refused { refusal, guarded, then };
+    let size = usize::try_from(len).ok().filter(|size| *size <= limits.body_max);
+    let body = size.and_then(|size| behind.get(..size));
+    // Without its body in sight yet, the header alone can tell whether there is anything to wait for.
+    let command = match read(split, split.inline.map(|_| body.unwrap_or_default())) {
+        Ok(command) => command,
+        Err(refusal) => return refused(refusal, true, Then::SkipBody(len)),
+    };
+    let Some(size) = size else {
+        return refused(body_too_big(limits), false, Then::SkipBody(len));
+    };
+    match behind.get(size..).unwrap_or_default() {
+        [b'\n', ..] => Decoded::Command { command, behind: size + 1 },
+        [b'\r', b'\n', ..] => Decoded::Command { command, behind: size + 2 },
+        [] => Decoded::Incomplete { wanted: size + 1 },
+        [b'\r'] => Decoded::Incomplete { wanted: size + 2 },
+        _ => refused(no_line_end(), false, Then::Close),
+    }
+}
+
+/// Whether an unfinished line, searched so far before, has outgrown what a line may be.
+pub(in crate::protocol) fn outgrown(
+    unfinished: &[u8],
+    searched: usize,
+    limits: &FrameLimits,
+) -> Option<Oversize> {
+    // A header of the largest size, its CR, and one byte that shows that no LF follows.
+    let header_known = HEADER_BYTES_MAX + 2;
+    let line_max = limits.body_max.saturating_add(HEADER_BYTES_MAX + 2);
+    let crossed = searched < header_known && unfinished.len() >= header_known;
+    if !crossed && unfinished.len() <= line_max {
+        return None;
+    }
+    refused_unread(&split(unfinished.strip_suffix(b"\r").unwrap_or(unfinished)), limits)
+}
+
+/// What makes a line refused whatever its verb and options are; it may be unfinished.
+fn refused_unread(split: &Split<'_>, limits: &FrameLimits) -> Option<Oversize> {
+    if split.over {
+        let refusal = Refusal::new(
+            Code::TooBig,
+            format!(
+                "a header has at most {HEADER_BYTES_MAX} bytes, up to its colon; a body goes behind the colon"
+            ),
+        );
+        return Some(Oversize { refusal, guarded: true, close: false, len_closes: true });
+    }
+    let inline = split.inline.unwrap_or_default();
+    let lost = |text: &'static str| Oversize {
+        refusal: Refusal::usage(text),
+        guarded: true,
+        close: true,
+        len_closes: false,
+    };
+    match split.len {
+        Len::Absent if inline.len() <= limits.body_max => None,
+        Len::Absent => {
+            let guarded = read(split, Some(b"")).is_err();
+            Some(Oversize { refusal: body_too_big(limits), guarded, close: false, len_closes: false })
+        }
+        Len::Bytes(_) if inline.is_empty() => None,
+        Len::Bytes(_) => {
+            Some(lost("a body is in the line or behind it: with len= nothing follows the colon; closing"))
+        }
+        Len::Unreadable => Some(lost("len is the body's size in bytes, a whole number given once; closing")),
+    }
+}
+
+fn body_too_big(limits: &FrameLimits) -> Refusal {
+    Refusal::new(
+        Code::TooBig,
+        format!("a body has at most {} bytes here; the server's -z sets it", limits.body_max),
+    )
+}
+
+/// The refusal where a body of `len=` bytes does not end where it should.
+pub(in crate::protocol) fn no_line_end() -> Refusal {
+    Refusal::usage("no LF behind a body: is len its size in bytes, without the LF? closing")
+}
+
+fn read(split: &Split<'_>, body: Option<&[u8]>) -> Result<Command, Refusal> {
+    let verb = verbs::find(split.verb)?;
+    if split.len != Len::Absent && split.inline.is_none() && verb.body != TakesBody::Never {
+        return Err(Refusal::usage("a header with len= ends in a colon, as in TASK len=5:"));
+    }
+    Header { verb, words: split.words, body }.read()
+}
+
+/// How many bytes of body, and then an LF, come behind this line, which is given without its LF: what a program that
+/// passes commands on has to keep together. `None` where nothing does, and where the server can't know and closes.
+pub fn body_behind(line: &[u8]) -> Option<u64> {
+    let split = split(line.strip_suffix(b"\r").unwrap_or(line));
+    match split.len {
+        Len::Bytes(size) if !split.over && split.inline.unwrap_or_default().is_empty() => Some(size),
+        _ => None,
+    }
+}
+
+/// Why a text is not one command. Its text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadText {
+    /// It has an LF that is not in a body, so that it would be more than one.
+    LfOutsideBody,
+    /// It says `len=`.
+    Len,
+}
+
+impl fmt::Display for BadText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadText::LfOutsideBody => "a line feed can only stand in a body, behind the colon",
+            BadText::Len => "leave out len=: the body's size is known, and sent where it is needed",
+        })
+    }
+}
+
+impl std::error::Error for BadText {}
+
+/// Writes one command that is given as a text, such as a program's argument. Unlike on the wire its body may hold any bytes: where
+/// it can't be in the line, it is written behind it, with `len=` in the header. The server is left to judge all else.
+///
+/// # Errors
+/// [`BadText`] where the text is not one command; nothing is written then.
+pub fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
+    let split = split(text);
+    let body = split.inline.unwrap_or_default();
+    let header = &text[..text.len() - body.len()];
+    match memchr(b'\n', header) {
+        Some(_) => return Err(BadText::LfOutsideBody),
+        None if split.over && memchr(b'\n', body).is_some() => return Err(BadText::LfOutsideBody),
+        None if split.len != Len::Absent => return Err(BadText::Len),
+        None => {}
+    }
+    match header.trim_ascii_end().strip_suffix(b":") {
+        Some(header) if split.inline.is_some() && !split.over => {
+            out.extend_from_slice(header);
+            push_body(out, body);
+        }
+        _ => {
+            out.extend_from_slice(text);
+            out.push(b'\n');
+        }
+    }
+    Ok(())
+}
+
+/// Writes a command as a line, with its body behind it where it can't be in it.
+///
+/// What is not asked for is not written: options at their defaults, and the default queue of a TASK.
+pub fn write_command(command: &Command, out: &mut Vec<u8>) {
+    match command {
+        Command::Submit(submission) => return write_task(submission, out),
+        Command::Lease { queues, wait } => write_get(queues, *wait, out),
+        Command::Ack { id } => push_verb_id(out, "ACK", *id),
+        Command::Fail { id, delay, dead, reason } => {
+            push_verb_id(out, "FAIL", *id);
+            delay.inspect(|delay| push_duration_option(out, "delay", *delay));
+            if *dead {
+                push_text_option(out, "dead", "yes");
+            }
+            if let Some(reason) = reason {
+                return push_body(out, reason.as_bytes());
+            }
+        }
+        Command::Return { id, delay } => {
+            push_verb_id(out, "RETURN", *id);
+            if !delay.is_zero() {
+                push_duration_option(out, "delay", *delay);
+            }
+        }
+        Command::Touch { id, ttr } => {
+            push_verb_id(out, "TOUCH", *id);
+            ttr.inspect(|ttr| push_duration_option(out, "ttr", *ttr));
+        }
+        Command::Peek { id } => push_verb_id(out, "PEEK", *id),
+        Command::List { queue, state, limit, after } => {
+            push_verb_queue(out, "LIST", queue);
+            state.inspect(|state| push_text_option(out, "state", state.as_str()));
+            if *limit != LIST_LIMIT_DEFAULT {
+                push_number_option(out, "limit", u64::from(*limit));
+            }
+            after.inspect(|after| push_number_option(out, "after", after.0));
+        }
+        Command::Retry(Retry::Job(id)) => push_verb_id(out, "RETRY", *id),
+        Command::Retry(Retry::Queue { queue, limit }) => {
+            push_verb_queue(out, "RETRY", queue);
+            limit.inspect(|limit| push_number_option(out, "limit", *limit));
+        }
+        Command::Delete { id } => push_verb_id(out, "DELETE", *id),
+        Command::Purge { queue, state } => {
+            push_verb_queue(out, "PURGE", queue);
+            state.inspect(|state| push_text_option(out, "state", state.as_str()));
+        }
+        Command::Pause { queue, time } => {
+            push_verb_queue(out, "PAUSE", queue);
+            time.inspect(|time| push_duration_option(out, "for", *time));
+        }
+        Command::Resume { queue } => push_verb_queue(out, "RESUME", queue),
+        Command::Stats { queue: Some(queue) } => push_verb_queue(out, "STATS", queue),
+        Command::Stats { queue: None } => out.extend_from_slice(b"STATS"),
+        Command::Queues => out.extend_from_slice(b"QUEUES"),
+        Command::Ping => out.extend_from_slice(b"PING"),
+        Command::Help => out.extend_from_slice(b"HELP"),
+        Command::Quit => out.extend_from_slice(b"QUIT"),
+    }
+    out.push(b'\n');
+}
+
+fn write_task(submission: &Submission, out: &mut Vec<u8>) {
+    let Submission { queue, options, body } = submission;
+    let default = Options::default();
+    out.extend_from_slice(b"TASK");
+    if *queue != QueueName::default() {
+        push_text_option(out, "queue", queue.as_str());
+    }
+    if options.priority != default.priority {
+        push_number_option(out, "priority", u64::from(options.priority.0));
+    }
+    if options.delay != default.delay {
+        push_duration_option(out, "delay", options.delay);
+    }
+    if options.ttr != default.ttr {
+        push_duration_option(out, "ttr", options.ttr);
+    }
+    if options.attempts != default.attempts {
+        push_number_option(out, "attempts", u64::from(options.attempts));
+    }
+    if options.backoff != default.backoff {
+        push_duration_option(out, "backoff", options.backoff);
+    }
+    if let Some(key) = &options.key {
+        push_text_option(out, "key", key.as_str());
+    }
+    push_body(out, body);
+}
+
+fn write_get(queues: &[QueueName], wait: Wait, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"GET");
+    for (at, queue) in queues.iter().enumerate() {
+        if at == 0 {
+            push_name(out, "queue");
+        } else {
+            out.push(b',');
+        }
+        out.extend_from_slice(queue.as_str().as_bytes());
+    }
+    if let Wait::AtMost(wait) = wait {
+        push_duration_option(out, "wait", wait);
+    }
+}
+
+fn push_verb_id(out: &mut Vec<u8>, verb: &str, id: JobId) {
+    out.extend_from_slice(verb.as_bytes());
+    out.push(b' ');
+    push_number(out, id.0);
+}
+
+fn push_verb_queue(out: &mut Vec<u8>, verb: &str, queue: &QueueName) {
+    out.extend_from_slice(verb.as_bytes());
+    push_text_option(out, "queue", queue.as_str());
+}

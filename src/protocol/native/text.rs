@@ -1,0 +1,119 @@
+//! Small pieces of text, read and written without detours.
+
+use std::time::Duration;
+
+use super::duration::in_units;
+
+/// How many bytes of outside text an error quotes; what is longer is cut, with `...` behind it.
+pub const QUOTED_BYTES_MAX: usize = 64;
+
+/// Outside text as an error shows it: in quotes, printable ASCII only, cut to [`QUOTED_BYTES_MAX`].
+pub(super) fn quoted(text: &[u8]) -> String {
+    let shown = &text[..text.len().min(QUOTED_BYTES_MAX)];
+    let more = if shown.len() < text.len() { "..." } else { "" };
+    format!("\"{}{more}\"", shown.escape_ascii())
+}
+
+/// A number in decimal digits and nothing else.
+pub(super) fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(u64::from(digit)) }
+    })
+}
+
+/// The words of a header: what stands between spaces. More spaces than one are as good as one.
+pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b' ').filter(|word| !word.is_empty())
+}
+
+/// A word's part before its first `=` and the one behind it.
+pub(super) fn name_and_value(word: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = word.iter().position(|byte| *byte == b'=')?;
+    Some((&word[..at], &word[at + 1..]))
+}
+
+pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+pub(super) fn push_duration(out: &mut Vec<u8>, duration: Duration) {
+    let (number, unit) = in_units(duration);
+    push_number(out, number);
+    out.extend_from_slice(unit.as_bytes());
+}
+
+/// Writes ` name=`, for a value to follow.
+pub(super) fn push_name(out: &mut Vec<u8>, name: &str) {
+    out.push(b' ');
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'=');
+}
+
+pub(super) fn push_text_option(out: &mut Vec<u8>, name: &str, value: &str) {
+    push_name(out, name);
+    out.extend_from_slice(value.as_bytes());
+}
+
+pub(super) fn push_number_option(out: &mut Vec<u8>, name: &str, value: u64) {
+    push_name(out, name);
+    push_number(out, value);
+}
+
+pub(super) fn push_duration_option(out: &mut Vec<u8>, name: &str, value: Duration) {
+    push_name(out, name);
+    push_duration(out, value);
+}
+
+/// Ends a header with its colon and writes the body: in the line where that brings it across whole, else
+/// behind the line and with `len=` in the header.
+pub(super) fn push_body(out: &mut Vec<u8>, body: &[u8]) {
+    if body.last() == Some(&b'\r') || memchr::memchr(b'\n', body).is_some() {
+        push_number_option(out, "len", body.len() as u64);
+        out.extend_from_slice(b":\n");
+    } else {
+        out.extend_from_slice(b": ");
+    }
+    out.extend_from_slice(body);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_text_is_printable_and_cut() {
+        assert_eq!(quoted(b"a\0\xff\"\n"), r#""a\x00\xff\"\n""#);
+        assert_eq!(quoted(&[b'a'; 64]), format!("\"{}\"", "a".repeat(64)));
+        assert_eq!(quoted(&[b'a'; 65]), format!("\"{}...\"", "a".repeat(64)));
+    }
+
+    #[test]
+    fn number_is_digits_only() {
+        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(number(b"007"), Some(7));
+        for text in ["", "18446744073709551616", "+1", "-1", "1a", " 1", "\u{661}"] {
+            assert_eq!(number(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn number_is_written_in_decimal() {
+        let mut out = Vec::new();
+        [0, 7, 10, u64::MAX].into_iter().for_each(|number| push_number_option(&mut out, "n", number));
+        assert_eq!(out, b" n=0 n=7 n=10 n=18446744073709551615");
+    }
+}
