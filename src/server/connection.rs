@@ -182,7 +182,7 @@ impl Connection<'_> {
 
     /// Reads what has come, or waits until something does. In the middle of a command only until the deadline.
     fn fill(&mut self) -> io::Result<usize> {
-        let midway = self.decoder.mid_frame(self.input.unread());
+        let midway = self.decoder.is_midway(self.input.unread());
         let deadline = midway.then(|| {
             let latest = || self.shared.now().after(self.shared.config.frame_timeout);
             *self.input.frame_deadline.get_or_insert_with(latest)
