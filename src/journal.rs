@@ -286,7 +286,12 @@ fn replay_scan(
     Ok((scan, highest_id))
 }
 
-fn recovered(scan: &recovery::Scan, torn: Option<TornTail>, highest_id: u64, duration: Duration) -> Recovered {
+fn recovered(
+    scan: &recovery::Scan,
+    torn: Option<TornTail>,
+    highest_id: u64,
+    duration: Duration,
+) -> Recovered {
     Recovered {
         records: scan.records,
         bytes: scan.bytes,

@@ -13,7 +13,8 @@ const WORKERS: usize = 8;
 
 /// How many jobs the fleet gets; `DJQS_FLEET_JOBS` says otherwise.
 fn jobs() -> u64 {
-    std::env::var("DJQS_FLEET_JOBS").map_or(100_000, |jobs| jobs.parse().expect("DJQS_FLEET_JOBS is a number"))
+    std::env::var("DJQS_FLEET_JOBS")
+        .map_or(100_000, |jobs| jobs.parse().expect("DJQS_FLEET_JOBS is a number"))
 }
 
 /// Pipes numbered tasks into the client, and checks that each was accepted.
@@ -115,7 +116,10 @@ fn no_job_is_lost_when_workers_are_killed_at_random() {
     let (begun, _) = count_work(&logs);
     assert_eq!(begun.len() as u64, count, "seed {seed}: every job was begun at least once");
     let again = begun.values().filter(|&&times| times > 1).count();
-    assert!(again as u64 <= kills, "seed {seed}: {again} jobs were begun again for {kills} kills of one job each");
+    assert!(
+        again as u64 <= kills,
+        "seed {seed}: {again} jobs were begun again for {kills} kills of one job each"
+    );
     for figure in ["jobs_ready", "jobs_delayed", "jobs_leased", "jobs_dead"] {
         assert_eq!(server.stat(figure), "0", "seed {seed}: {figure}");
     }

@@ -191,7 +191,9 @@ fn every_truncation_is_found() {
         for length in (0..bytes.len()).step_by(step) {
             corpus.disk.put(&name, bytes[..length].to_vec());
             match recover(&corpus.disk).0 {
-                Err(OpenError::Damaged(damage)) => assert!(damage.path.ends_with(&name), "{length}: {damage}"),
+                Err(OpenError::Damaged(damage)) => {
+                    assert!(damage.path.ends_with(&name), "{length}: {damage}")
+                }
                 other => panic!("{name} cut to {length}: {other:?}"),
             }
         }
@@ -237,7 +239,10 @@ fn a_torn_batch_is_cut_off_and_kept_whichever_sectors_are_missing() {
         let crashed = disk.crash(CrashPlan::Sectors(bits));
         let mut world = World::default();
         let (journal, recovered) =
-            Journal::open(Arc::new(crashed.clone()), in_line(Fsync::Always), &mut |change| world.apply(change)).unwrap();
+            Journal::open(Arc::new(crashed.clone()), in_line(Fsync::Always), &mut |change| {
+                world.apply(change)
+            })
+            .unwrap();
         let expected = if bits == whole { 2 } else { 1 };
         assert_eq!(history.check(&world, 1), Ok(expected), "sectors {bits:b}");
         assert_eq!(recovered.torn.is_some(), bits != 0 && bits != whole, "sectors {bits:b}");
@@ -257,7 +262,8 @@ fn a_torn_batch_is_cut_off_and_kept_whichever_sectors_are_missing() {
 #[test]
 fn unknown_files_are_left_alone() {
     let corpus = corpus();
-    let foreign = ["notes.txt", "0000000001.journal.bak", "0000000009.00000000000000aa.new", "1.journal", "lock"];
+    let foreign =
+        ["notes.txt", "0000000001.journal.bak", "0000000009.00000000000000aa.new", "1.journal", "lock"];
     for name in foreign {
         corpus.disk.put(name, b"not ours".to_vec());
     }
@@ -281,7 +287,10 @@ fn a_later_version_is_refused_by_its_number() {
     bytes[52..56].copy_from_slice(&sum.to_le_bytes());
     corpus.disk.put(&name, bytes);
     let refused = recover(&corpus.disk).0.unwrap_err().to_string();
-    assert!(refused.contains(&name) && refused.contains("version 2") && refused.contains("newer"), "{refused}");
+    assert!(
+        refused.contains(&name) && refused.contains("version 2") && refused.contains("newer"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -421,7 +430,11 @@ fn a_directory_of_version_1_is_pinned_byte_by_byte() {
         std::fs::write(&path, &written).unwrap();
     }
     let pinned = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(written, pinned.trim_end(), "the format has changed: it needs a new version, and this one must be read");
+    assert_eq!(
+        written,
+        pinned.trim_end(),
+        "the format has changed: it needs a new version, and this one must be read"
+    );
 
     // What was written then is read today.
     let mut lines = pinned.lines().map(unhex);

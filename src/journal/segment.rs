@@ -159,7 +159,8 @@ pub(super) fn read_first_block(file: &dyn StorageFile, id: u64) -> io::Result<Fi
 /// The header in the first block of a file, or what is left of it: for salvage.
 pub(super) fn salvage_header(block: &[u8]) -> Option<Header> {
     let copies = [block.get(..USED_BYTES), block.get(COPY_AT..COPY_AT + USED_BYTES)];
-    let found = copies.into_iter().flatten().find(|copy| is_header(copy) && u32_at(copy, 8) == FORMAT_VERSION);
+    let found =
+        copies.into_iter().flatten().find(|copy| is_header(copy) && u32_at(copy, 8) == FORMAT_VERSION);
     found.map(Header::read)
 }
 

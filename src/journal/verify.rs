@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::record::{self, JobSize, Record};
+use super::record::{self, Record};
 use super::recovery::{OpenError, TornTail, scan};
 use super::storage::Storage;
+use crate::change::JobSize;
 use crate::change::{Change, JobStatus, PauseState};
 use crate::job::{JobId, QueueName};
 
@@ -75,7 +76,8 @@ impl Tally {
         let Record::Change(change) = record else { return };
         match change {
             Change::Job(spec, status) => {
-                self.jobs.insert(spec.id, (record::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
+                self.jobs
+                    .insert(spec.id, (record::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
                 self.highest_id = self.highest_id.max(spec.id.0);
             }
             Change::Status(id, status) => {

@@ -321,7 +321,9 @@ impl Inner {
 impl NameChange {
     fn node(&self) -> usize {
         match self {
-            NameChange::Create(_, node) | NameChange::Rename(_, _, node) | NameChange::Remove(_, node) => *node,
+            NameChange::Create(_, node) | NameChange::Rename(_, _, node) | NameChange::Remove(_, node) => {
+                *node
+            }
         }
     }
 
