@@ -5,24 +5,36 @@
 //! program that embeds the broker makes its own. Dropping a session is losing a connection: its leases count as
 //! crashed. [`Session::quit`] hands them back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::clock::{Clock, Moment};
+use crate::change::{Change, Measure};
+use crate::clock::{Clock, Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::journal::storage::Storage;
+use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
 use crate::protocol::{Command, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State};
-use crate::queue::{Queue, SLICE_JOBS, Waited};
+use crate::queue::{self, Queue, SLICE_JOBS};
 use crate::stats::{QueueStats, ServerStats};
+use recording::Recording;
+
+mod recording;
 
 /// The most jobs that one LIST gives.
 pub const LIST_JOBS_MAX: u32 = 1000;
 
 /// A LIST ends early when its jobs have reached this many bytes, so that no reply is larger than memory likes.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
+
+/// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
+const RECORD_BYTES_MAX: u64 = 2048;
+
+/// When a submission refused for want of disk is worth trying again.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a session waits for a job before it is worth arranging to hear of its client's going away.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -53,7 +65,8 @@ pub struct Broker {
 }
 
 struct Shared {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Recording>>,
+    journal: Option<Journal>,
     draining: AtomicBool,
     started: Moment,
     gauges: Gauges,
@@ -97,15 +110,47 @@ impl Broker {
     /// # Panics
     /// If the system can't start the timekeeper's thread.
     pub fn in_memory(config: Config) -> Broker {
-        let started = config.clock.now().mono;
-        let queue = Arc::new(Queue::new(State::new(config.memory_max, config.seed), config.clock, None));
+        let state = State::new(config.memory_max, config.seed);
+        Broker::start(state, config.clock, None)
+    }
+
+    /// Makes a broker that keeps its jobs in a journal, with those that are there already. Blocks while it reads them.
+    ///
+    /// # Errors
+    /// [`OpenError`], where the journal can't be read or written; nothing in it has then been changed.
+    ///
+    /// # Panics
+    /// If the system can't start the timekeeper's thread.
+    pub fn open(
+        config: Config,
+        storage: Arc<dyn Storage>,
+        options: journal::Options,
+    ) -> Result<(Broker, Recovered), OpenError> {
+        let mut state = State::new(config.memory_max, config.seed);
+        state.set_measure(Measure { job: journal::job_bytes, pause: journal::pause_bytes });
+        let now = config.clock.now();
+        let (journal, recovered) = Journal::open(storage, options, &mut |change| state.restore(now, change))?;
+        state.restore(now, Change::IdsUsed(JobId(recovered.highest_id)));
+        state.set_journaled();
+        let broker = Broker::start(state, config.clock, Some(journal.clone()));
+        let keeper: Weak<dyn Keeper> = Arc::downgrade(&broker.shared) as _;
+        journal.start_compaction(keeper);
+        Ok((broker, recovered))
+    }
+
+    fn start(state: State, clock: Clock, journal: Option<Journal>) -> Broker {
+        let started = clock.now().mono;
+        let recording = Recording::new(journal.clone(), &state);
+        let queue = Arc::new(Queue::new(state, clock, recording));
         let timekeeper = {
-            let queue = Arc::clone(&queue);
+            let (queue, journal) = (Arc::clone(&queue), journal.clone());
+            let nudge = move || journal.iter().for_each(Journal::nudge);
             let thread = std::thread::Builder::new().name("timekeeper".into());
-            thread.spawn(move || queue.keep_time()).expect("the system starts one thread more")
+            thread.spawn(move || queue.keep_time(nudge)).expect("the system starts one thread more")
         };
         let shared = Shared {
             queue,
+            journal,
             draining: AtomicBool::new(false),
             started,
             gauges: Gauges::default(),
@@ -114,10 +159,25 @@ impl Broker {
         Broker { shared: Arc::new(shared) }
     }
 
+    /// Makes all that happened durable and ends the journal with a mark that says so; what happens after it is answered
+    /// with [`Code::Unavailable`]. Blocks. Without a journal it does nothing.
+    ///
+    /// # Errors
+    /// [`Unavailable`], where the journal could not be written.
+    pub fn close(&self) -> Result<(), Unavailable> {
+        self.shared.journal.as_ref().map_or(Ok(()), Journal::close)
+    }
+
     /// Lets a client in.
     pub fn connect(&self) -> Session {
         let id = self.shared.queue.open_session();
-        Session { shared: Arc::clone(&self.shared), id, watching: vec![QueueName::default()], ended: false }
+        Session {
+            shared: Arc::clone(&self.shared),
+            id,
+            watching: vec![QueueName::default()],
+            ended: false,
+            unsettled: Position::default(),
+        }
     }
 
     /// From now on refuses new jobs; everything else goes on.
@@ -155,7 +215,8 @@ impl Shared {
     fn stats(&self) -> ServerStats {
         let uptime = self.queue.clock().now().mono.until(self.started);
         let gauges = &self.gauges;
-        self.queue.with(|state, _| {
+        let journal = self.journal.as_ref().map(|journal| Box::new(journal.stats()));
+        let (stats, _) = self.queue.with(|state, _| {
             let (memory_bytes, memory_max_bytes) = state.memory();
             ServerStats {
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -171,18 +232,54 @@ impl Shared {
                 memory_bytes,
                 memory_max_bytes,
                 totals: state.totals(),
+                journal,
             }
-        })
+        });
+        stats
     }
 }
 
-/// One client's standing with the broker. Its methods don't block, but for [`Session::wait`].
+impl Keeper for Shared {
+    fn rewrite(&self, ids: &[JobId]) {
+        self.queue.with(|state, now| {
+            let jobs = ids.iter().filter_map(|&id| state.export(now, id)).collect::<Vec<_>>();
+            state.effects().changes.extend(jobs);
+        });
+    }
+
+    fn rewrite_rest(&self) {
+        self.queue.with(|state, now| {
+            let pauses = state.export_pauses(now);
+            let ids_used = Change::IdsUsed(state.last_id());
+            state.effects().changes.extend(pauses.into_iter().chain([ids_used]));
+        });
+    }
+}
+
+/// One client's standing with the broker.
+///
+/// Its methods don't block, but for [`Session::wait`] and [`Session::settle`]. What they return is not to be shown to anybody, nor
+/// acted upon, before [`Session::settle`] has returned: only then will a crash not take it back. Any number
+/// of calls may come before one settling: that is what makes sending ahead fast.
 pub struct Session {
     shared: Arc<Shared>,
     id: SessionId,
     /// The queues of a lease that names none.
     watching: Vec<QueueName>,
     ended: bool,
+    /// The place in the journal that has to be safe before any reply of this session's may leave.
+    unsettled: Position,
+}
+
+/// How a wait for a job ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// With a job.
+    Leased(Lease),
+    /// Time is up.
+    TimedOut,
+    /// [`Broker::call_off`] ended it.
+    CalledOff,
 }
 
 /// What came of a command.
@@ -241,6 +338,25 @@ impl Session {
         Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
     }
 
+    /// Blocks until all that this session was told is safe, as the journal's policy promises.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where the journal can no longer be written: what became of the commands since the last settling
+    /// is not known.
+    pub fn settle(&mut self) -> Result<(), Refusal> {
+        let Some(journal) = &self.shared.journal else { return Ok(()) };
+        journal
+            .wait(self.unsettled)
+            .map_err(|error| Refusal::new(Code::Unavailable, format!("{error}; the server stops")))
+    }
+
+    /// Calls a verb, and notes what has to be safe before its result is shown.
+    fn with<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
+        let (result, position) = self.shared.queue.with(verb);
+        self.unsettled = self.unsettled.max(position);
+        result
+    }
+
     /// Accepts a job.
     ///
     /// # Errors
@@ -249,7 +365,15 @@ impl Session {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
         }
-        self.shared.queue.with(|state, now| state.submit(now, submission))
+        if let Some(journal) = &self.shared.journal
+            && !journal.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX)
+        {
+            return Err(Refusal::full(
+                FULL_RETRY_AFTER,
+                "the disk is full: wait until some jobs are done, or make room",
+            ));
+        }
+        self.with(|state, now| state.submit(now, submission))
     }
 
     fn lease_or_wait(&mut self, queues: Vec<QueueName>, wait: Wait) -> Outcome {
@@ -267,7 +391,9 @@ impl Session {
     /// Leases the next job of the named queues (none named: `default`), if there is one now.
     pub fn lease(&mut self, queues: &[QueueName]) -> Option<Lease> {
         let queues = if queues.is_empty() { &self.watching } else { queues };
-        self.shared.queue.with(|state, now| state.lease(now, self.id, queues))
+        let (lease, position) = self.shared.queue.lease(self.id, queues)?;
+        self.unsettled = self.unsettled.max(position);
+        Some(lease)
     }
 
     /// Waits for a job of the named queues until `deadline` (`None`: for ever). Blocks.
@@ -281,7 +407,14 @@ impl Session {
         on_long_wait: &mut dyn FnMut(),
     ) -> Waited {
         let queues = if queues.is_empty() { &self.watching } else { queues };
-        self.shared.queue.wait(self.id, queues, deadline, PATIENCE, on_long_wait)
+        match self.shared.queue.wait(self.id, queues, deadline, PATIENCE, on_long_wait) {
+            queue::Waited::Leased(lease, position) => {
+                self.unsettled = self.unsettled.max(position);
+                Waited::Leased(lease)
+            }
+            queue::Waited::TimedOut => Waited::TimedOut,
+            queue::Waited::CalledOff => Waited::CalledOff,
+        }
     }
 
     /// A leased job is done: it is gone.
@@ -289,7 +422,8 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
     pub fn ack(&mut self, id: JobId) -> Result<(), Refusal> {
-        self.shared.queue.with(|state, _| state.ack(self.id, id))
+        let session = self.id;
+        self.with(|state, _| state.ack(session, id))
     }
 
     /// A leased job failed: it is tried again after `delay` or its backoff, or is dead.
@@ -303,7 +437,8 @@ impl Session {
         dead: bool,
         reason: Option<Arc<str>>,
     ) -> Result<Failed, Refusal> {
-        self.shared.queue.with(|state, now| state.fail(now, self.id, id, delay, dead, reason))
+        let session = self.id;
+        self.with(|state, now| state.fail(now, session, id, delay, dead, reason))
     }
 
     /// A leased job is handed back undone, ready again after `delay`; no attempt is charged.
@@ -311,7 +446,8 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
     pub fn give_back(&mut self, id: JobId, delay: Duration) -> Result<(), Refusal> {
-        self.shared.queue.with(|state, now| state.give_back(now, self.id, id, delay))
+        let session = self.id;
+        self.with(|state, now| state.give_back(now, session, id, delay))
     }
 
     /// A lease starts anew, for `ttr` or the job's own time to run.
@@ -319,7 +455,8 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
     pub fn touch(&mut self, id: JobId, ttr: Option<Duration>) -> Result<(), Refusal> {
-        self.shared.queue.with(|state, now| state.touch(now, self.id, id, ttr))
+        let session = self.id;
+        self.with(|state, now| state.touch(now, session, id, ttr))
     }
 
     /// Looks at a job.
@@ -327,7 +464,7 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`].
     pub fn peek(&mut self, id: JobId) -> Result<Job, Refusal> {
-        let found = self.shared.queue.with(|state, now| state.peek(now, id));
+        let found = self.with(|state, now| state.peek(now, id));
         found.ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no job {id}")))
     }
 
@@ -341,7 +478,7 @@ impl Session {
     ) -> Vec<Job> {
         let limit = limit.min(LIST_JOBS_MAX) as usize;
         let (mut jobs, mut bytes) = (Vec::new(), 0);
-        self.shared.queue.in_slices(|shared, now| {
+        let position = self.shared.queue.in_slices(|shared, now| {
             let after = jobs.last().map(|job: &Job| job.id).or(after);
             let most = (limit - jobs.len()).min(SLICE_JOBS as usize);
             let slice = shared.list(now, queue, state, most, after);
@@ -355,6 +492,7 @@ impl Session {
             }
             finished || jobs.len() == limit
         });
+        self.unsettled = self.unsettled.max(position);
         jobs
     }
 
@@ -363,7 +501,7 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`] where there is no such dead job.
     pub fn retry(&mut self, id: JobId) -> Result<(), Refusal> {
-        self.shared.queue.with(|state, now| state.retry(now, id))
+        self.with(|state, now| state.retry(now, id))
     }
 
     /// A queue's dead jobs back to ready, oldest first, at most `limit` of them; returns how many.
@@ -381,7 +519,8 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
     pub fn delete(&mut self, id: JobId) -> Result<(), Refusal> {
-        self.shared.queue.with(|state, _| state.delete(self.id, id))
+        let session = self.id;
+        self.with(|state, _| state.delete(session, id))
     }
 
     /// Removes a queue's ready, delayed and dead jobs, or those in one of these states; returns how many.
@@ -398,19 +537,21 @@ impl Session {
             }
             Some(ref state) => std::slice::from_ref(state),
         };
-        let purge =
-            |state| self.slices_up_to_now(|shared, _, last| shared.purge(queue, state, last, SLICE_JOBS));
-        Ok(states.iter().map(|&state| purge(state)).sum())
+        let mut count = 0;
+        for &state in states {
+            count += self.slices_up_to_now(|shared, _, last| shared.purge(queue, state, last, SLICE_JOBS));
+        }
+        Ok(count)
     }
 
     /// Hands out nothing of a queue, for `time` or until it is resumed.
     pub fn pause(&mut self, queue: &QueueName, time: Option<Duration>) {
-        self.shared.queue.with(|state, now| state.pause(now, queue, time));
+        self.with(|state, now| state.pause(now, queue, time));
     }
 
     /// Hands out a queue's jobs again.
     pub fn resume(&mut self, queue: &QueueName) {
-        self.shared.queue.with(|state, now| state.resume(now, queue));
+        self.with(|state, now| state.resume(now, queue));
     }
 
     /// One queue's counters.
@@ -418,7 +559,7 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`].
     pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Refusal> {
-        let stats = self.shared.queue.with(|state, now| state.queue_stats(now, queue));
+        let stats = self.with(|state, now| state.queue_stats(now, queue));
         stats.ok_or_else(|| {
             Refusal::new(Code::NotFound, format!("there is no queue {queue}: it is empty and unused"))
         })
@@ -427,7 +568,7 @@ impl Session {
     /// All queues' counters, in the order in which they came to be.
     pub fn queues(&mut self) -> Vec<QueueStats> {
         let (mut all, mut after) = (Vec::new(), 0);
-        self.shared.queue.in_slices(|state, now| {
+        let position = self.shared.queue.in_slices(|state, now| {
             let slice = state.queues(now, after, SLICE_JOBS as usize);
             let finished = slice.len() < SLICE_JOBS as usize;
             for (age, stats) in slice {
@@ -436,13 +577,13 @@ impl Session {
             }
             finished
         });
+        self.unsettled = self.unsettled.max(position);
         all
     }
 
     /// Ends the session in good order: what it has leased is handed back, and no attempt is charged.
     pub fn quit(mut self) {
-        self.ended = true;
-        self.shared.queue.end_session(self.id, Ending::Quit);
+        self.end(Ending::Quit);
     }
 
     /// The session's number, to call off its waits with.
@@ -451,22 +592,30 @@ impl Session {
     }
 
     /// Works on the jobs that exist now, and not on those that come while it goes on, so that it ends.
-    fn slices_up_to_now(&self, mut slice: impl FnMut(&mut State, crate::clock::Now, JobId) -> Slice) -> u64 {
+    fn slices_up_to_now(&mut self, mut slice: impl FnMut(&mut State, Now, JobId) -> Slice) -> u64 {
         let (mut last, mut count) = (None, 0);
-        self.shared.queue.in_slices(|state, now| {
+        let position = self.shared.queue.in_slices(|state, now| {
             let last = *last.get_or_insert(state.last_id());
             let done = slice(state, now, last);
             count += done.count;
             done.finished
         });
+        self.unsettled = self.unsettled.max(position);
         count
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ended = true;
+        self.shared.queue.end_session(self.id, ending);
+        // Nobody waits for this to be safe.
+        self.shared.journal.iter().for_each(Journal::nudge);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.ended {
-            self.shared.queue.end_session(self.id, Ending::Lost);
+            self.end(Ending::Lost);
         }
     }
 }

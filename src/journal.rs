@@ -11,7 +11,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::change::Change;
@@ -19,18 +19,26 @@ use crate::clock::Stopwatch;
 use crate::job::{JobId, QueueName};
 
 mod batch;
+mod compaction;
+#[doc(hidden)]
+pub mod fuzz;
 mod histogram;
 mod record;
 mod recovery;
+mod salvage;
 mod segment;
 mod spares;
 pub mod storage;
+mod verify;
 mod waiters;
 mod writer;
 
+pub use compaction::Keeper;
 pub use recovery::{OpenError, TornTail};
+pub use salvage::{Salvaged, salvage};
 pub use segment::{Damage, FORMAT_VERSION};
 use storage::Storage;
+pub use verify::{Report, verify};
 use writer::{Shared, Threads};
 
 /// When what was written is synced, and so what a reply promises.
@@ -111,7 +119,7 @@ pub enum Sabotage {
     /// None.
     #[default]
     None,
-    /// Those who wait are told that their changes are durable before the sync.
+    /// Those who wait are told that their changes are durable when they are written.
     ReplyBeforeSync,
     /// The directory is never synced.
     SkipDirectorySync,
@@ -251,7 +259,49 @@ pub fn pause_bytes(queue: &QueueName) -> u64 {
     queue.as_str().len() as u64 + 3
 }
 
-pub use record::JobSize;
+pub use crate::change::JobSize;
+
+/// Reads a journal as [`Journal::open`] does, calls `replay` with every change in order, and changes nothing.
+///
+/// # Errors
+/// [`OpenError`], as for [`Journal::open`].
+pub fn read(storage: &dyn Storage, replay: &mut dyn FnMut(Change)) -> Result<Recovered, OpenError> {
+    let started = Stopwatch::start();
+    let (scan, highest_id) = replay_scan(storage, replay)?;
+    let torn = scan.torn_tail(storage, None);
+    Ok(recovered(&scan, torn, highest_id, started.elapsed()))
+}
+
+fn replay_scan(
+    storage: &dyn Storage,
+    replay: &mut dyn FnMut(Change),
+) -> Result<(recovery::Scan, u64), OpenError> {
+    let mut highest_id = 0;
+    let scan = recovery::scan(storage, &mut |record| {
+        if let record::Record::Change(change) = record {
+            highest_id = highest_id.max(id_of(&change).map_or(0, |id| id.0));
+            replay(change);
+        }
+    })?;
+    Ok((scan, highest_id))
+}
+
+fn recovered(
+    scan: &recovery::Scan,
+    torn: Option<TornTail>,
+    highest_id: u64,
+    duration: Duration,
+) -> Recovered {
+    Recovered {
+        records: scan.records,
+        bytes: scan.bytes,
+        segments: scan.segments.len(),
+        torn,
+        clean: scan.closed || scan.segments.is_empty(),
+        highest_id,
+        duration,
+    }
+}
 
 /// An open journal. Clones share it; it stops when the last one is dropped, without a clean mark unless
 /// [`Journal::close`] was called.
@@ -294,23 +344,9 @@ impl Journal {
         replay: &mut dyn FnMut(Change),
     ) -> Result<(Journal, Recovered), OpenError> {
         let started = Stopwatch::start();
-        let mut highest_id = 0;
-        let scan = recovery::scan(&*storage, &mut |record| {
-            if let record::Record::Change(change) = record {
-                highest_id = highest_id.max(id_of(&change).map_or(0, |id| id.0));
-                replay(change);
-            }
-        })?;
+        let (scan, highest_id) = replay_scan(&*storage, replay)?;
         let torn = scan.settle(&*storage)?;
-        let mut recovered = Recovered {
-            records: scan.records,
-            bytes: scan.bytes,
-            segments: scan.segments.len(),
-            torn,
-            clean: scan.closed || scan.segments.is_empty(),
-            highest_id,
-            duration: Duration::ZERO,
-        };
+        let mut recovered = recovered(&scan, torn, highest_id, Duration::ZERO);
         let shared = Shared::start(storage, options, scan)?;
         let threads = Threads::spawn(&shared)?;
         recovered.duration = started.elapsed();
@@ -363,6 +399,22 @@ impl Journal {
     pub fn sync(&self, position: Position) -> Result<(), Unavailable> {
         self.inner.shared.wait(position)?;
         self.inner.shared.sync(position)
+    }
+
+    /// Begins to keep the journal small: from now on, whenever what is in it is too much beside what has to be kept, the
+    /// oldest segment is emptied and removed, with traffic or without. The journal is then at most three times
+    /// [`Live::bytes`] and four segments.
+    pub fn start_compaction(&self, keeper: Weak<dyn Keeper>) {
+        self.inner.shared.start_compaction(keeper);
+    }
+
+    /// Compacts inside this call, as long as there is something to gain: for tests without threads.
+    ///
+    /// # Errors
+    /// [`Unavailable`] once a write or a sync has failed, and ever after.
+    #[doc(hidden)]
+    pub fn compact(&self) -> Result<(), Unavailable> {
+        self.inner.shared.compact()
     }
 
     /// Whether a new job whose record takes so many bytes may be appended. False only while the disk is full, and

@@ -1,7 +1,7 @@
 //! The shared queue: the state machine behind its Mutex, the waiting and the wake-ups.
 //!
-//! Every connection's thread calls in here. What a call changed is handed to the journal before the lock is
-//! let go, so that the journal's order is the order of what happened; those who were handed a job are woken after it.
+//! Every connection's thread calls in here. What a call changed is handed to a [`Recorder`] before the lock is
+//! let go, so that the record's order is the order of what happened; those who were handed a job are woken after it.
 //! Nothing is read or written under the lock.
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::change::Change;
 use crate::clock::{Clock, Moment, Now};
-use crate::job::{Lease, QueueName};
-use state::{Ending, SessionId, State};
+use crate::job::{JobId, Lease, QueueName};
+use state::{Effects, Ending, SessionId, State};
 
 mod idset;
 mod random;
@@ -22,25 +22,33 @@ mod table;
 /// How many jobs a long operation touches before it lets others have the lock: some tens of microseconds' worth.
 pub const SLICE_JOBS: u64 = 256;
 
-/// Told of every change, under the queue's lock: it must not block. Returns nothing: what has to be waited for, its
-/// owner remembers.
+/// Is told of every change, under the queue's lock, in the order in which they happen.
 pub trait Recorder: Send {
-    /// Takes note of one change.
-    fn record(&mut self, change: &Change);
+    /// A place in the record of changes, to be waited for.
+    type Position: Copy + Default + Ord + Send;
+
+    /// Takes note of changes; must not block. The state is as they left it.
+    fn record(&mut self, changes: &[Change], state: &State);
+
+    /// The place of all that has happened.
+    fn position(&self) -> Self::Position;
+
+    /// The place of the last change to one job, so far as it may still have to be waited for.
+    fn position_of(&mut self, id: JobId) -> Self::Position;
 }
 
 /// The queue that all connections share. Its methods are safe to call from any thread.
-pub struct Queue {
-    inner: Mutex<Inner>,
+pub struct Queue<R: Recorder> {
+    inner: Mutex<Inner<R>>,
     /// Where the timekeeper sleeps. Notified when a deadline earlier than the one that it sleeps to appears.
     timekeeper: Condvar,
     clock: Clock,
 }
 
 /// What the lock guards.
-struct Inner {
+struct Inner<R> {
     state: State,
-    recorder: Option<Box<dyn Recorder>>,
+    recorder: R,
     /// By session number: where its thread sleeps while it waits for a job.
     bells: Vec<Arc<Bell>>,
     /// The moment that the timekeeper sleeps to; `None` while it is awake or has nothing to wait for.
@@ -59,21 +67,18 @@ struct Bell {
 
 /// How a wait for a job ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// With a job.
-    Leased(Lease),
+pub enum Waited<P> {
+    /// With a job, and the place in the record of changes that has to be safe before it is shown.
+    Leased(Lease, P),
     /// Time is up.
     TimedOut,
     /// [`Queue::call_off`] ended it.
     CalledOff,
 }
 
-impl Queue {
-    /// Makes a queue of a state and a clock; every change is told to the recorder.
-    pub fn new(mut state: State, clock: Clock, recorder: Option<Box<dyn Recorder>>) -> Queue {
-        if recorder.is_some() {
-            state.set_journaled();
-        }
+impl<R: Recorder> Queue<R> {
+    /// Makes a queue of a state and a clock; every change is told to the recorder, if the state is set to leave any.
+    pub fn new(state: State, clock: Clock, recorder: R) -> Queue<R> {
         let inner = Inner {
             state,
             recorder,
@@ -85,18 +90,36 @@ impl Queue {
         Queue { inner: Mutex::new(inner), timekeeper: Condvar::new(), clock }
     }
 
-    /// Calls `verb` with the state, under the lock and at one moment; then passes on what it left to be done.
-    pub fn with<R>(&self, verb: impl FnOnce(&mut State, Now) -> R) -> R {
+    /// Calls `verb` with the state, under the lock and at one moment; then passes on what it left to be done. Returns
+    /// also the place of all that happened up to then.
+    pub fn with<T>(&self, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
         let now = self.clock.now();
         let mut inner = self.inner.lock();
         let result = verb(&mut inner.state, now);
-        self.settle(inner);
-        result
+        let position = self.settle(inner);
+        (result, position)
     }
 
-    /// Calls `slice` until it says that it is finished; others get their turn in between.
-    pub fn in_slices(&self, mut slice: impl FnMut(&mut State, Now) -> bool) {
-        while !self.with(&mut slice) {}
+    /// Leases a job of the named queues, if there is one. Returns also the place that has to be safe before the job is
+    /// shown to anybody.
+    pub fn lease(&self, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
+        let now = self.clock.now();
+        let mut inner = self.inner.lock();
+        let lease = inner.state.lease(now, session, queues)?;
+        let position = inner.recorder.position_of(lease.id);
+        self.settle(inner);
+        Some((lease, position))
+    }
+
+    /// Calls `slice` until it says that it is finished; others get their turn in between. Returns the place of all
+    /// that happened up to then.
+    pub fn in_slices(&self, mut slice: impl FnMut(&mut State, Now) -> bool) -> R::Position {
+        loop {
+            let (finished, position) = self.with(&mut slice);
+            if finished {
+                return position;
+            }
+        }
     }
 
     /// Lets a connection in.
@@ -126,19 +149,21 @@ impl Queue {
         deadline: Option<Moment>,
         patience: Duration,
         on_long_wait: &mut dyn FnMut(),
-    ) -> Waited {
+    ) -> Waited<R::Position> {
         let now = self.clock.now();
         let mut inner = self.inner.lock();
         if let Some(lease) = inner.state.lease(now, session, queues) {
+            let position = inner.recorder.position_of(lease.id);
             self.settle(inner);
-            return Waited::Leased(lease);
+            return Waited::Leased(lease, position);
         }
         let bell = inner.bells[session.0 as usize].clone();
         inner.state.wait(session, queues);
         let mut patient_until = Some(now.mono.after(patience));
         loop {
             if let Some(lease) = inner.state.take_handed(session) {
-                return Waited::Leased(lease);
+                let position = inner.recorder.position_of(lease.id);
+                return Waited::Leased(lease, position);
             }
             let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
                 Some(Waited::CalledOff)
@@ -176,8 +201,9 @@ impl Queue {
     }
 
     /// Carries out what is due, and sleeps until something is; returns when [`Queue::stop`] is called. The
-    /// timekeeper's thread lives in here.
-    pub fn keep_time(&self) {
+    /// timekeeper's thread lives in here. `after_changes` is called, without the lock, after each change: it comes from
+    /// nobody who would wait for its being safe.
+    pub fn keep_time(&self, after_changes: impl Fn()) {
         loop {
             let now = self.clock.now();
             let mut inner = self.inner.lock();
@@ -188,6 +214,7 @@ impl Queue {
                 Some(moment) if moment <= now.mono => {
                     inner.state.tick(now, SLICE_JOBS);
                     self.settle(inner);
+                    after_changes();
                 }
                 next => {
                     inner.sleeping_to = next;
@@ -228,16 +255,18 @@ impl Queue {
         &self.clock
     }
 
-    /// Tells the journal, lets go of the lock, then wakes whom there is to wake.
-    fn settle(&self, mut inner: MutexGuard<'_, Inner>) {
-        let inner_ref = &mut *inner;
-        let effects = inner_ref.state.effects();
-        if let Some(recorder) = &mut inner_ref.recorder {
-            effects.changes.iter().for_each(|change| recorder.record(change));
+    /// Tells the recorder, lets go of the lock, then wakes whom there is to wake.
+    fn settle(&self, mut guard: MutexGuard<'_, Inner<R>>) -> R::Position {
+        let inner = &mut *guard;
+        let Effects { mut changes, wakes } = std::mem::take(inner.state.effects());
+        if !changes.is_empty() {
+            inner.recorder.record(&changes, &inner.state);
+            changes.clear();
+            // So that the room for them is there next time.
+            inner.state.effects().changes = changes;
         }
-        effects.changes.clear();
-        let wakes = std::mem::take(&mut effects.wakes);
-        let bells: Vec<_> = wakes.iter().map(|session| inner_ref.bells[session.0 as usize].clone()).collect();
+        let position = inner.recorder.position();
+        let bells: Vec<_> = wakes.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
         let hurry = inner.timekeeper_idle
             && match (inner.state.next_deadline(), inner.sleeping_to) {
                 (Some(next), Some(sleeping_to)) => next < sleeping_to,
@@ -248,12 +277,13 @@ impl Queue {
             // Once is enough: others need not wake it for the same deadline.
             inner.timekeeper_idle = false;
         }
-        drop(inner);
+        drop(guard);
         for bell in bells {
             bell.condvar.notify_one();
         }
         if hurry {
             self.timekeeper.notify_one();
         }
+        position
     }
 }

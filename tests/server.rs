@@ -46,7 +46,7 @@ fn the_sample_tasks_go_from_client_to_worker() {
 
 #[test]
 fn start_up_line_says_where_and_what_it_promises() {
-    let server = Server::start(&["--memory"]);
+    let server = Server::start(&[]);
     assert!(server.greeting.contains("memory"), "{}", server.greeting);
     assert!(server.greeting.contains("connections"), "{}", server.greeting);
     assert_eq!(server.greeting.lines().count(), 1);
@@ -204,7 +204,7 @@ fn a_server_at_its_file_limit_goes_on_serving() {
     let mut command = Command::new("sh");
     command.args([
         "-c",
-        &format!("ulimit -n 64; exec {} -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server")),
+        &format!("ulimit -n 64; exec {} --memory -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server")),
     ]);
     let mut server = Server::of(command.stderr(Stdio::null()));
     let mut good = server.connect();
@@ -286,14 +286,14 @@ fn http_requests_never_touch_a_queue() {
         let answer = talk.rest();
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?} got {answer:?}");
     }
-    assert_eq!(server.stat("total_submitted"), "0");
+    assert_eq!(server.stat("submitted_total"), "0");
     // What comes before it is carried out; a body may say what it likes.
     let mut talk = server.connect();
     talk.dialogue("> TASK: GET / HTTP/1.1\n< ACK 1");
     talk.send("PING\nGET / HTTP/1.1\nTASK: evil\n");
     let answer = talk.rest();
     assert!(answer.starts_with("PONG\nHTTP/1.1 400 "), "{answer:?}");
-    assert_eq!(server.stat("total_submitted"), "1");
+    assert_eq!(server.stat("submitted_total"), "1");
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn a_second_signal_ends_the_server_at_once() {
 fn a_port_in_use_is_said_plainly() {
     let server = Server::start(&[]);
     let port = server.address.port().to_string();
-    let output = Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", &port]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", &port]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains(&port) && text.contains("-p"), "{text}");
@@ -445,7 +445,8 @@ fn a_port_in_use_is_said_plainly() {
 #[test]
 fn a_foreign_address_is_warned_about() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
-    let mut server = Server::of(command.args(["-l", "0.0.0.0", "-p", "0"]).stderr(Stdio::piped()));
+    let mut server =
+        Server::of(command.args(["--memory", "-l", "0.0.0.0", "-p", "0"]).stderr(Stdio::piped()));
     let mut stderr = server.child.stderr.take().unwrap();
     server.signal(Signal::TERM);
     let mut text = String::new();
@@ -471,7 +472,9 @@ fn wrong_flags_are_explained_with_exit_code_2() {
 #[test]
 fn flags_can_be_set_in_the_environment() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
-    let server = Server::of(command.env("DJQS_PORT", "0").env("DJQS_MAX_BODY", "10").arg0("server"));
+    let server = Server::of(
+        command.env("DJQS_PORT", "0").env("DJQS_MEMORY", "true").env("DJQS_MAX_BODY", "10").arg0("server"),
+    );
     let mut talk = server.connect();
     assert_eq!(talk.ask("TASK: 0123456789"), "ACK 1");
     assert!(talk.ask("TASK: 01234567890").starts_with("ERR too-big "));
@@ -480,7 +483,8 @@ fn flags_can_be_set_in_the_environment() {
 #[test]
 fn outside_text_is_escaped_in_the_log() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
-    let mut server = Server::of(command.args(["-p", "0"]).env("RUST_LOG", "debug").stderr(Stdio::piped()));
+    let mut server =
+        Server::of(command.args(["--memory", "-p", "0"]).env("RUST_LOG", "debug").stderr(Stdio::piped()));
     let mut stderr = server.child.stderr.take().unwrap();
     let mut talk = server.connect();
     talk.send("TASK queue=\x1b[31mred\x07: x\nEVIL\x1b]0;title\x07\n");

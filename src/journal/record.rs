@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::change::{Change, JobSpec, JobStatus, PauseState, Place};
+use crate::change::{Change, JobSize, JobSpec, JobStatus, PauseState, Place};
 use crate::job::{Counts, JobId, Key, Priority, QueueName};
 
 const TAG_JOB: u8 = 1;
@@ -42,60 +42,24 @@ pub(super) enum Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadRecord(pub(super) &'static str);
 
-/// What the size of a job's record depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct JobSize<'a> {
-    /// Its number.
-    pub id: JobId,
-    /// Its queue.
-    pub queue: &'a QueueName,
-    /// How long a lease lasts.
-    pub ttr: Duration,
-    /// Its limit of attempts.
-    pub attempts: u32,
-    /// Its wait after the first failure.
-    pub backoff: Duration,
-    /// Its unique key.
-    pub key: Option<&'a Key>,
-    /// Its priority now.
-    pub priority: Priority,
-    /// Why its last attempt failed.
-    pub reason: Option<&'a str>,
-    /// The length of its body.
-    pub body_bytes: usize,
-}
-
-impl<'a> JobSize<'a> {
-    /// That of a job with that status.
-    pub fn of(spec: &'a JobSpec, status: &'a JobStatus) -> JobSize<'a> {
-        JobSize {
-            id: spec.id,
-            queue: &spec.queue,
-            ttr: spec.ttr,
-            attempts: spec.attempts,
-            backoff: spec.backoff,
-            key: spec.key.as_ref(),
-            priority: status.priority,
-            reason: status.reason.as_deref(),
-            body_bytes: spec.body.len(),
-        }
-    }
-}
-
 /// The length of a job's record where it is ready and all its counts are below 128.
 pub(super) fn job_bytes(job: &JobSize<'_>) -> u64 {
     let (queue, key) = (job.queue.as_str().len(), job.key.map_or(0, |key| key.as_str().len()));
-    let reason = job.reason.map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());
-    let rest = int_length(job.id.0)
+    let variable = int_length(job.id.0)
         + int_length(millis(job.ttr))
         + int_length(u64::from(job.attempts))
         + int_length(millis(job.backoff))
         + int_length(key as u64)
-        + int_length(u64::from(job.priority.0))
         + int_length(job.body_bytes as u64);
     // The tag, the length of the queue's name, the time of submission, the place, three counts.
     let fixed = 1 + 1 + 4 + 1 + 3;
-    (fixed + rest + queue + key + reason + job.body_bytes) as u64
+    (fixed + variable + queue + key + job.body_bytes) as u64 + status_bytes(job.priority, job.reason)
+}
+
+/// The part of it that a status may change.
+pub(super) fn status_bytes(priority: Priority, reason: Option<&str>) -> u64 {
+    let reason = reason.map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());
+    (int_length(u64::from(priority.0)) + reason) as u64
 }
 
 /// Appends `change` to `out`.
@@ -138,18 +102,6 @@ impl<'a> Records<'a> {
     /// Begins at the front of `payload`.
     pub(super) fn new(payload: &'a [u8]) -> Records<'a> {
         Records { rest: payload }
-    }
-
-    /// Moves on to the next record, but takes only the id of one that holds a whole job, and passes over all
-    /// else: for compaction, which needs no more.
-    pub(super) fn next_job_id(&mut self) -> Option<Result<Option<JobId>, BadRecord>> {
-        // Decoding in full keeps one decoder; its cost is small beside writing the jobs anew.
-        self.next().map(|record| {
-            record.map(|record| match record {
-                Record::Change(Change::Job(spec, _)) => Some(spec.id),
-                _ => None,
-            })
-        })
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -21,6 +21,10 @@ use super::{Failure, Unavailable};
 /// compaction, so that a full disk can be cleared.
 const READY: usize = 2;
 
+/// What is set aside for the end of each job: a batch's header and a record, with something to spare. So a disk that
+/// is full of jobs has room for every ACK, even if each is a batch of its own.
+const END_BYTES: u64 = 64;
+
 /// How long to wait before a full disk is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -30,6 +34,8 @@ const ZEROS_BYTES: usize = 1 << 18;
 #[derive(Debug)]
 pub(super) struct Supply {
     state: Mutex<State>,
+    /// The last attempt found the disk full.
+    full: AtomicBool,
     /// Something changed: a file was made or taken, there may be room again, the end has come.
     changed: Condvar,
 }
@@ -38,30 +44,44 @@ pub(super) struct Supply {
 struct State {
     ready: VecDeque<Spare>,
     next_id: u64,
-    /// The last attempt found the disk full.
-    full: bool,
+    /// Segments that were removed since a file was last made.
+    removed: u32,
     stopped: bool,
+}
+
+impl State {
+    fn ready_bytes(&self) -> u64 {
+        self.ready.iter().map(|spare| spare.file_bytes).sum()
+    }
 }
 
 impl Supply {
     /// Begins with what recovery found; the next one to be made is the segment `next_id`.
     pub(super) fn new(ready: Vec<Spare>, next_id: u64) -> Supply {
-        let state = State { ready: ready.into(), next_id, full: false, stopped: false };
-        Supply { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { ready: ready.into(), next_id, removed: 0, stopped: false };
+        Supply { state: Mutex::new(state), full: AtomicBool::new(false), changed: Condvar::new() }
     }
 
     /// Whether the disk was full when a file was last made.
     pub(super) fn is_full(&self) -> bool {
-        self.state.lock().full
+        self.full.load(Ordering::Acquire)
     }
 
     /// Bytes in files that are ready.
     pub(super) fn ready_bytes(&self) -> u64 {
-        self.state.lock().ready.iter().map(|spare| spare.file_bytes).sum()
+        self.state.lock().ready_bytes()
     }
 
-    /// Has a disk that was full tried again at once.
-    pub(super) fn try_again(&self) {
+    /// A segment was removed: there is more room.
+    pub(super) fn segment_removed(&self) {
+        self.state.lock().removed += 1;
+        self.changed.notify_all();
+    }
+
+    /// What decides whether a file may be made or taken has changed.
+    pub(super) fn look_again(&self) {
+        // Under the lock: whoever is about to wait must not miss it.
+        let _state = self.state.lock();
         self.changed.notify_all();
     }
 
@@ -88,7 +108,9 @@ impl Shared {
             if state.stopped {
                 return Err(self.failure().unwrap_or_else(|| Unavailable(Failure::Closed.into())));
             }
-            if let Some(spare) = state.ready.pop_front() {
+            if !self.is_kept_for_compaction(&state)
+                && let Some(spare) = state.ready.pop_front()
+            {
                 drop(state);
                 self.supply.changed.notify_all();
                 return Ok(spare);
@@ -104,11 +126,42 @@ impl Shared {
         }
     }
 
+    /// How much room new jobs have to leave: for the ends of those that there are, and for compaction.
+    pub(super) fn set_aside(&self) -> u64 {
+        self.live().jobs * END_BYTES + self.options.segment_bytes
+    }
+
+    /// Whether one more file is to be made: two, and what is to be set aside, but not if the journal would become
+    /// larger than it may be. This is what keeps those who write from outrunning compaction: where no file is made,
+    /// they wait for one.
+    fn wants_spare(&self, state: &State) -> bool {
+        let ready = state.ready.len();
+        if self.needs_compaction() {
+            // Compaction itself has to get on in any case; and where the journal has become too large at one blow
+            // (a purge), one file for two that were removed lets both get on.
+            let bytes =
+                self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes() + self.options.segment_bytes;
+            let compacting = ready == 0 && self.compaction.waits.load(Ordering::Acquire);
+            return ready < READY && (bytes <= self.bytes_max() || state.removed >= 2 || compacting);
+        }
+        let bytes = state.ready_bytes();
+        let total = self.used_bytes.load(Ordering::Relaxed) + bytes + self.options.segment_bytes;
+        ready < READY || (bytes < self.set_aside() && total <= self.bytes_max())
+    }
+
+    /// Whether the last file is not to be taken: without it, compaction might not be able to make room.
+    fn is_kept_for_compaction(&self, state: &State) -> bool {
+        state.ready.len() == 1
+            && self.needs_compaction()
+            && !self.compaction.waits.load(Ordering::Acquire)
+            && (self.supply.is_full() || !self.wants_spare(state))
+    }
+
     /// Makes files until it is told to stop: what the thread does.
     pub(super) fn keep_supplied(&self) {
         let mut state = self.supply.state.lock();
         while !state.stopped {
-            if state.ready.len() >= READY {
+            if !self.wants_spare(&state) {
                 self.supply.changed.wait(&mut state);
                 continue;
             }
@@ -118,19 +171,19 @@ impl Shared {
             state = self.supply.state.lock();
             match made {
                 Ok(spare) => {
-                    if state.full {
+                    if self.supply.full.swap(false, Ordering::AcqRel) {
                         log::info!("there is room on the disk again");
                     }
-                    state.full = false;
+                    state.removed = 0;
                     state.next_id += 1;
                     state.ready.push_back(spare);
                     self.supply.changed.notify_all();
                 }
                 Err(Failure::Io { source, path, .. }) if is_full(&source) => {
-                    if !state.full {
+                    if !self.supply.full.swap(true, Ordering::AcqRel) {
                         log::warn!("no room to make {}: new jobs are refused until there is", path.display());
                     }
-                    state.full = true;
+                    self.compact_if_needed();
                     self.supply.changed.wait_for(&mut state, FULL_PAUSE);
                 }
                 Err(failure) => {

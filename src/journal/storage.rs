@@ -1,6 +1,6 @@
 //! The files of the journal, behind a trait: the only place that touches them.
 //!
-//! A [`Storage`] is one flat directory. [`DiskStorage`] is a real one;[`SimulatedDisk`] keeps everything in
+//! A [`Storage`] is one flat directory. [`DiskStorage`] is a real one; [`SimulatedDisk`] keeps everything in
 //! memory and fails as real disks do, on command: it is what the tests run on.
 
 use std::fmt;
@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 mod disk;
-//mod simulated;
+mod simulated;
 
 pub use disk::{DiskError, DiskStorage};
-//pub use simulated::{CrashPlan, Fault, Operation, OperationKind, SimulatedDisk};
+pub use simulated::{CrashPlan, Fault, Operation, OperationKind, SimulatedDisk};
 
 /// One flat directory of files.
 ///

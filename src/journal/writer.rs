@@ -16,6 +16,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::batch::{self, Checksum, Kind};
+use super::compaction::Compaction;
 use super::histogram::Histogram;
 use super::record;
 use super::recovery::{OpenError, Scan, Segment};
@@ -30,9 +31,6 @@ use crate::clock::Stopwatch;
 /// A batch takes no more records once it has so many bytes: enough to keep a disk busy, little enough that the
 /// first who wait are not kept waiting for the last.
 const BATCH_BYTES: usize = 256 << 10;
-
-/// Space that is set aside for the end of each job while the disk is full.
-const END_BYTES: u64 = 32;
 
 /// The least size of a segment.
 pub(super) const SEGMENT_BYTES_MIN: u64 = 8 << 10;
@@ -60,11 +58,17 @@ pub(super) struct Shared {
     pub(super) supply: Supply,
     /// Whether the threads run: from then on others than the caller make files and write.
     pub(super) has_threads: AtomicBool,
+    pub(super) compaction: Compaction,
     live_bytes: AtomicU64,
     live_jobs: AtomicU64,
     /// Room that is left in the segment at the end.
     tail_room: AtomicU64,
-    segments: Mutex<VecDeque<Segment>>,
+    /// The segments in use, the oldest first.
+    pub(super) segments: Mutex<VecDeque<Segment>>,
+    /// The bytes of their files.
+    pub(super) used_bytes: AtomicU64,
+    /// How many there are before the one at the end.
+    pub(super) full_segments: AtomicU64,
     sync_latency: Mutex<Histogram>,
 }
 
@@ -185,9 +189,12 @@ impl Shared {
             syncing: Mutex::new(()),
             supply: Supply::new(scan.spares, next_id),
             has_threads: AtomicBool::new(false),
+            compaction: Compaction::default(),
             live_bytes: AtomicU64::new(0),
             live_jobs: AtomicU64::new(0),
             tail_room: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(scan.segments.iter().map(|segment| segment.file_bytes).sum()),
+            full_segments: AtomicU64::new((scan.segments.len() as u64).saturating_sub(1)),
             segments: Mutex::new(scan.segments.into()),
             sync_latency: Mutex::new(Histogram::default()),
             options,
@@ -219,6 +226,12 @@ impl Shared {
     pub(super) fn set_live(&self, live: Live) {
         self.live_jobs.store(live.jobs, Ordering::Relaxed);
         self.live_bytes.store(live.bytes, Ordering::Relaxed);
+        self.compact_if_needed();
+    }
+
+    /// What has to be kept.
+    pub(super) fn live(&self) -> Live {
+        Live { jobs: self.live_jobs.load(Ordering::Relaxed), bytes: self.live_bytes.load(Ordering::Relaxed) }
     }
 
     /// Appends a record that `encode` writes.
@@ -266,6 +279,9 @@ impl Shared {
             }
             if state.promised(self.options.fsync) >= position.0 {
                 return Ok(());
+            }
+            if state.stopped {
+                return Err(Failure::Closed.into());
             }
             if state.pen_taken {
                 let waiter = Waiter::own();
@@ -359,10 +375,9 @@ impl Shared {
             self.unsynced.notify_one();
             return Ok(());
         }
-        if self.options.sabotage == Sabotage::ReplyBeforeSync {
-            self.publish(|state| state.durable = chunk.last);
+        if self.options.sabotage != Sabotage::ReplyBeforeSync {
+            self.sync_batches(&*output.file, output.segment, number + 1)?;
         }
-        self.sync_batches(&*output.file, output.segment, number + 1)?;
         drop(output);
         self.publish(|state| {
             state.written = chunk.last;
@@ -411,6 +426,7 @@ impl Shared {
         output.offset += bytes.len() as u64;
         output.chain = Chain { next: header.number + 1, previous: sum };
         if output.offset > output.capacity {
+            self.used_bytes.fetch_add(output.offset - output.capacity, Ordering::Relaxed);
             output.capacity = output.offset;
             if let Some(last) = self.segments.lock().back_mut() {
                 last.file_bytes = output.offset;
@@ -438,6 +454,11 @@ impl Shared {
         let name = segment::file_name(spare.id);
         self.sync_file(&*spare.file).map_err(self.io("sync", &name)).map_err(Unavailable::from)?;
         self.segments.lock().push_back(Segment { id: spare.id, file_bytes: spare.file_bytes });
+        self.used_bytes.fetch_add(spare.file_bytes, Ordering::Relaxed);
+        if output.segment > 0 {
+            self.full_segments.fetch_add(1, Ordering::Relaxed);
+        }
+        self.compact_if_needed();
         output.segment = spare.id;
         output.file = spare.file;
         output.checksum = Checksum::salted(header.salt);
@@ -560,13 +581,9 @@ impl Shared {
         }
     }
 
-    /// A number that no other segment has: it has to be unlike, and not to be guessed by who submits jobs, and
-    /// that is all. The standard library's hash keys are from the system's random numbers.
+    /// What begins the checksums of the segment `id`.
     pub(super) fn salt(&self, id: u64) -> u64 {
-        match self.options.salt {
-            Some(salt) => salt + id,
-            None => RandomState::new().build_hasher().finish(),
-        }
+        self.options.salt.map_or_else(random_salt, |salt| salt.wrapping_add(id))
     }
 
     /// Ends all success for ever.
@@ -585,6 +602,7 @@ impl Shared {
         let woken = state.waiters.take_all();
         drop(state);
         self.supply.stop();
+        self.compaction.stop();
         woken.wake();
         if matches!(*failure, Failure::Closed) {
             return;
@@ -632,25 +650,27 @@ impl Shared {
 
     /// Ends the threads. What was not written yet is not written any more.
     pub(super) fn stop(&self) {
-        self.state.lock().stopped = true;
+        let mut state = self.state.lock();
+        state.stopped = true;
+        let woken = state.waiters.take_all();
+        drop(state);
+        woken.wake();
         self.work.notify_all();
         self.idle.notify_all();
         self.unsynced.notify_all();
         self.supply.stop();
+        self.compaction.stop();
+    }
+
+    /// Room that nothing that was appended is meant for yet.
+    pub(super) fn room(&self) -> u64 {
+        let pending: u64 = self.state.lock().chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
+        (self.tail_room.load(Ordering::Relaxed) + self.supply.ready_bytes()).saturating_sub(pending)
     }
 
     /// Whether there is room for a new job.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        if !self.supply.is_full() {
-            return true;
-        }
-        let state = self.state.lock();
-        let pending: u64 = state.chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
-        drop(state);
-        let jobs = self.live_jobs.load(Ordering::Relaxed);
-        let set_aside = jobs * END_BYTES + self.options.segment_bytes;
-        let room = self.tail_room.load(Ordering::Relaxed) + self.supply.ready_bytes();
-        room >= pending + bytes + set_aside
+        !self.supply.is_full() || self.room() >= bytes + self.set_aside()
     }
 
     /// What it has done.
@@ -678,6 +698,12 @@ impl Shared {
             recovered,
         }
     }
+}
+
+/// A number that no other segment has. It has to be unlike others, and not to be guessed by those who submit jobs;
+/// that is all, so the standard library's hash keys will do: they come from the system's random numbers.
+pub(super) fn random_salt() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 impl From<Failure> for Unavailable {
@@ -720,6 +746,7 @@ impl Threads {
         if shared.options.background {
             threads.start(shared, "journal-writer", |shared| shared.keep_writing())?;
             threads.start(shared, "journal-spares", |shared| shared.keep_supplied())?;
+            threads.start(shared, "journal-compact", |shared| shared.keep_compact())?;
             if let Fsync::Interval(interval) = shared.options.fsync {
                 threads.start(shared, "journal-sync", move |shared| shared.keep_syncing(interval))?;
             }

@@ -180,7 +180,7 @@ impl Decoder {
 
     /// Whether a command has begun that has not ended, given the bytes that [`Decoder::next`] called incomplete:
     /// what a deadline for slow senders asks.
-    pub fn mid_frame(&self, buf: &[u8]) -> bool {
+    pub fn is_midway(&self, buf: &[u8]) -> bool {
         !buf.is_empty() || matches!(self.skipping, Skipping::Line(_) | Skipping::Body(_) | Skipping::BodyEnd)
     }
 

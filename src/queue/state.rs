@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::idset::IdSet;
 use super::random::SplitMix;
 use super::table::Table;
-use crate::change::Change;
+use crate::change::{Change, Measure};
 use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{
@@ -115,7 +115,11 @@ pub struct State {
     memory_max: u64,
     counts: StateCounts,
     totals: Totals,
+    /// Where there is a journal: how large records are there.
+    measure: Option<Measure>,
     journaled: bool,
+    /// What of the journal has to be kept, in bytes, as measured.
+    live_bytes: u64,
     random: SplitMix,
     lapsed: Arc<str>,
     lost: Arc<str>,
@@ -236,12 +240,19 @@ impl State {
             memory_max,
             counts: StateCounts::default(),
             totals: Totals::default(),
+            measure: None,
             journaled: false,
+            live_bytes: 0,
             random: SplitMix(seed),
             lapsed: "the lease lapsed".into(),
             lost: "the connection that held the lease was lost".into(),
             effects: Effects::default(),
         }
+    }
+
+    /// Keeps the sum of [`State::live_bytes`] from now on: to be called on an empty state.
+    pub fn set_measure(&mut self, measure: Measure) {
+        self.measure = Some(measure);
     }
 
     /// From now on, leaves what the journal must be told in [`Effects::changes`].
@@ -605,7 +616,7 @@ impl State {
     pub fn pause(&mut self, now: Now, name: &QueueName, time: Option<Duration>) {
         let queue = self.queue_named(name);
         let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));
-        self.queue_mut(queue).paused = Some(end);
+        self.set_pause(queue, Some(end));
         self.book_queue(queue);
         self.note_pause(now, queue);
     }
@@ -620,7 +631,7 @@ impl State {
     }
 
     fn end_pause(&mut self, now: Now, queue: QueueIx) {
-        self.queue_mut(queue).paused = None;
+        self.set_pause(queue, None);
         self.note_pause(now, queue);
         self.serve(now, queue);
         self.drop_if_unused(queue);

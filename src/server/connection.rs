@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use crate::broker::{Outcome, Session};
+use crate::broker::{Outcome, Session, Waited};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::QueueName;
 use crate::protocol::{Decoder, Dialect, Reply, Step};
-use crate::queue::Waited;
 
 /// What a connection's buffers begin with, and shrink back to when it has nothing to do.
 const BUFFER_BYTES: usize = 4096;
@@ -44,6 +43,7 @@ pub(crate) fn serve(stream: Arc<TcpStream>, mut session: Session, shared: &Share
         decoder: Decoder::new(shared.config.frames),
         input: Input::new(),
         replies: Vec::new(),
+        unsent: Vec::new(),
     };
     let end = connection.run();
     // Whatever a stopping server ends, no worker is to blame for.
@@ -76,6 +76,8 @@ struct Connection<'a> {
     input: Input,
     /// Replies that are not sent yet.
     replies: Vec<u8>,
+    /// The dialects of these replies: what is needed to take them back.
+    unsent: Vec<Dialect>,
 }
 
 impl Connection<'_> {
@@ -130,6 +132,7 @@ impl Connection<'_> {
 
     fn reply(&mut self, reply: &Reply, dialect: Dialect) {
         dialect.write_reply(reply, &mut self.replies);
+        self.unsent.push(dialect);
     }
 
     /// Waits for a job. What is answered already is sent before: the client may be waiting for that.
@@ -155,11 +158,20 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Sends the replies so far.
+    /// Sends the replies so far, once all that they say is safe.
     fn flush(&mut self) -> io::Result<()> {
         if self.replies.is_empty() {
             return Ok(());
         }
+        if let Err(refusal) = self.session.settle() {
+            // Whether any of these took effect is not known any more, so none of them is said.
+            self.replies.clear();
+            let unavailable = Reply::Refused(refusal);
+            self.unsent.iter().for_each(|dialect| dialect.write_reply(&unavailable, &mut self.replies));
+            send(self.stream, &self.replies, self.shared)?;
+            return Err(io::Error::other("the journal can no longer be written"));
+        }
+        self.unsent.clear();
         send(self.stream, &self.replies, self.shared)?;
         self.replies.clear();
         if self.replies.capacity() > 4 * BUFFER_BYTES && self.input.unread().is_empty() {
@@ -170,7 +182,7 @@ impl Connection<'_> {
 
     /// Reads what has come, or waits until something does. In the middle of a command only until the deadline.
     fn fill(&mut self) -> io::Result<usize> {
-        let midway = self.decoder.mid_frame(self.input.unread());
+        let midway = self.decoder.is_midway(self.input.unread());
         let deadline = midway.then(|| {
             let latest = || self.shared.now().after(self.shared.config.frame_timeout);
             *self.input.frame_deadline.get_or_insert_with(latest)

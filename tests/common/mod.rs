@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// How long a test waits for what must come: generous, since it only ever passes when something is wrong.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running server process; killed when dropped.
 pub(crate) struct Server {
@@ -19,8 +19,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// A server that keeps its jobs in memory.
     pub(crate) fn start(flags: &[&str]) -> Server {
-        Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", "0"]).args(flags))
+        Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", "0"]).args(flags))
     }
 
     /// Starts a prepared command and waits for its first line.

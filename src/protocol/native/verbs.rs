@@ -1,12 +1,11 @@
 //! The verbs: one table, from which requests are read, errors say what there is, and HELP is written.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration::{BadDuration, duration};
 use super::text::{number, quoted};
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, JobState, Key, MAX_REASON_BYTES, Options, Priority, QueueName, Submission};
+use crate::job::{JobId, JobState, Key, Options, Priority, QueueName, Submission};
 use crate::protocol::{Command, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, Retry, Wait};
 
 /// One verb of the dialect.
@@ -217,7 +216,9 @@ impl<'a> Header<'a> {
     /// `usage` or `bad-name`, with what to write instead.
     pub(super) fn read(&self) -> Result<Command, Refusal> {
         match (self.verb.body, self.body) {
-            (TakesBody::Always, None) => Err(self.usage("needs a colon before its body: TASK: body")),
+            (TakesBody::Always, None) => {
+                Err(self.usage("needs its body behind a colon and a space: TASK: body"))
+            }
             (TakesBody::Never, Some(_)) => {
                 Err(self.usage("takes no body: leave the colon and what follows away"))
             }
@@ -354,7 +355,7 @@ fn fail(header: &Header<'_>) -> Result<Command, Refusal> {
     if delay.is_some() && dead.is_some() {
         return Err(header.usage("takes delay or dead=yes, not both: a dead job is not tried again"));
     }
-    let reason = header.body.map(reason);
+    let reason = header.body.map(|body| String::from_utf8_lossy(body).into());
     Ok(Command::Fail { id, delay, dead: dead.is_some(), reason })
 }
 
@@ -443,9 +444,6 @@ fn purge(header: &Header<'_>) -> Result<Command, Refusal> {
             b"state" => once(&mut state, "state", value, job_state)?,
             _ => return Err(words.unknown_option(name)),
         }
-    }
-    if state == Some(JobState::Leased) {
-        return Err(header.usage("leaves leased jobs to their workers: state is ready, delayed or dead"));
     }
     let queue = queue.ok_or_else(|| needs_queue(header))?;
     Ok(Command::Purge { queue, state })
@@ -595,24 +593,9 @@ fn yes(name: &'static str, value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// A failure's reason as it is kept: text, cut to its limit.
-fn reason(body: &[u8]) -> Arc<str> {
-    let text = String::from_utf8_lossy(body);
-    let end = (0..=MAX_REASON_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text[..end.unwrap_or_default()].into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reason_is_cut_at_a_character_and_is_text() {
-        assert_eq!(&*reason(b"disk full"), "disk full");
-        assert_eq!(&*reason(b"a\xffb"), "a\u{fffd}b");
-        assert_eq!(reason("x".repeat(2000).as_bytes()).len(), MAX_REASON_BYTES);
-        assert_eq!(reason("\u{20ac}".repeat(500).as_bytes()).len(), 1023);
-    }
 
     #[test]
     fn help_has_one_line_a_verb_that_begins_with_it() {

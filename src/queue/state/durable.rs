@@ -54,11 +54,12 @@ impl State {
 
     fn restore_pause(&mut self, now: Now, name: &QueueName, pause: PauseState) {
         let queue = self.queue_named(name);
-        self.queue_mut(queue).paused = match pause {
+        let pause = match pause {
             PauseState::Running => None,
             PauseState::Paused => Some(PauseEnd::Resumed),
             PauseState::PausedUntil { wall_ms } => Some(PauseEnd::At(moment_of(now, wall_ms))),
         };
+        self.set_pause(queue, pause);
         self.book_queue(queue);
         self.drop_if_unused(queue);
     }

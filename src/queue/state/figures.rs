@@ -36,6 +36,13 @@ impl State {
         (self.memory, self.memory_max)
     }
 
+    /// How many jobs there are, and what of the journal has to be kept for them and for paused queues, in bytes, as the
+    /// [`Measure`](crate::change::Measure) has it.
+    pub fn live(&self) -> (u64, u64) {
+        let StateCounts { ready, delayed, leased, dead } = self.counts;
+        (ready + delayed + leased + dead, self.live_bytes)
+    }
+
     /// One queue's counters.
     pub fn queue_stats(&self, now: Now, name: &QueueName) -> Option<QueueStats> {
         self.names.get(name).map(|&queue| self.stats_of(now, queue))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::change::JobSize;
 
 impl State {
     /// Hands ready jobs to those who wait for them, the one that has waited longest first.
@@ -87,10 +88,46 @@ impl State {
         self.put_in(id, queue, priority, to);
     }
 
+    /// Pauses a queue or ends its pause, and keeps the account of what the journal has to keep.
+    pub(super) fn set_pause(&mut self, queue: QueueIx, pause: Option<PauseEnd>) {
+        let measure = self.measure;
+        let found = self.queue_mut(queue);
+        let bytes = measure.map_or(0, |measure| (measure.pause)(&found.name));
+        let was = std::mem::replace(&mut found.paused, pause);
+        self.live_bytes += if pause.is_some() { bytes } else { 0 };
+        self.live_bytes -= if was.is_some() { bytes } else { 0 };
+    }
+
+    /// What a job's record takes in the journal, where there is one.
+    fn live_size(&self, id: JobId, slot: &Slot) -> u64 {
+        let Some(measure) = self.measure else { return 0 };
+        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        let extra = slot.extra.as_deref();
+        (measure.job)(&JobSize {
+            id,
+            queue: &self.queue(slot.queue).name,
+            ttr,
+            attempts,
+            backoff,
+            key: slot.key(),
+            priority: slot.priority,
+            reason: extra.and_then(|extra| extra.reason.as_deref()),
+            body_bytes: slot.body.len(),
+        })
+    }
+
+    /// Changes a job in a way that may change the size of its record.
+    fn resize(&mut self, id: JobId, change: impl FnOnce(&mut Slot)) {
+        let before = self.live_size(id, self.slot(id));
+        change(self.jobs.get_mut(id).expect("the caller has looked"));
+        let after = self.live_size(id, self.slot(id));
+        self.live_bytes = self.live_bytes + after - before;
+    }
+
     pub(super) fn reprioritise(&mut self, id: JobId, priority: Priority) {
-        let slot = self.jobs.get_mut(id).expect("the caller has looked");
-        let was = std::mem::replace(&mut slot.priority, priority);
-        let (queue, place) = (slot.queue, slot.place);
+        let slot = self.slot(id);
+        let (was, queue, place) = (slot.priority, slot.queue, slot.place);
+        self.resize(id, |slot| slot.priority = priority);
         if was != priority && place == Place::Ready {
             let queue = self.queue_mut(queue);
             queue.ready.remove(was, id);
@@ -104,6 +141,7 @@ impl State {
             self.keys.insert((slot.queue, key.clone()), id);
         }
         let (queue, priority, place) = (slot.queue, slot.priority, slot.place);
+        self.live_bytes += self.live_size(id, &slot);
         self.jobs.insert(id, slot);
         self.put_in(id, queue, priority, place);
     }
@@ -114,6 +152,7 @@ impl State {
         if let Some(key) = slot.key() {
             self.keys.remove(&(slot.queue, key.clone()));
         }
+        self.live_bytes -= self.live_size(id, &slot);
         self.terms.release(slot.terms);
         self.take_out(id, slot.queue, slot.priority, slot.place);
         if self.journaled {
@@ -164,15 +203,16 @@ impl State {
 
     /// Changes what few jobs have, and keeps the account of memory.
     pub(super) fn amend(&mut self, id: JobId, change: impl FnOnce(&mut Extra)) {
-        let slot = self.jobs.get_mut(id).expect("the caller has looked");
-        let before = extra_cost(slot.extra.as_deref());
-        let extra = slot.extra.get_or_insert_default();
-        change(extra);
-        if **extra == Extra::default() {
-            // So that a job costs what it has, not what it once had, as after a restart.
-            slot.extra = None;
-        }
-        let after = extra_cost(slot.extra.as_deref());
+        let before = extra_cost(self.slot(id).extra.as_deref());
+        self.resize(id, |slot| {
+            let extra = slot.extra.get_or_insert_default();
+            change(extra);
+            if **extra == Extra::default() {
+                // So that a job costs what it has, not what it once had, as after a restart.
+                slot.extra = None;
+            }
+        });
+        let after = extra_cost(self.slot(id).extra.as_deref());
         self.memory = self.memory + after - before;
     }
 

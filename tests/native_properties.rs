@@ -1,0 +1,538 @@
+//! What holds of the native protocol for every command, every reply and every string of bytes.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use decoding::{Event, Outcome, decode, pieces};
+use djqs::job::{Counts, MAX_DURATION};
+use djqs::protocol::native::{
+    Answer, Found, format_duration, parse_duration, read_answer, write_command, write_reply,
+};
+use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, Reply, Retry, Wait};
+use djqs::stats::{QueueStats, ServerStats, StateCounts, Totals};
+use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Refusal, Submission};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+mod decoding;
+
+fn job_id() -> impl Strategy<Value = JobId> {
+    prop_oneof![0..100_u64, any::<u64>()].prop_map(JobId)
+}
+
+fn queue_name() -> impl Strategy<Value = QueueName> {
+    let name = prop_oneof![
+        Just("default".to_owned()),
+        "[A-Za-z0-9+/;.$_()][A-Za-z0-9+/;.$_()-]{0,20}",
+        "[A-Za-z0-9+/;.$_()][A-Za-z0-9+/;.$_()-]{199}",
+    ];
+    name.prop_map(|name| QueueName::new(&name).unwrap())
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    let text = prop_oneof!["[a-z0-9:=,]{1,12}", "[!-~]{1,200}", "\\PC{1,40}"];
+    text.prop_filter_map("no key", |text| Key::new(&text).ok())
+}
+
+/// Whole milliseconds, often a whole number of a larger unit.
+fn duration() -> impl Strategy<Value = Duration> {
+    let most = MAX_DURATION.as_millis() as u64;
+    let unit = prop_oneof![Just(1), Just(1_000), Just(60_000), Just(3_600_000), Just(86_400_000)];
+    prop_oneof![
+        (0..200_u64, unit).prop_map(|(number, unit)| Duration::from_millis(number * unit)),
+        (0..=most).prop_map(Duration::from_millis),
+        Just(MAX_DURATION),
+    ]
+}
+
+fn lease_duration() -> impl Strategy<Value = Duration> {
+    duration().prop_map(|duration| duration.max(Duration::from_millis(1)))
+}
+
+/// Any bytes, and often those that mean something to the protocol.
+fn body() -> impl Strategy<Value = Arc<[u8]>> {
+    let telling = prop::sample::select(&b"\n\r :=a\0\xff"[..]);
+    prop_oneof![
+        prop::collection::vec(telling, 0..12),
+        prop::collection::vec(any::<u8>(), 0..200),
+        "[ -~]{0,80}".prop_map(String::into_bytes),
+        Just(b"TASK len=3: x HTTP/1.1".to_vec()),
+        Just(vec![b'x'; 65_535]),
+        Just(vec![b'\n'; 65_535]),
+    ]
+    .prop_map(Arc::from)
+}
+
+fn text() -> impl Strategy<Value = Arc<str>> {
+    prop_oneof![any::<String>(), "[\n\r :a]{0,6}"].prop_map(Arc::from)
+}
+
+fn job_state() -> impl Strategy<Value = JobState> {
+    prop::sample::select(&JobState::ALL[..])
+}
+
+fn submission() -> impl Strategy<Value = Submission> {
+    let options = (
+        any::<u32>(),
+        duration(),
+        lease_duration(),
+        prop_oneof![Just(10), any::<u32>()],
+        duration(),
+        prop::option::of(key()),
+    )
+        .prop_map(|(priority, delay, ttr, attempts, backoff, key)| Options {
+            priority: Priority(priority),
+            delay,
+            ttr,
+            attempts,
+            backoff,
+            key,
+        });
+    (queue_name(), prop_oneof![Just(Options::default()), options], body())
+        .prop_map(|(queue, options, body)| Submission { queue, options, body })
+}
+
+fn fail() -> impl Strategy<Value = Command> {
+    let manner = prop_oneof![
+        Just((None, false)),
+        Just((None, true)),
+        duration().prop_map(|delay| (Some(delay), false)),
+    ];
+    (job_id(), manner, prop::option::of(text())).prop_map(|(id, (delay, dead), reason)| Command::Fail {
+        id,
+        delay,
+        dead,
+        reason,
+    })
+}
+
+/// Every command that the dialect can say.
+fn command() -> impl Strategy<Value = Command> {
+    let wait = prop_oneof![Just(Wait::Forever), duration().prop_map(Wait::AtMost)];
+    let limit = prop_oneof![Just(100), 1..=LIST_LIMIT_MAX];
+    let state = || prop::option::of(job_state());
+    prop_oneof![
+        submission().prop_map(Command::Submit),
+        (prop::collection::vec(queue_name(), 0..6), wait)
+            .prop_map(|(queues, wait)| Command::Lease { queues, wait }),
+        job_id().prop_map(|id| Command::Ack { id }),
+        fail(),
+        (job_id(), duration()).prop_map(|(id, delay)| Command::Return { id, delay }),
+        (job_id(), prop::option::of(lease_duration())).prop_map(|(id, ttr)| Command::Touch { id, ttr }),
+        job_id().prop_map(|id| Command::Peek { id }),
+        (queue_name(), state(), limit, prop::option::of(job_id()))
+            .prop_map(|(queue, state, limit, after)| Command::List { queue, state, limit, after }),
+        job_id().prop_map(|id| Command::Retry(Retry::Job(id))),
+        (queue_name(), prop::option::of(1..=u64::MAX))
+            .prop_map(|(queue, limit)| Command::Retry(Retry::Queue { queue, limit })),
+        job_id().prop_map(|id| Command::Delete { id }),
+        (queue_name(), state()).prop_map(|(queue, state)| Command::Purge { queue, state }),
+        (queue_name(), prop::option::of(duration())).prop_map(|(queue, time)| Command::Pause { queue, time }),
+        queue_name().prop_map(|queue| Command::Resume { queue }),
+        prop::option::of(queue_name()).prop_map(|queue| Command::Stats { queue }),
+        Just(Command::Queues),
+        Just(Command::Ping),
+        Just(Command::Help),
+        Just(Command::Quit),
+    ]
+}
+
+fn counts() -> impl Strategy<Value = Counts> {
+    any::<(u32, u32, u32)>().prop_map(|(failures, crashes, returns)| Counts { failures, crashes, returns })
+}
+
+fn job() -> impl Strategy<Value = Job> {
+    let standing = (job_state(), any::<u32>(), any::<u32>(), prop::option::of(duration()), counts());
+    (job_id(), submission(), standing, prop::option::of(text())).prop_map(
+        |(id, submission, standing, reason)| {
+            let (state, attempts, created, remaining, counts) = standing;
+            Job {
+                id,
+                queue: submission.queue,
+                state,
+                priority: submission.options.priority,
+                ttr: submission.options.ttr,
+                attempts,
+                backoff: submission.options.backoff,
+                key: submission.options.key,
+                created: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(created)),
+                remaining,
+                counts,
+                reason,
+                body: submission.body,
+            }
+        },
+    )
+}
+
+fn lease() -> impl Strategy<Value = Lease> {
+    (job_id(), queue_name(), any::<u32>(), lease_duration(), body())
+        .prop_map(|(id, queue, attempt, ttr, body)| Lease { id, queue, attempt, ttr, body })
+}
+
+fn queue_stats() -> impl Strategy<Value = QueueStats> {
+    (queue_name(), any::<[u64; 6]>(), prop::option::of(prop::option::of(duration()))).prop_map(
+        |(name, [ready, delayed, leased, dead, waiting, failed], paused)| QueueStats {
+            name,
+            jobs: StateCounts { ready, delayed, leased, dead },
+            waiting,
+            paused,
+            totals: Totals { failed, ..Totals::default() },
+        },
+    )
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    let text = "([!-~][ -~]{0,80})?".prop_filter("means something", |text| !text.starts_with("retry_after="));
+    (prop::sample::select(&Code::ALL[..]), prop::option::of(duration()), text)
+        .prop_map(|(code, retry_after, text)| Refusal { code, retry_after, text: text.into() })
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let server_stats = any::<(u32, bool, u64)>().prop_map(|(pid, draining, connections)| ServerStats {
+        version: "1.2.3".into(),
+        pid,
+        draining,
+        connections,
+        ..ServerStats::default()
+    });
+    prop_oneof![
+        (job_id(), prop::option::of(job_state()))
+            .prop_map(|(id, duplicate)| Reply::Accepted { id, duplicate }),
+        lease().prop_map(Reply::Leased),
+        Just(Reply::Empty),
+        Just(Reply::Done),
+        duration().prop_map(Reply::RetryIn),
+        Just(Reply::Dead),
+        any::<u64>().prop_map(Reply::Count),
+        job().prop_map(|job| Reply::Found(Box::new(job))),
+        prop::collection::vec(job(), 0..5).prop_map(Reply::Jobs),
+        server_stats.prop_map(|stats| Reply::ServerStats(Box::new(stats))),
+        queue_stats().prop_map(|stats| Reply::QueueStats(Box::new(stats))),
+        prop::collection::vec(queue_stats(), 0..5).prop_map(Reply::Queues),
+        Just(Reply::Pong),
+        Just(Reply::Help),
+        refusal().prop_map(Reply::Refused),
+    ]
+}
+
+/// What a client has to read of a reply; of lines, whatever they hold.
+fn expected(reply: &Reply, read: &Answer) -> Answer {
+    match reply {
+        Reply::Accepted { id, duplicate } => Answer::Accepted { id: *id, duplicate: *duplicate },
+        Reply::Leased(lease) => Answer::Leased(lease.clone()),
+        Reply::Empty => Answer::Empty,
+        Reply::Done => Answer::Done,
+        Reply::RetryIn(wait) => Answer::RetryIn(*wait),
+        Reply::Dead => Answer::Dead,
+        Reply::Count(count) => Answer::Count(*count),
+        Reply::Found(job) => Answer::Found(Box::new(found(job))),
+        Reply::Pong => Answer::Pong,
+        Reply::Refused(refusal) => Answer::Refused(refusal.clone()),
+        Reply::Jobs(_) | Reply::ServerStats(_) | Reply::QueueStats(_) | Reply::Queues(_) | Reply::Help => {
+            let Answer::Lines(lines) = read else { panic!("{read:?} where lines should be") };
+            check_lines(reply, lines);
+            read.clone()
+        }
+    }
+}
+
+fn found(job: &Job) -> Found {
+    Found {
+        id: job.id,
+        queue: job.queue.clone(),
+        state: job.state,
+        priority: job.priority,
+        ttr: job.ttr,
+        attempts: job.attempts,
+        backoff: job.backoff,
+        key: job.key.clone(),
+        created: job.created,
+        attempt: job.attempt(),
+        counts: job.counts,
+        remaining: job.remaining,
+        body: Arc::clone(&job.body),
+    }
+}
+
+fn check_lines(reply: &Reply, lines: &[Vec<u8>]) {
+    let text = |line: &Vec<u8>| String::from_utf8(line.clone()).unwrap();
+    let value = |name: &str| {
+        let prefix = format!("{name}: ");
+        let values: Vec<String> =
+            lines.iter().filter_map(|line| text(line).strip_prefix(&prefix).map(Into::into)).collect();
+        assert_eq!(values.len(), 1, "{name} in {lines:?}");
+        values[0].clone()
+    };
+    match reply {
+        Reply::Jobs(jobs) => {
+            assert_eq!(lines.len(), jobs.len());
+            lines.iter().zip(jobs).for_each(|(line, job)| check_json(line, job));
+        }
+        Reply::ServerStats(stats) => {
+            assert_eq!(value("pid"), stats.pid.to_string());
+            assert_eq!(value("draining"), if stats.draining { "yes" } else { "no" });
+            assert_eq!(value("connections"), stats.connections.to_string());
+        }
+        Reply::QueueStats(stats) => {
+            assert_eq!(value("queue"), stats.name.as_str());
+            assert_eq!(value("jobs_dead"), stats.jobs.dead.to_string());
+            assert_eq!(value("failed_total"), stats.totals.failed.to_string());
+        }
+        Reply::Queues(queues) => {
+            assert_eq!(lines.len(), queues.len());
+            for (line, queue) in lines.iter().zip(queues) {
+                let beginning = format!("{} ready={} ", queue.name, queue.jobs.ready);
+                assert!(text(line).starts_with(&beginning), "{}", text(line));
+            }
+        }
+        other => assert!(*other == Reply::Help && lines.len() > 10),
+    }
+}
+
+fn check_json(line: &[u8], job: &Job) {
+    let mut read: Value = serde_json::from_slice(line).unwrap();
+    let object = read.as_object_mut().unwrap();
+    let body = match (object.remove("body"), object.remove("body_base64")) {
+        (Some(Value::String(body)), None) => body.into_bytes(),
+        (None, Some(Value::String(body))) => {
+            use base64::prelude::{BASE64_STANDARD, Engine};
+            let body = BASE64_STANDARD.decode(body).unwrap();
+            assert!(std::str::from_utf8(&body).is_err(), "text is shown as text");
+            body
+        }
+        other => panic!("one body, not {other:?}"),
+    };
+    assert_eq!(body, &job.body[..]);
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let mut expected = json!({
+        "id": job.id.0, "queue": job.queue.as_str(), "state": job.state.as_str(), "priority": job.priority.0,
+        "ttr_ms": millis(job.ttr), "attempts": job.attempts, "backoff_ms": millis(job.backoff),
+        "key": job.key.as_ref().map(Key::as_str),
+        "created": job.created.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(),
+        "remaining_ms": job.remaining.map(millis), "attempt": job.attempt(), "failures": job.counts.failures,
+        "crashes": job.counts.crashes, "returns": job.counts.returns, "reason": job.reason.as_deref(),
+    });
+    expected.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    assert_eq!(read, expected);
+}
+
+proptest! {
+    #[test]
+    fn command_is_read_as_it_was_written(commands in prop::collection::vec(command(), 1..4)) {
+        let mut bytes = Vec::new();
+        commands.iter().for_each(|command| write_command(command, &mut bytes));
+        let events = commands.into_iter().map(|command| Event::Command(command, Dialect::Native)).collect();
+        prop_assert_eq!(decode(FrameLimits::default(), [&bytes[..]]), Outcome { events, midway: false });
+    }
+
+    #[test]
+    fn reply_is_read_as_it_was_written(reply in reply()) {
+        let mut bytes = Vec::new();
+        write_reply(&reply, &mut bytes);
+        let whole = bytes.len();
+        bytes.extend_from_slice(b"PONG\n");
+        let (used, answer) = read_answer(&bytes).unwrap().expect("it is whole");
+        prop_assert_eq!(used, whole);
+        prop_assert_eq!(&answer, &expected(&reply, &answer));
+    }
+
+    #[test]
+    fn part_of_a_reply_is_not_a_reply(reply in reply(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = Vec::new();
+        write_reply(&reply, &mut bytes);
+        prop_assert_eq!(read_answer(&bytes[..cut.index(bytes.len())]), Ok(None));
+    }
+
+    #[test]
+    fn bytes_in_pieces_mean_what_they_mean_whole(
+        commands in prop::collection::vec(command(), 1..4),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&b"\n\r :=lenxX7\0"[..])), 0..3),
+        sizes in prop::collection::vec(1..50_usize, 1..8),
+    ) {
+        let mut bytes = Vec::new();
+        commands.iter().for_each(|command| write_command(command, &mut bytes));
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let limits = FrameLimits { body_max: 150 };
+        let whole = decode(limits, [&bytes[..]]);
+        prop_assert_eq!(&decode(limits, pieces(&bytes, &sizes)), &whole);
+        prop_assert_eq!(&decode(limits, pieces(&bytes, &[4096])), &whole);
+    }
+
+    #[test]
+    fn duration_is_read_as_it_was_written(duration in duration()) {
+        prop_assert_eq!(parse_duration(&format_duration(duration).to_string()), Ok(duration));
+    }
+
+    #[test]
+    fn random_bytes_are_an_answer_or_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(Some((used, _))) = read_answer(&bytes) {
+            prop_assert!(used <= bytes.len());
+        }
+    }
+}
+
+#[test]
+fn stream_means_the_same_wherever_it_is_cut() {
+    let long = "x".repeat(4200);
+    let limits = FrameLimits { body_max: 60 };
+    let edge = |bytes: usize, end: &str| format!("PING\nTASK{}:{end}PING\n", " ".repeat(bytes - 5));
+    let streams = [
+        "TASK len=20:\n12345678901234567890\nPING\n".to_owned(),
+        "TASK len=20:\r\n12345678901234567890\r\nPING\r\n\n".into(),
+        "TASK x len=20:\n12345678901234567890\nPING\nTASK len=0:\n\nPING\n".into(),
+        "TASK x len=2:\r\nab\r\nPING\nTASK len=2:\nabc\nPING\n".into(),
+        "TASK x len=2:\nab\rPING\n".into(),
+        format!("TASK len=70:\n{}\nPING\n", "b".repeat(70)),
+        format!("TASK: {}\r\nPING\n", "b".repeat(60)),
+        format!("TASK: {}\r\nPING\n", "b".repeat(61)),
+        "PING\nGET / HTTP/1.1\r\nTASK: evil\r\n".into(),
+        format!("GET /{long} HTTP/1.1\r\nPING\n"),
+        format!("GET /{long}HTTP/1.1\r\nPING\n"),
+        format!("GET /{long} HTTP/1.1\rx\nPING\n"),
+        format!("TASK: {long} HTTP/1.1\r\nPING\n"),
+        format!("TASK prio=1: {long} HTTP/1.0\nPING\n"),
+        format!("TASK key={long} len=4:\nPING\nPING\n"),
+        format!("TASK len=4: {long}\nPING\nPING\n"),
+        edge(4095, "\r\n"),
+        edge(4096, "\n"),
+        edge(4096, "\r\n"),
+        edge(4096, "\rx\n"),
+        edge(4096, "x\n"),
+        edge(4096, " x\n"),
+        edge(4097, "\n"),
+        edge(4097, " x\n"),
+    ];
+    for stream in &streams {
+        let bytes = stream.as_bytes();
+        let whole = decode(limits, [bytes]);
+        assert!(!whole.events.is_empty());
+        let shown = &stream[stream.len().saturating_sub(40)..];
+        assert_eq!(decode(limits, bytes.chunks(1)), whole, "byte by byte, ...{shown:?}");
+        // In a flood of one byte only its ends matter.
+        let telling = |cut: &usize| *cut < 30 || (4080..4120).contains(cut) || *cut + 40 > bytes.len();
+        for cut in (0..bytes.len()).filter(telling) {
+            let (one, two) = bytes.split_at(cut);
+            assert_eq!(decode(limits, [one, two]), whole, "cut at {cut}, ...{shown:?}");
+            let (two, three) = two.split_at(1);
+            assert_eq!(decode(limits, [one, two, three]), whole, "cut at {cut} and behind it, ...{shown:?}");
+        }
+    }
+}
+
+/// A small generator of random numbers (SplitMix64), so that a seed gives the same bytes for ever.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+}
+
+const TOKENS: [&[u8]; 64] = [
+    b"TASK",
+    b"GET",
+    b"ACK",
+    b"FAIL",
+    b"RETURN",
+    b"TOUCH",
+    b"PEEK",
+    b"LIST",
+    b"RETRY",
+    b"PURGE",
+    b"PAUSE",
+    b"STATS",
+    b"PING",
+    b"QUIT",
+    b"task",
+    b"put 0 0 60 3",
+    b" ",
+    b" ",
+    b" ",
+    b"=",
+    b":",
+    b":",
+    b": ",
+    b"\n",
+    b"\n",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b" queue=q",
+    b" queue=a,b",
+    b" delay=5s",
+    b" key=k:",
+    b" len=3:\n",
+    b" len=0:\n",
+    b" len=41:\n",
+    b" len=",
+    b" len=18446744073709551615:",
+    b" wait=0",
+    b" dead=yes",
+    b" state=dead",
+    b" 7",
+    b"abc",
+    b"\0",
+    b"\xff\xfe",
+    b" HTTP/1.1",
+    b" HTTP/1.0\r\n",
+    b"GET / HTTP/1.1\r\n",
+    b"x: y",
+    // Whole commands, good and bad, so that what comes behind them is seen to be cut in the right place.
+    b"PING\n",
+    b"PING\r\n",
+    b"ACK 7\n",
+    b"TASK: x\n",
+    b"GET wait=0\n",
+    b"TASK len=3:\nabc\n",
+    b"TASK len=3:\r\na\nb\r\n",
+    b"FAIL 7 len=5:\n\n\n\n\n\n\n",
+    b"TASK x len=3:\nabc\n",
+    b"NOPE len=5:\nPING\n\n",
+    b"TASK len=41:\n",
+    b"TASK len=2:\n",
+    b"TASK key=k len=7: \n",
+    b"TASK len=x:\n",
+    b"ACK\n",
+    b"\n",
+];
+
+/// Bytes that are nearly the protocol: its words in no order, with noise between them, seldom a flood.
+fn nearly(random: &mut Random, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    for _ in 0..1 + random.below(14) {
+        match random.below(400) {
+            0 => bytes.extend(std::iter::repeat_n(b"x ="[random.below(3)], 4000 + random.below(200))),
+            1..16 => bytes.push(random.below(256) as u8),
+            16..24 => bytes.extend(std::iter::repeat_n(b'b', 30 + random.below(20))),
+            _ => bytes.extend_from_slice(TOKENS[random.below(TOKENS.len())]),
+        }
+    }
+}
+
+/// 200,000 cases from a fixed seed; `DJQS_SEED` sets another, `DJQS_CASES` another number.
+#[test]
+fn random_input_never_breaks_a_promise() {
+    let number =
+        |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (first, cases): (u64, u64) = (number("DJQS_SEED", 1), number("DJQS_CASES", 200_000));
+    let limits = FrameLimits { body_max: 40 };
+    let mut bytes = Vec::new();
+    for seed in (0..cases).map(|case| first.wrapping_add(case)) {
+        let mut random = Random(seed);
+        nearly(&mut random, &mut bytes);
+        let sizes = [1 + random.below(12), 1 + random.below(30), 1 + random.below(2)];
+        let run = std::panic::catch_unwind(|| {
+            let whole = decode(limits, [&bytes[..]]);
+            assert_eq!(decode(limits, pieces(&bytes, &sizes)), whole);
+            let _ = read_answer(&bytes);
+        });
+        assert!(run.is_ok(), "DJQS_SEED={seed} DJQS_CASES=1 shows it: {}", bytes.escape_ascii());
+    }
+}
