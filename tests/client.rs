@@ -203,14 +203,14 @@ fn input_that_ends_inside_a_body_is_told_and_nothing_of_it_carried_out() {
     let problem =
         "client: line 2: the input ends inside this command's body (len=): it was not carried out\n";
     check(&output, 1, "PONG\n", problem);
-    assert_eq!(server.stat("total_submitted"), "0");
+    assert_eq!(server.stat("submitted_total"), "0");
 }
 
 #[test]
 fn quit_ends_the_input() {
     let server = Server::start(&[]);
     check(&run(&mut client(server.address), "PING\nQUIT\nTASK: a\n"), 0, "PONG\n", "");
-    assert_eq!(server.stat("total_submitted"), "0");
+    assert_eq!(server.stat("submitted_total"), "0");
 }
 
 #[test]
