@@ -104,7 +104,7 @@ fn output(server: &Server, flags: &[&str], command: &[&str]) -> String {
 }
 
 fn server() -> Server {
-    Server::start(&["--memory"])
+    Server::start(&[])
 }
 
 fn submit(server: &Server, task: &str) {
@@ -256,12 +256,12 @@ fn command_need_not_read_its_input() {
     submit(&server, &format!("TASK: {}", "x".repeat(60_000)));
     submit(&server, "TASK: x");
     output(&server, &["--drain"], &["true"]);
-    assert_eq!(server.stat("total_acked"), "2");
+    assert_eq!(server.stat("acked_total"), "2");
 }
 
 #[test]
 fn command_reads_a_body_larger_than_a_pipe() {
-    let server = Server::start(&["--memory", "-z", "1000000"]);
+    let server = Server::start(&["-z", "1000000"]);
     submit(&server, &format!("TASK: {}", "x".repeat(999_000)));
     assert_eq!(output(&server, &["--once"], &["wc", "-c"]).trim(), "999000");
 }
@@ -576,7 +576,7 @@ fn drain_ends_when_the_queues_are_empty() {
     submit(&server, "TASK queue=c: A");
     output(&server, &["--drain", "-q", "a,b", "-c", "4"], &["true"]);
     assert_eq!(
-        (server.stat("total_acked"), server.stat("jobs_ready"), server.stat("jobs_delayed")),
+        (server.stat("acked_total"), server.stat("jobs_ready"), server.stat("jobs_delayed")),
         ("50".into(), "1".into(), "1".into())
     );
 }
@@ -608,7 +608,7 @@ fn four_jobs_run_at_a_time() {
     let script = "n=$((($2 - 1) / 4)); touch \"$1/$n-$2\"
         until [ \"$(ls \"$1\" | grep -c \"^$n-\")\" = 4 ]; do sleep 0.02; done";
     output(&server, &["-c", "4", "--drain"], &["sh", "-c", script, "sh", &pipes.arg(""), "{id}"]);
-    assert_eq!(server.stat("total_acked"), "8");
+    assert_eq!(server.stat("acked_total"), "8");
 }
 
 // The server comes and goes.
@@ -638,7 +638,7 @@ fn absence_of_the_server_is_said_once_and_so_is_its_return() {
 
 #[test]
 fn server_that_is_full_is_waited_for() {
-    let server = Server::start(&["--memory", "--max-connections", "1"]);
+    let server = Server::start(&["--max-connections", "1"]);
     let mut first = server.connect();
     assert_eq!(first.ask("PING"), "PONG");
     let mut worker = Worker::start(&server, &["--once"], &["true"]);
@@ -775,7 +775,7 @@ fn every_flag_can_be_set_in_the_environment() {
     let mut worker = Worker::of(&mut command);
     worker.ended_well();
     assert!(worker.seen[0].contains("\"jobs_at_a_time\":2"), "{:#?}", worker.seen);
-    assert_eq!(server.stat("total_acked"), "3");
+    assert_eq!(server.stat("acked_total"), "3");
 }
 
 // The library.
@@ -875,7 +875,7 @@ fn stopping_as_a_job_arrives_charges_no_attempt() {
         assert_eq!((summary.failed, summary.dead, summary.lost), (0, 0, 0), "round {round}: {summary}");
         done += summary.done;
     }
-    assert_eq!(server.stat("total_acked"), done.to_string());
+    assert_eq!(server.stat("acked_total"), done.to_string());
     let left = server.connect().ask_lines("LIST queue=default limit=1000");
     assert_eq!(done + left.len() as u64, 60);
     for line in left {
