@@ -603,12 +603,65 @@ fn drain_waits_for_what_a_running_job_may_submit() {
 fn four_jobs_run_at_a_time() {
     let server = server();
     let pipes = Pipes::new(&[]);
-    (0..8).for_each(|_| submit(&server, "TASK: A"));
+    submit_many(&server, 8, "TASK: A");
     // Each waits until its whole group of four is there.
     let script = "n=$((($2 - 1) / 4)); touch \"$1/$n-$2\"
         until [ \"$(ls \"$1\" | grep -c \"^$n-\")\" = 4 ]; do sleep 0.02; done";
     output(&server, &["-c", "4", "--drain"], &["sh", "-c", script, "sh", &pipes.arg(""), "{id}"]);
     assert_eq!(server.stat("acked_total"), "8");
+}
+
+/// Sends so many tasks ahead.
+fn submit_many(server: &Server, count: u64, task: &str) {
+    let mut client = server.connect();
+    client.send(format!("{task}\n").repeat(count.try_into().unwrap()));
+    (0..count).for_each(|_| assert!(client.line().unwrap().starts_with("ACK ")));
+}
+
+/// The numbers of the jobs that a demonstration says are done.
+fn done(out: &str) -> impl Iterator<Item = u64> {
+    out.lines().filter_map(|line| line.strip_prefix("done ")?.parse().ok())
+}
+
+#[test]
+fn every_job_is_done_once_by_several_workers_where_nothing_fails() {
+    let server = server();
+    submit_many(&server, 2000, "TASK: A");
+    let mut workers: Vec<Child> = (0..4)
+        .map(|_| Worker::command(&server.address.to_string(), &["--drain", "-c", "2"], &[]))
+        .map(|mut worker| worker.env("RUST_LOG", "off").stdout(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let outs: Vec<_> = workers.iter_mut().map(|worker| worker.stdout.take().unwrap()).collect();
+    let outs = outs.into_iter().map(|mut out| {
+        aside(move || {
+            let mut text = String::new();
+            out.read_to_string(&mut text).unwrap();
+            text
+        })
+    });
+    let mut ids: Vec<u64> = outs.flat_map(|out| done(&out.recv().unwrap()).collect::<Vec<_>>()).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(1..=2000));
+    assert!(workers.iter_mut().all(|worker| worker.wait().unwrap().success()));
+}
+
+#[test]
+fn no_job_is_lost_where_workers_are_killed() {
+    let server = server();
+    submit_many(&server, 2000, "TASK attempts=0: A: 20ms_delay");
+    let start = || Worker::start(&server, &["-c", "2"], &[]);
+    let mut workers: Vec<Worker> = (0..3).map(|_| start()).collect();
+    for n in 0..30 {
+        // After one more start than the time before, so that each dies at another point of its life.
+        (0..=n % 5).for_each(|_| drop(workers[n % 3].says("started")));
+        workers[n % 3].child.kill().unwrap();
+        workers[n % 3] = start();
+    }
+    drop(workers);
+    until("all leases of killed workers are given back", || server.stat("jobs_leased") == "0");
+    output(&server, &["--drain", "-c", "32"], &[]);
+    assert_eq!(server.stat("acked_total"), "2000");
+    assert_ne!(server.stat("crashed_total"), "0");
 }
 
 // The server comes and goes.
@@ -856,7 +909,7 @@ fn stopping_as_a_job_arrives_charges_no_attempt() {
     let server = server();
     let mut client = server.connect();
     let mut done = 0;
-    for round in 0..60 {
+    for round in 0..40 {
         let worker = Library::new(server.address.to_string()).concurrency(2).on("A", |_| ());
         let control = worker.control();
         let ended = run(worker);
@@ -877,7 +930,7 @@ fn stopping_as_a_job_arrives_charges_no_attempt() {
     }
     assert_eq!(server.stat("acked_total"), done.to_string());
     let left = server.connect().ask_lines("LIST queue=default limit=1000");
-    assert_eq!(done + left.len() as u64, 60);
+    assert_eq!(done + left.len() as u64, 40);
     for line in left {
         let job: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(counts(&job)[..2], [0, 0], "{job}");
