@@ -316,6 +316,8 @@ fn command_is_killed_when_the_server_falls_silent() {
     // The job comes back, as the next attempt.
     worker.says("started job 1 queue=default attempt=2");
     assert_ne!(pipes.read("pid"), pid);
+    pipes.write("go");
+    worker.says("ended job 1 queue=default attempt=2");
 }
 
 #[test]
