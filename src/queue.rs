@@ -150,24 +150,24 @@ impl<R: Recorder> Queue<R> {
         patience: Duration,
         on_long_wait: &mut dyn FnMut(),
     ) -> Waited<R::Position> {
-        let now = self.clock.now();
+        let mut now = self.clock.now();
         let mut inner = self.inner.lock();
-        if let Some(lease) = inner.state.lease(now, session, queues) {
-            let position = inner.recorder.position_of(lease.id);
-            self.settle(inner);
-            return Waited::Leased(lease, position);
-        }
         let bell = inner.bells[session.0 as usize].clone();
-        inner.state.wait(session, queues);
         let mut patient_until = Some(now.mono.after(patience));
         loop {
-            if let Some(lease) = inner.state.take_handed(session) {
+            // It asks the first time round, and again where the lease that it was handed lapsed before it woke.
+            let state = &mut inner.state;
+            let asks = !state.is_waiting(session);
+            if asks
+                && let Some(lease) = state.take_handed(session).or_else(|| state.lease(now, session, queues))
+            {
                 let position = inner.recorder.position_of(lease.id);
+                self.settle(inner);
                 return Waited::Leased(lease, position);
             }
             let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
                 Some(Waited::CalledOff)
-            } else if deadline.is_some_and(|deadline| deadline <= self.clock.now().mono) {
+            } else if deadline.is_some_and(|deadline| deadline <= now.mono) {
                 Some(Waited::TimedOut)
             } else {
                 None
@@ -176,9 +176,13 @@ impl<R: Recorder> Queue<R> {
                 inner.state.leave(session);
                 return over;
             }
-            if patient_until.is_some_and(|until| until <= self.clock.now().mono) {
+            if asks {
+                inner.state.wait(session, queues);
+            }
+            if patient_until.is_some_and(|until| until <= now.mono) {
                 patient_until = None;
                 MutexGuard::unlocked(&mut inner, &mut *on_long_wait);
+                now = self.clock.now();
                 continue;
             }
             let wake_at = [deadline, patient_until].into_iter().flatten().min();
@@ -188,6 +192,7 @@ impl<R: Recorder> Queue<R> {
                 }
                 None => bell.condvar.wait(&mut inner),
             }
+            now = self.clock.now();
         }
     }
 

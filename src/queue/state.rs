@@ -400,6 +400,11 @@ impl State {
         self.session_mut(session).standing = Some(standing);
     }
 
+    /// Whether a session stands in a line: until it leaves or is handed a job.
+    pub fn is_waiting(&self, session: SessionId) -> bool {
+        self.session(session).standing.is_some()
+    }
+
     /// Takes a waiting session out of its lines.
     pub fn leave(&mut self, session: SessionId) {
         let Some(standing) = self.session_mut(session).standing.take() else {
