@@ -613,6 +613,13 @@ fn four_jobs_run_at_a_time() {
     assert_eq!(server.stat("acked_total"), "8");
 }
 
+/// Sends so many tasks ahead.
+fn submit_many(server: &Server, count: u64, task: &str) {
+    let mut client = server.connect();
+    client.send(format!("{task}\n").repeat(count.try_into().unwrap()));
+    (0..count).for_each(|_| assert!(client.line().unwrap().starts_with("ACK ")));
+}
+
 // The server comes and goes.
 
 #[test]
