@@ -56,6 +56,7 @@ fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
         };
         session.settle()?;
         println!("{name} works on {} {}", lease.id, String::from_utf8_lossy(&lease.body));
+        std::thread::sleep(Duration::from_millis(50));
         session.ack(lease.id)?;
         session.settle()?;
     }
