@@ -132,7 +132,7 @@ pub(crate) fn list() -> Vec<Work> {
             format!("durable-{connections}x{depth}"),
             "Submissions answered only once they are synced to the disk: `--fsync always`, `beanstalkd -b DIR -f 0`, `appendfsync \
              always`. The floor of one connection is appending 128 bytes and fdatasync, in a loop.",
-            ALL,
+            if connections == 1 { ALL } else { QUEUES },
             Box::new(move |trial| trial.durable(connections, depth, asked)),
         );
     }
