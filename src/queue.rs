@@ -90,10 +90,9 @@ impl<R: Recorder> Queue<R> {
         Queue { inner: Mutex::new(inner), timekeeper: Condvar::new(), clock }
     }
 
-    /// Calls `verb` with the state, under the lock and at one moment; then passes on what it left to be done. Returns
+    /// Calls `verb` with the state, under the lock, at the moment `now`; then passes on what it left to be done. Returns
     /// also the place of all that happened up to then.
-    pub fn with<T>(&self, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
-        let now = self.clock.now();
+    pub fn with<T>(&self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
         let mut inner = self.inner.lock();
         let result = verb(&mut inner.state, now);
         let position = self.settle(inner);
@@ -102,8 +101,7 @@ impl<R: Recorder> Queue<R> {
 
     /// Leases a job of the named queues, if there is one. Returns also the place that has to be safe before the job is
     /// shown to anybody.
-    pub fn lease(&self, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
-        let now = self.clock.now();
+    pub fn lease(&self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
         let mut inner = self.inner.lock();
         let lease = inner.state.lease(now, session, queues)?;
         let position = inner.recorder.position_of(lease.id);
@@ -115,7 +113,7 @@ impl<R: Recorder> Queue<R> {
     /// that happened up to then.
     pub fn in_slices(&self, mut slice: impl FnMut(&mut State, Now) -> bool) -> R::Position {
         loop {
-            let (finished, position) = self.with(&mut slice);
+            let (finished, position) = self.with(self.clock.now(), &mut slice);
             if finished {
                 return position;
             }

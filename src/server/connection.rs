@@ -7,7 +7,11 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use super::Shared;
 use crate::broker::{Outcome, Session, Waited};
@@ -21,6 +25,9 @@ const BUFFER_BYTES: usize = 4096;
 
 /// A buffer that reads fill is let grow to this, whatever the commands in it need.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// How often a connection's thread looks for the next command before it sleeps.
+const EAGER_LOOKS: u32 = 8;
 
 /// How much later than its deadline a slow command may be dropped.
 const LIMIT_SLACK: Duration = Duration::from_secs(1);
@@ -198,7 +205,7 @@ impl Connection<'_> {
                 ));
             }
             self.input.limit_reading(self.stream, left)?;
-            match self.input.read_from(self.stream) {
+            match self.input.read_from(self.stream, &self.shared.eager) {
                 // A limit that was set for an earlier command, or is up: the next round tells which.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input.stale_limit = true,
                 other => return other,
@@ -312,7 +319,7 @@ impl Input {
 
     /// Reads once. The buffer grows while reads fill it, so that a client that sends ahead needs few of them, and shrinks
     /// when a read comes to little.
-    fn read_from(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
+    fn read_from(&mut self, stream: &TcpStream, eager: &AtomicBool) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -321,12 +328,7 @@ impl Input {
             let room = self.bytes.len() * 2;
             self.bytes.resize(room, 0);
         }
-        let read = loop {
-            match stream.read(&mut self.bytes[self.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
+        let read = read_eagerly(stream, &mut self.bytes[self.end..], eager)?;
         let was_empty = self.end == 0;
         self.end += read;
         if self.end == self.bytes.len() && self.bytes.len() < READ_AHEAD_BYTES {
@@ -336,5 +338,35 @@ impl Input {
             self.bytes.shrink_to_fit();
         }
         Ok(read)
+    }
+}
+
+/// Reads, and blocks where nothing has come. First looks a few times whether something has, and lets others run in
+/// between: to be woken costs more than that, on both sides. Only one thread does so at a time (`eager`), or they would
+/// take the processor from those that have something to do.
+fn read_eagerly(mut stream: &TcpStream, bytes: &mut [u8], eager: &AtomicBool) -> io::Result<usize> {
+    if !eager.swap(true, Ordering::Acquire) {
+        let mut looks = 0;
+        let read = loop {
+            match rustix::net::recv(stream, &mut *bytes, RecvFlags::DONTWAIT) {
+                Ok((read, _)) => break Some(read),
+                Err(Errno::AGAIN) if looks < EAGER_LOOKS => {
+                    looks += 1;
+                    std::thread::yield_now();
+                }
+                // Whatever else it is, the read that blocks will say it.
+                Err(_) => break None,
+            }
+        };
+        eager.store(false, Ordering::Release);
+        if let Some(read) = read {
+            return Ok(read);
+        }
+    }
+    loop {
+        match stream.read(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
