@@ -86,3 +86,52 @@ pub enum Change {
     /// the job with the highest id is gone.
     IdsUsed(JobId),
 }
+
+/// What the size of a job's record depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct JobSize<'a> {
+    /// Its number.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: &'a QueueName,
+    /// How long a lease lasts.
+    pub ttr: Duration,
+    /// Its limit of attempts.
+    pub attempts: u32,
+    /// Its wait after the first failure.
+    pub backoff: Duration,
+    /// Its unique key.
+    pub key: Option<&'a Key>,
+    /// Its priority now.
+    pub priority: Priority,
+    /// Why its last attempt failed.
+    pub reason: Option<&'a str>,
+    /// The length of its body.
+    pub body_bytes: usize,
+}
+
+impl<'a> JobSize<'a> {
+    /// That of a job with that status.
+    pub fn of(spec: &'a JobSpec, status: &'a JobStatus) -> JobSize<'a> {
+        JobSize {
+            id: spec.id,
+            queue: &spec.queue,
+            ttr: spec.ttr,
+            attempts: spec.attempts,
+            backoff: spec.backoff,
+            key: spec.key.as_ref(),
+            priority: status.priority,
+            reason: status.reason.as_deref(),
+            body_bytes: spec.body.len(),
+        }
+    }
+}
+
+/// How large what has to be kept is in the journal: its records' sizes, which the journal knows, for sums that the queue keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Measure {
+    /// What a job takes.
+    pub job: fn(&JobSize<'_>) -> u64,
+    /// What a paused queue takes.
+    pub pause: fn(&QueueName) -> u64,
+}

@@ -121,3 +121,22 @@ impl ManualClock {
         Now { mono: Moment(millis), wall_ms: Self::WALL_ORIGIN_MS + millis }
     }
 }
+
+/// Measures how long something takes, finer than [`Moment`] does.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    started: Instant,
+}
+
+impl Stopwatch {
+    /// Begins to measure.
+    pub fn start() -> Stopwatch {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        Stopwatch { started: Instant::now() }
+    }
+
+    /// The time since it was started.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}

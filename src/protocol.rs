@@ -195,7 +195,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Writes a reply in this dialect.
+    /// Writes a reply behind what is in `out`.
     pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
         match self {
             Dialect::Native => native::write_reply(reply, out),

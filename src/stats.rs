@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::job::QueueName;
+pub use crate::journal::JournalStats;
 
 /// How many jobs are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,4 +85,6 @@ pub struct ServerStats {
     pub memory_max_bytes: u64,
     /// What has happened since the server started.
     pub totals: Totals,
+    /// The journal's counters; `None` where jobs are in memory only.
+    pub journal: Option<Box<JournalStats>>,
 }

@@ -1,2 +1,220 @@
-//! To come.
-fn main() {}
+//! The client: sends commands to a server and prints its replies. Flags, then one call into the library.
+
+use std::ffi::OsString;
+use std::io::{self, Cursor, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use djqs::client::feed::{FeedError, Sink, Tally, feed};
+use djqs::client::print::{Format, Printer};
+use djqs::protocol::native::{Answer, write_text};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Some command was refused, or could not be sent whole.
+const EXIT_REFUSED: u8 = 1;
+/// The server can't be reached, does not speak the protocol, or the connection broke: sysexits'
+/// EX_UNAVAILABLE.
+const EXIT_UNAVAILABLE: u8 = 69;
+/// The commands can't be read, or the replies not written: sysexits' EX_IOERR.
+const EXIT_IO: u8 = 74;
+
+/// From how many bytes on a progress bar is worth having.
+const LONG_INPUT_BYTES: u64 = 1 << 20;
+
+#[derive(Parser)]
+#[command(name = "client", version, about = ABOUT, after_help = AFTER_HELP)]
+struct Flags {
+    /// The server, as HOST:PORT
+    #[arg(short, long, value_name = "HOST:PORT", default_value = "127.0.0.1:11300", env = "DJQS_SERVER",
+          value_parser = host_and_port)]
+    server: String,
+
+    /// Print each reply as a JSON object on one line, with the number of its command's line
+    ///
+    /// Always there: line, ok (true or false), reply (the reply's first word: ACK, JOB, EMPTY, OK, PONG or
+    /// ERR). Then what the reply says: id, duplicate, state; queue, attempt, ttr_ms, body (or body_base64
+    /// where it is not UTF-8), and what PEEK tells; retry_ms, dead, count; lines (an array of texts, or of
+    /// LIST's objects); for ERR code, text and retry_after_ms
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+
+    /// Print no replies, only what was refused
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// One command, its words joined by spaces; options of this program stand before it. Its body may hold
+    /// line feeds
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+const ABOUT: &str = "\
+Sends commands to a DJQS server and prints its replies. Commands come from standard
+input, one a line, piped or typed; or one command stands as the arguments:
+
+  $ client < tasks.txt
+  $ client TASK: CALCULATE_FINANCE: 5s_delay
+  $ client TASK: CLEANUP_LOGS: 2s_delay
+  $ client TASK: SEND_NOTIFICATION: 1s_delay
+  $ client STATS";
+
+const AFTER_HELP: &str = "\
+Commands (client HELP has the whole list):
+  TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K]: body
+                                        submit a job: ACK id
+  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB ..., or EMPTY if none in time
+  ACK id, RETURN id, TOUCH id, FAIL id [dead=yes][: reason]
+                                        what became of a leased job
+  PEEK id, LIST queue=Q [state=S]       look at jobs
+  RETRY id, DELETE id, PURGE queue=Q    change them
+  STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q, PING, HELP, QUIT
+
+Input:
+  Blank lines and lines that begin with # are left out. Where a line says len=N, the
+  N bytes behind it are its body, and a line feed ends them. QUIT ends the input.
+  What GET leased is handed back when the client ends.
+
+Output:
+  The replies, in order. Refused commands are on standard error too, with their line
+  numbers. If standard output is closed early, as head does, the client stops without
+  a word; -q needs no output.
+
+Exit codes:
+  0 all accepted   1 some refused   2 wrong usage   74 input or output failed
+  69 server unreachable, or connection lost: standard error says which lines were
+     answered, and from which one to go on";
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let typed = flags.command.is_empty() && io::stdin().is_terminal();
+    let input = match flags.command.as_slice() {
+        [] => Box::new(io::stdin()) as Box<dyn Read + Send>,
+        words => Box::new(Cursor::new(one_command(words))),
+    };
+    if typed && io::stderr().is_terminal() {
+        eprintln!("commands for {}, one a line; HELP lists them, Ctrl-D ends", flags.server);
+    }
+    let piped = flags.command.is_empty() && !typed;
+    let mut terminal = Terminal::new(&flags, piped);
+    let outcome = feed(&flags.server, input, &mut terminal);
+    terminal.bar.finish_and_clear();
+    exit_code(outcome)
+}
+
+fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
+    let code = match &outcome {
+        Ok(Tally { refused: 0, .. }) => return ExitCode::SUCCESS,
+        Ok(_) => return EXIT_REFUSED.into(),
+        // Whoever read the replies has seen enough.
+        Err(FeedError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(FeedError::Unreachable(_) | FeedError::Lost(_)) => EXIT_UNAVAILABLE,
+        Err(FeedError::InsideBody { .. }) => EXIT_REFUSED,
+        Err(FeedError::Input { .. } | FeedError::Output(_)) => EXIT_IO,
+    };
+    if let Err(error) = outcome {
+        // If nobody hears of it, the exit code still tells.
+        let _ = writeln!(io::stderr(), "client: {error}");
+    }
+    code.into()
+}
+
+/// The arguments as they go over the wire; ends the program where they are not one command.
+fn one_command(words: &[OsString]) -> Vec<u8> {
+    let wrong = |why: &str| -> ! { Flags::command().error(ErrorKind::InvalidValue, why).exit() };
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let text = words.join(&b' ');
+    if text.trim_ascii().is_empty() || text[0] == b'#' {
+        wrong("this is no command: it is blank, or a comment");
+    }
+    let mut bytes = Vec::new();
+    match write_text(&text, &mut bytes) {
+        Ok(()) => bytes,
+        Err(bad) => wrong(&bad.to_string()),
+    }
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(text.into()),
+        _ => Err("a server is given as HOST:PORT, such as 127.0.0.1:11300 or [::1]:11300".into()),
+    }
+}
+
+/// What the user sees: the replies, the refusals, and with long input how far it has come.
+struct Terminal {
+    printer: Printer<io::Stdout, BesideBar>,
+    /// Hidden as long as there is no need of it.
+    bar: ProgressBar,
+    may_show_bar: bool,
+}
+
+impl Terminal {
+    fn new(flags: &Flags, piped: bool) -> Terminal {
+        let format = match (flags.json, flags.quiet) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Nothing,
+            _ => Format::Wire,
+        };
+        let bar = progress_bar(if piped { input_size() } else { None });
+        // A command that was just typed needs no second copy of its reply, nor a line number.
+        let seen_already = !piped && !flags.quiet && io::stdout().is_terminal();
+        let problems = (!seen_already).then(|| BesideBar(bar.clone()));
+        // Replies that scroll by are progress enough, and would tear the bar apart.
+        let may_show_bar =
+            piped && io::stderr().is_terminal() && (flags.quiet || !io::stdout().is_terminal());
+        Terminal { printer: Printer::new(format, io::stdout(), problems), bar, may_show_bar }
+    }
+}
+
+impl Sink for Terminal {
+    fn reply(&mut self, line: u64, raw: &[u8], answer: &Answer) -> io::Result<()> {
+        self.printer.reply(line, raw, answer)
+    }
+
+    fn pause(&mut self, tally: &Tally) -> io::Result<()> {
+        if self.may_show_bar && tally.bytes_sent >= LONG_INPUT_BYTES {
+            if self.bar.is_hidden() {
+                self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+            self.bar.set_position(tally.bytes_sent);
+            self.bar.set_message(format!("{} answered, {} refused", tally.answered, tally.refused));
+        }
+        self.printer.pause(tally)
+    }
+}
+
+/// A bar over the bytes that are sent, where their number is known, else a spinner; hidden for now.
+fn progress_bar(size: Option<u64>) -> ProgressBar {
+    let template = match size {
+        Some(_) => "{wide_bar} {percent:>3}%  {msg}  {eta} left",
+        None => "{spinner} {bytes} sent  {msg}",
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is well formed");
+    ProgressBar::with_draw_target(size, ProgressDrawTarget::hidden()).with_style(style)
+}
+
+/// The size of standard input, where it is a file.
+fn input_size() -> Option<u64> {
+    let status = rustix::fs::fstat(io::stdin()).ok()?;
+    let is_file = rustix::fs::FileType::from_raw_mode(status.st_mode).is_file();
+    is_file.then_some(status.st_size as u64)
+}
+
+/// Standard error, as far as the progress bar leaves room.
+struct BesideBar(ProgressBar);
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -18,7 +18,7 @@ mod verbs;
 
 pub use duration::{BadDuration, format_duration, parse_duration};
 pub use reply::{Answer, BadAnswer, Found, read_answer, write_reply};
-pub use request::write_command;
+pub use request::{BadText, body_behind, write_command, write_text};
 pub use text::QUOTED_BYTES_MAX;
 
 pub(super) use request::{decode, no_line_end, outgrown};

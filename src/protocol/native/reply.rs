@@ -18,7 +18,7 @@ use super::verbs;
 use crate::error::{Code, Refusal};
 use crate::job::{Counts, Job, JobId, JobState, Key, Lease, Priority, QueueName};
 use crate::protocol::Reply;
-use crate::stats::{QueueStats, ServerStats, StateCounts, Totals};
+use crate::stats::{JournalStats, QueueStats, ServerStats, StateCounts, Totals};
 
 /// A reply as the client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,6 +253,7 @@ fn server_lines(stats: &ServerStats) -> Vec<String> {
         memory_bytes,
         memory_max_bytes,
         totals,
+        journal,
     } = stats;
     let mut lines = vec![
         line("version", version),
@@ -269,7 +270,31 @@ fn server_lines(stats: &ServerStats) -> Vec<String> {
     ];
     lines.extend(state_lines(jobs));
     lines.extend(totals_lines(totals));
+    match journal {
+        None => lines.push(line("journal", "none")),
+        Some(journal) => lines.extend(journal_lines(journal)),
+    }
     lines
+}
+
+fn journal_lines(stats: &JournalStats) -> Vec<String> {
+    let per_batch = stats.records as f64 / stats.batches.max(1) as f64;
+    vec![
+        line("journal", format_args!("fsync {}", stats.fsync)),
+        line("journal_segments", stats.segments),
+        line("journal_total_bytes", stats.total_bytes),
+        line("journal_live_bytes", stats.live_bytes),
+        line("journal_dead_bytes", stats.dead_bytes),
+        line("journal_batches", stats.batches),
+        line("journal_records", stats.records),
+        line("journal_records_per_batch", format_args!("{per_batch:.1}")),
+        line("journal_fsyncs", stats.syncs),
+        line("journal_fsync_p50_microseconds", stats.sync_p50.as_micros()),
+        line("journal_fsync_p99_microseconds", stats.sync_p99.as_micros()),
+        line("journal_fsync_max_microseconds", stats.sync_max.as_micros()),
+        line("journal_replayed_records", stats.recovered.records),
+        line("journal_replayed_bytes", stats.recovered.bytes),
+    ]
 }
 
 fn queue_lines(stats: &QueueStats) -> Vec<String> {

@@ -1,5 +1,9 @@
 //! Requests: from a line to a [`Command`] on the server's side, and back on the client's.
 
+use std::fmt;
+
+use memchr::memchr;
+
 use super::text::{
     name_and_value, number, push_body, push_duration_option, push_name, push_number, push_number_option,
     push_text_option,
@@ -174,6 +178,64 @@ fn read(split: &Split<'_>, body: Option<&[u8]>) -> Result<Command, Refusal> {
     Header { verb, words: split.words, body }.read()
 }
 
+/// How many bytes of body, and then an LF, come behind this line, which is given without its LF: what a program that
+/// passes commands on has to keep together. `None` where nothing does, and where the server can't know and closes.
+pub fn body_behind(line: &[u8]) -> Option<u64> {
+    let split = split(line.strip_suffix(b"\r").unwrap_or(line));
+    match split.len {
+        Len::Bytes(size) if !split.over && split.inline.unwrap_or_default().is_empty() => Some(size),
+        _ => None,
+    }
+}
+
+/// Why a text is not one command. Its text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadText {
+    /// It has an LF that is not in a body, so that it would be more than one.
+    LfOutsideBody,
+    /// It says `len=`.
+    Len,
+}
+
+impl fmt::Display for BadText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadText::LfOutsideBody => "a line feed can only stand in a body, behind the colon",
+            BadText::Len => "leave out len=: the body's size is known, and sent where it is needed",
+        })
+    }
+}
+
+impl std::error::Error for BadText {}
+
+/// Writes one command that is given as a text, such as a program's argument. Unlike on the wire its body may hold any bytes: where
+/// it can't be in the line, it is written behind it, with `len=` in the header. The server is left to judge all else.
+///
+/// # Errors
+/// [`BadText`] where the text is not one command; nothing is written then.
+pub fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
+    let split = split(text);
+    let body = split.inline.unwrap_or_default();
+    let header = &text[..text.len() - body.len()];
+    match memchr(b'\n', header) {
+        Some(_) => return Err(BadText::LfOutsideBody),
+        None if split.over && memchr(b'\n', body).is_some() => return Err(BadText::LfOutsideBody),
+        None if split.len != Len::Absent => return Err(BadText::Len),
+        None => {}
+    }
+    match header.trim_ascii_end().strip_suffix(b":") {
+        Some(header) if split.inline.is_some() && !split.over => {
+            out.extend_from_slice(header);
+            push_body(out, body);
+        }
+        _ => {
+            out.extend_from_slice(text);
+            out.push(b'\n');
+        }
+    }
+    Ok(())
+}
+
 /// Writes a command as a line, with its body behind it where it can't be in it.
 ///
 /// What is not asked for is not written: options at their defaults, and the default queue of a TASK.
@@ -288,4 +350,50 @@ fn push_verb_id(out: &mut Vec<u8>, verb: &str, id: JobId) {
 fn push_verb_queue(out: &mut Vec<u8>, verb: &str, queue: &QueueName) {
     out.extend_from_slice(verb.as_bytes());
     push_text_option(out, "queue", queue.as_str());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_behind_a_line_is_what_its_len_says() {
+        let sizes: [(&[u8], Option<u64>); 10] = [
+            (b"TASK len=5:", Some(5)),
+            (b"TASK queue=q len=0: \r", Some(0)),
+            (b"PING len=3", Some(3)),
+            (b"TASK: len=5", None),
+            (b"TASK key=a:len=5: b", None),
+            (b"TASK key=a: len=5:", None),
+            (b"TASK len=5: b", None),
+            (b"TASK len=x:", None),
+            (b"TASK len=1 len=1:", None),
+            (b"", None),
+        ];
+        for (line, size) in sizes {
+            assert_eq!(body_behind(line), size, "{}", line.escape_ascii());
+        }
+        let long = format!("TASK key={} len=5:", "k".repeat(HEADER_BYTES_MAX));
+        assert_eq!(body_behind(long.as_bytes()), None);
+    }
+
+    #[test]
+    fn text_is_written_so_that_its_body_comes_across_whole() {
+        let written = |text: &str| {
+            let mut out = Vec::new();
+            write_text(text.as_bytes(), &mut out).map(|()| String::from_utf8(out).unwrap())
+        };
+        assert_eq!(written("TASK: a: b"), Ok("TASK: a: b\n".into()));
+        assert_eq!(written("STATS  queue=q"), Ok("STATS  queue=q\n".into()));
+        assert_eq!(written("TASK:a\nb"), Ok("TASK len=3:\na\nb\n".into()));
+        assert_eq!(written("TASK key=a:b ttr=5: \n"), Ok("TASK key=a:b ttr=5 len=1:\n\n\n".into()));
+        assert_eq!(written("TASK: a\r"), Ok("TASK len=2:\na\r\n".into()));
+        assert_eq!(written("TASK : a\nb"), Ok("TASK  len=3:\na\nb\n".into()));
+        assert_eq!(written("TASK key=a\nb: c"), Err(BadText::LfOutsideBody));
+        assert_eq!(written("PING\nPING"), Err(BadText::LfOutsideBody));
+        assert_eq!(written("TASK len=3:"), Err(BadText::Len));
+        assert_eq!(written("TASK len=x: a"), Err(BadText::Len));
+        let long = format!("TASK key={}: a\nb", "k".repeat(HEADER_BYTES_MAX));
+        assert_eq!(written(&long), Err(BadText::LfOutsideBody));
+    }
 }

@@ -1,0 +1,41 @@
+# DJQS. `make help` lists what there is; `make` alone builds the three programs.
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(DESTDIR)$(PREFIX)/bin
+CARGO   ?= cargo
+
+.DEFAULT_GOAL := all
+.PHONY: help all demo test lint fuzz bench install clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+all: ## Build server, worker and client (release) in target/release
+	$(CARGO) build --release --locked --bins
+
+demo: all ## Run all three: the sample tasks, then a real command over real files
+	scripts/demo target/release
+
+test: ## Run every test (about a minute; DJQS_MODEL_OPS, DJQS_SEED: see CONTRIBUTING.md)
+	$(CARGO) test --locked
+
+BENCH_FLAGS ?= --out docs
+
+bench: all ## Measure beside beanstalkd and Redis, installed if root may (30 minutes); writes docs/benchmarks.md
+	scripts/bench-peers
+	$(CARGO) build --release --locked -p djqs-bench
+	target/release/djqs-bench $(BENCH_FLAGS)
+
+lint: ## Check format, clippy and docs, with warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+install: all ## Install djqs-server, djqs-worker and djqs-client under PREFIX (default /usr/local)
+	install -d $(BINDIR)
+	install -m 0755 target/release/server $(BINDIR)/djqs-server
+	install -m 0755 target/release/worker $(BINDIR)/djqs-worker
+	install -m 0755 target/release/client $(BINDIR)/djqs-client
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,636 @@
+//! The verbs: what a command means, once, whichever dialect it came in.
+//!
+//! A [`Broker`] is the queue and its clock, and (in durable operation) its journal; a [`Session`] is one client's
+//! standing with it: what it has leased, what it waits for. The server gives each connection a session; a
+//! program that embeds the broker makes its own. Dropping a session is losing a connection: its leases count as
+//! crashed. [`Session::quit`] hands them back.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::change::{Change, Measure};
+use crate::clock::{Clock, Moment, Now};
+use crate::error::{Code, Refusal};
+use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::journal::storage::Storage;
+use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
+use crate::protocol::{Command, Reply, Retry, Wait};
+use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State};
+use crate::queue::{self, Queue, SLICE_JOBS};
+use crate::stats::{QueueStats, ServerStats};
+use recording::Recording;
+
+mod recording;
+
+/// The most jobs that one LIST gives.
+pub const LIST_JOBS_MAX: u32 = 1000;
+
+/// A LIST ends early when its jobs have reached this many bytes, so that no reply is larger than memory likes.
+pub const LIST_BYTES_MAX: usize = 1 << 20;
+
+/// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
+const RECORD_BYTES_MAX: u64 = 2048;
+
+/// When a submission refused for want of disk is worth trying again.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a session waits for a job before it is worth arranging to hear of its client's going away.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What a broker is made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What all jobs together may take in memory, in bytes; beyond it, submissions are refused. Default 1 GiB.
+    pub memory_max: u64,
+    /// Where the time comes from. Default the system's clocks.
+    pub clock: Clock,
+    /// What the jitter of backoffs is made from. Default one of its own for each process.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        let seed = RandomState::new().hash_one(std::process::id());
+        Config { memory_max: 1 << 30, clock: Clock::system(), seed }
+    }
+}
+
+/// The queue behind its verbs. Clones are handles to the same broker.
+#[derive(Clone)]
+pub struct Broker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Arc<Queue<Recording>>,
+    journal: Option<Journal>,
+    draining: AtomicBool,
+    started: Moment,
+    gauges: Gauges,
+    /// Holds the queue, not this: so the last handle's end is the timekeeper's end.
+    timekeeper: Option<JoinHandle<()>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.stop();
+        if let Some(thread) = self.timekeeper.take() {
+            // It only ever panics with a mistake of our own, which it has reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the server counts for STATS.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Connections open now.
+    pub connections: AtomicU64,
+    /// The most that will be served.
+    pub connections_max: AtomicU64,
+    /// Connections accepted so far.
+    pub connections_total: AtomicU64,
+}
+
+impl Broker {
+    /// Makes a broker that keeps its jobs in memory only: they are gone when the process ends.
+    ///
+    /// ```
+    /// use djqs::{Broker, Submission, broker::Config};
+    /// let broker = Broker::in_memory(Config::default());
+    /// let mut session = broker.connect();
+    /// session.submit(Submission::new(*b"CLEANUP_LOGS: 2s_delay")).unwrap();
+    /// let lease = session.lease(&[]).unwrap();
+    /// session.ack(lease.id).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    /// If the system can't start the timekeeper's thread.
+    pub fn in_memory(config: Config) -> Broker {
+        let state = State::new(config.memory_max, config.seed);
+        Broker::start(state, config.clock, None)
+    }
+
+    /// Makes a broker that keeps its jobs in a journal, with those that are there already. Blocks while it reads them.
+    ///
+    /// # Errors
+    /// [`OpenError`], where the journal can't be read or written; nothing in it has then been changed.
+    ///
+    /// # Panics
+    /// If the system can't start the timekeeper's thread.
+    pub fn open(
+        config: Config,
+        storage: Arc<dyn Storage>,
+        options: journal::Options,
+    ) -> Result<(Broker, Recovered), OpenError> {
+        let mut state = State::new(config.memory_max, config.seed);
+        state.set_measure(Measure { job: journal::job_bytes, pause: journal::pause_bytes });
+        let now = config.clock.now();
+        let (journal, recovered) = Journal::open(storage, options, &mut |change| state.restore(now, change))?;
+        state.restore(now, Change::IdsUsed(JobId(recovered.highest_id)));
+        state.set_journaled();
+        let broker = Broker::start(state, config.clock, Some(journal.clone()));
+        let keeper: Weak<dyn Keeper> = Arc::downgrade(&broker.shared) as _;
+        journal.start_compaction(keeper);
+        Ok((broker, recovered))
+    }
+
+    fn start(state: State, clock: Clock, journal: Option<Journal>) -> Broker {
+        let started = clock.now().mono;
+        let recording = Recording::new(journal.clone(), &state);
+        let queue = Arc::new(Queue::new(state, clock, recording));
+        let timekeeper = {
+            let (queue, journal) = (Arc::clone(&queue), journal.clone());
+            let nudge = move || journal.iter().for_each(Journal::nudge);
+            let thread = std::thread::Builder::new().name("timekeeper".into());
+            thread.spawn(move || queue.keep_time(nudge)).expect("the system starts one thread more")
+        };
+        let shared = Shared {
+            queue,
+            journal,
+            draining: AtomicBool::new(false),
+            started,
+            gauges: Gauges::default(),
+            timekeeper: Some(timekeeper),
+        };
+        Broker { shared: Arc::new(shared) }
+    }
+
+    /// Makes all that happened durable and ends the journal with a mark that says so; what happens after it is answered
+    /// with [`Code::Unavailable`]. Blocks. Without a journal it does nothing.
+    ///
+    /// # Errors
+    /// [`Unavailable`], where the journal could not be written.
+    pub fn close(&self) -> Result<(), Unavailable> {
+        self.shared.journal.as_ref().map_or(Ok(()), Journal::close)
+    }
+
+    /// Lets a client in.
+    pub fn connect(&self) -> Session {
+        let id = self.shared.queue.open_session();
+        Session {
+            shared: Arc::clone(&self.shared),
+            id,
+            watching: vec![QueueName::default()],
+            ended: false,
+            unsettled: Position::default(),
+        }
+    }
+
+    /// From now on refuses new jobs; everything else goes on.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends a session's wait for a job, now or when it next begins one.
+    pub fn call_off(&self, session: SessionId) {
+        self.shared.queue.call_off(session);
+    }
+
+    /// Carries out all that is due by now: what a test on a manual clock calls after moving it.
+    pub fn tick(&self) {
+        self.shared.queue.tick();
+    }
+
+    /// The clock that the broker goes by.
+    pub fn clock(&self) -> &Clock {
+        self.shared.queue.clock()
+    }
+
+    /// What the server counts for STATS.
+    pub fn gauges(&self) -> &Gauges {
+        &self.shared.gauges
+    }
+
+    /// The server's counters.
+    pub fn stats(&self) -> ServerStats {
+        self.shared.stats()
+    }
+}
+
+impl Shared {
+    fn stats(&self) -> ServerStats {
+        let uptime = self.queue.clock().now().mono.until(self.started);
+        let gauges = &self.gauges;
+        let journal = self.journal.as_ref().map(|journal| Box::new(journal.stats()));
+        let (stats, _) = self.queue.with(|state, _| {
+            let (memory_bytes, memory_max_bytes) = state.memory();
+            ServerStats {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                uptime,
+                draining: self.draining.load(Ordering::Relaxed),
+                jobs: state.counts(),
+                queues: state.queue_count(),
+                connections: gauges.connections.load(Ordering::Relaxed),
+                connections_max: gauges.connections_max.load(Ordering::Relaxed),
+                connections_total: gauges.connections_total.load(Ordering::Relaxed),
+                waiting: state.waiting(),
+                memory_bytes,
+                memory_max_bytes,
+                totals: state.totals(),
+                journal,
+            }
+        });
+        stats
+    }
+}
+
+impl Keeper for Shared {
+    fn rewrite(&self, ids: &[JobId]) {
+        self.queue.with(|state, now| {
+            let jobs = ids.iter().filter_map(|&id| state.export(now, id)).collect::<Vec<_>>();
+            state.effects().changes.extend(jobs);
+        });
+    }
+
+    fn rewrite_rest(&self) {
+        self.queue.with(|state, now| {
+            let pauses = state.export_pauses(now);
+            let ids_used = Change::IdsUsed(state.last_id());
+            state.effects().changes.extend(pauses.into_iter().chain([ids_used]));
+        });
+    }
+}
+
+/// One client's standing with the broker.
+///
+/// Its methods don't block, but for [`Session::wait`] and [`Session::settle`]. What they return is not to be shown to anybody, nor
+/// acted upon, before [`Session::settle`] has returned: only then will a crash not take it back. Any number
+/// of calls may come before one settling: that is what makes sending ahead fast.
+pub struct Session {
+    shared: Arc<Shared>,
+    id: SessionId,
+    /// The queues of a lease that names none.
+    watching: Vec<QueueName>,
+    ended: bool,
+    /// The place in the journal that has to be safe before any reply of this session's may leave.
+    unsettled: Position,
+}
+
+/// How a wait for a job ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// With a job.
+    Leased(Lease),
+    /// Time is up.
+    TimedOut,
+    /// [`Broker::call_off`] ended it.
+    CalledOff,
+}
+
+/// What came of a command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was carried out or refused.
+    Reply(Reply),
+    /// There is no job yet: call [`Session::wait`].
+    Wait {
+        /// For a job of these queues.
+        queues: Vec<QueueName>,
+        /// Until then; `None` for ever.
+        deadline: Option<Moment>,
+    },
+    /// The client says goodbye: call [`Session::quit`].
+    Goodbye,
+}
+
+impl Session {
+    /// Carries out a command. Never blocks: one that has to wait says so in its [`Outcome`].
+    pub fn execute(&mut self, command: Command) -> Outcome {
+        let reply = match command {
+            Command::Lease { queues, wait } => return self.lease_or_wait(queues, wait),
+            Command::Quit => return Outcome::Goodbye,
+            Command::Submit(submission) => self.submit(submission).map(accepted),
+            Command::Ack { id } => self.ack(id).map(done),
+            Command::Fail { id, delay, dead, reason } => self.fail(id, delay, dead, reason).map(failed),
+            Command::Return { id, delay } => self.give_back(id, delay).map(done),
+            Command::Touch { id, ttr } => self.touch(id, ttr).map(done),
+            Command::Peek { id } => self.peek(id).map(|job| Reply::Found(Box::new(job))),
+            Command::List { queue, state, limit, after } => {
+                Ok(Reply::Jobs(self.list(&queue, state, limit, after)))
+            }
+            Command::Retry(Retry::Job(id)) => self.retry(id).map(|()| Reply::Count(1)),
+            Command::Retry(Retry::Queue { queue, limit }) => {
+                Ok(Reply::Count(self.retry_queue(&queue, limit)))
+            }
+            Command::Delete { id } => self.delete(id).map(done),
+            Command::Purge { queue, state } => self.purge(&queue, state).map(Reply::Count),
+            Command::Pause { queue, time } => {
+                self.pause(&queue, time);
+                Ok(Reply::Done)
+            }
+            Command::Resume { queue } => {
+                self.resume(&queue);
+                Ok(Reply::Done)
+            }
+            Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(self.shared.stats()))),
+            Command::Stats { queue: Some(queue) } => {
+                self.queue_stats(&queue).map(|stats| Reply::QueueStats(Box::new(stats)))
+            }
+            Command::Queues => Ok(Reply::Queues(self.queues())),
+            Command::Ping => Ok(Reply::Pong),
+            Command::Help => Ok(Reply::Help),
+        };
+        Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
+    }
+
+    /// Blocks until all that this session was told is safe, as the journal's policy promises.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where the journal can no longer be written: what became of the commands since the last settling
+    /// is not known.
+    pub fn settle(&mut self) -> Result<(), Refusal> {
+        let Some(journal) = &self.shared.journal else { return Ok(()) };
+        journal
+            .wait(self.unsettled)
+            .map_err(|error| Refusal::new(Code::Unavailable, format!("{error}; the server stops")))
+    }
+
+    /// Calls a verb, and notes what has to be safe before its result is shown.
+    fn with<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
+        let (result, position) = self.shared.queue.with(verb);
+        self.unsettled = self.unsettled.max(position);
+        result
+    }
+
+    /// Accepts a job.
+    ///
+    /// # Errors
+    /// [`Code::Draining`]; [`Code::Full`] where the jobs take all the memory that they may.
+    pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Refusal> {
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
+        }
+        if let Some(journal) = &self.shared.journal
+            && !journal.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX)
+        {
+            return Err(Refusal::full(
+                FULL_RETRY_AFTER,
+                "the disk is full: wait until some jobs are done, or make room",
+            ));
+        }
+        self.with(|state, now| state.submit(now, submission))
+    }
+
+    fn lease_or_wait(&mut self, queues: Vec<QueueName>, wait: Wait) -> Outcome {
+        if let Some(lease) = self.lease(&queues) {
+            return Outcome::Reply(Reply::Leased(lease));
+        }
+        let deadline = match wait {
+            Wait::AtMost(Duration::ZERO) => return Outcome::Reply(Reply::Empty),
+            Wait::AtMost(time) => Some(self.shared.queue.clock().now().mono.after(time)),
+            Wait::Forever => None,
+        };
+        Outcome::Wait { queues, deadline }
+    }
+
+    /// Leases the next job of the named queues (none named: `default`), if there is one now.
+    pub fn lease(&mut self, queues: &[QueueName]) -> Option<Lease> {
+        let queues = if queues.is_empty() { &self.watching } else { queues };
+        let (lease, position) = self.shared.queue.lease(self.id, queues)?;
+        self.unsettled = self.unsettled.max(position);
+        Some(lease)
+    }
+
+    /// Waits for a job of the named queues until `deadline` (`None`: for ever). Blocks.
+    ///
+    /// `on_long_wait` is called once, after half a second without a job: the time to arrange that
+    /// [`Broker::call_off`] is called when the client goes away.
+    pub fn wait(
+        &mut self,
+        queues: &[QueueName],
+        deadline: Option<Moment>,
+        on_long_wait: &mut dyn FnMut(),
+    ) -> Waited {
+        let queues = if queues.is_empty() { &self.watching } else { queues };
+        match self.shared.queue.wait(self.id, queues, deadline, PATIENCE, on_long_wait) {
+            queue::Waited::Leased(lease, position) => {
+                self.unsettled = self.unsettled.max(position);
+                Waited::Leased(lease)
+            }
+            queue::Waited::TimedOut => Waited::TimedOut,
+            queue::Waited::CalledOff => Waited::CalledOff,
+        }
+    }
+
+    /// A leased job is done: it is gone.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn ack(&mut self, id: JobId) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, _| state.ack(session, id))
+    }
+
+    /// A leased job failed: it is tried again after `delay` or its backoff, or is dead.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn fail(
+        &mut self,
+        id: JobId,
+        delay: Option<Duration>,
+        dead: bool,
+        reason: Option<Arc<str>>,
+    ) -> Result<Failed, Refusal> {
+        let session = self.id;
+        self.with(|state, now| state.fail(now, session, id, delay, dead, reason))
+    }
+
+    /// A leased job is handed back undone, ready again after `delay`; no attempt is charged.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn give_back(&mut self, id: JobId, delay: Duration) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, now| state.give_back(now, session, id, delay))
+    }
+
+    /// A lease starts anew, for `ttr` or the job's own time to run.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn touch(&mut self, id: JobId, ttr: Option<Duration>) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, now| state.touch(now, session, id, ttr))
+    }
+
+    /// Looks at a job.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn peek(&mut self, id: JobId) -> Result<Job, Refusal> {
+        let found = self.with(|state, now| state.peek(now, id));
+        found.ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no job {id}")))
+    }
+
+    /// Looks at a queue's jobs, oldest first: at most `limit` (and [`LIST_JOBS_MAX`]), or [`LIST_BYTES_MAX`] of them.
+    pub fn list(
+        &mut self,
+        queue: &QueueName,
+        state: Option<JobState>,
+        limit: u32,
+        after: Option<JobId>,
+    ) -> Vec<Job> {
+        let limit = limit.min(LIST_JOBS_MAX) as usize;
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        let position = self.shared.queue.in_slices(|shared, now| {
+            let after = jobs.last().map(|job: &Job| job.id).or(after);
+            let most = (limit - jobs.len()).min(SLICE_JOBS as usize);
+            let slice = shared.list(now, queue, state, most, after);
+            let finished = slice.len() < SLICE_JOBS as usize;
+            for job in slice {
+                bytes += job.body.len();
+                jobs.push(job);
+                if bytes >= LIST_BYTES_MAX {
+                    return true;
+                }
+            }
+            finished || jobs.len() == limit
+        });
+        self.unsettled = self.unsettled.max(position);
+        jobs
+    }
+
+    /// A dead job back to ready, with all its attempts.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is no such dead job.
+    pub fn retry(&mut self, id: JobId) -> Result<(), Refusal> {
+        self.with(|state, now| state.retry(now, id))
+    }
+
+    /// A queue's dead jobs back to ready, oldest first, at most `limit` of them; returns how many.
+    pub fn retry_queue(&mut self, queue: &QueueName, limit: Option<u64>) -> u64 {
+        let mut left = limit.unwrap_or(u64::MAX);
+        self.slices_up_to_now(|state, now, last| {
+            let slice = state.retry_queue(now, queue, last, left.min(SLICE_JOBS));
+            left -= slice.count;
+            Slice { finished: slice.finished || left == 0, ..slice }
+        })
+    }
+
+    /// Removes a job, unless another session has it leased.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn delete(&mut self, id: JobId) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, _| state.delete(session, id))
+    }
+
+    /// Removes a queue's ready, delayed and dead jobs, or those in one of these states; returns how many.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] for leased jobs: they belong to their workers.
+    pub fn purge(&mut self, queue: &QueueName, state: Option<JobState>) -> Result<u64, Refusal> {
+        let states = match state {
+            None => &[JobState::Ready, JobState::Delayed, JobState::Dead][..],
+            Some(JobState::Leased) => {
+                return Err(Refusal::usage(
+                    "leased jobs belong to their workers: PURGE takes ready, delayed or dead",
+                ));
+            }
+            Some(ref state) => std::slice::from_ref(state),
+        };
+        let mut count = 0;
+        for &state in states {
+            count += self.slices_up_to_now(|shared, _, last| shared.purge(queue, state, last, SLICE_JOBS));
+        }
+        Ok(count)
+    }
+
+    /// Hands out nothing of a queue, for `time` or until it is resumed.
+    pub fn pause(&mut self, queue: &QueueName, time: Option<Duration>) {
+        self.with(|state, now| state.pause(now, queue, time));
+    }
+
+    /// Hands out a queue's jobs again.
+    pub fn resume(&mut self, queue: &QueueName) {
+        self.with(|state, now| state.resume(now, queue));
+    }
+
+    /// One queue's counters.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Refusal> {
+        let stats = self.with(|state, now| state.queue_stats(now, queue));
+        stats.ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("there is no queue {queue}: it is empty and unused"))
+        })
+    }
+
+    /// All queues' counters, in the order in which they came to be.
+    pub fn queues(&mut self) -> Vec<QueueStats> {
+        let (mut all, mut after) = (Vec::new(), 0);
+        let position = self.shared.queue.in_slices(|state, now| {
+            let slice = state.queues(now, after, SLICE_JOBS as usize);
+            let finished = slice.len() < SLICE_JOBS as usize;
+            for (age, stats) in slice {
+                after = age;
+                all.push(stats);
+            }
+            finished
+        });
+        self.unsettled = self.unsettled.max(position);
+        all
+    }
+
+    /// Ends the session in good order: what it has leased is handed back, and no attempt is charged.
+    pub fn quit(mut self) {
+        self.end(Ending::Quit);
+    }
+
+    /// The session's number, to call off its waits with.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Works on the jobs that exist now, and not on those that come while it goes on, so that it ends.
+    fn slices_up_to_now(&mut self, mut slice: impl FnMut(&mut State, Now, JobId) -> Slice) -> u64 {
+        let (mut last, mut count) = (None, 0);
+        let position = self.shared.queue.in_slices(|state, now| {
+            let last = *last.get_or_insert(state.last_id());
+            let done = slice(state, now, last);
+            count += done.count;
+            done.finished
+        });
+        self.unsettled = self.unsettled.max(position);
+        count
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ended = true;
+        self.shared.queue.end_session(self.id, ending);
+        // Nobody waits for this to be safe.
+        self.shared.journal.iter().for_each(Journal::nudge);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Ending::Lost);
+        }
+    }
+}
+
+fn accepted(Accepted { id, duplicate }: Accepted) -> Reply {
+    Reply::Accepted { id, duplicate }
+}
+
+fn done((): ()) -> Reply {
+    Reply::Done
+}
+
+fn failed(outcome: Failed) -> Reply {
+    match outcome {
+        Failed::RetryIn(wait) => Reply::RetryIn(wait),
+        Failed::Dead => Reply::Dead,
+    }
+}

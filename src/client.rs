@@ -1,0 +1,382 @@
+//! A client of the server: connects, sends commands, understands replies. It speaks the wire like anybody
+//! else's program and knows nothing of the server's insides.
+//!
+//! - [`Client`] is one connection, used by one thread: a method a command, each waiting for its reply.
+//! - [`Client::submit_all`] sends many jobs ahead of their replies, which is what makes it fast.
+//! - [`retry`] connects again after a failure, and says which commands may be repeated.
+//! - [`feed`] carries out a text of commands, for the `client` program and programs like it; [`print`](mod@print)
+//!   shows the replies as text or as JSON.
+//!
+//! What the client deliberately does not do: it has no pool of connections and no thread of its own between
+//! calls. Open a second client for a second thread; leases belong to the connection that got them.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::job::{JobId, JobState, Lease, QueueName, Submission};
+use crate::protocol::native::{Answer, Found, write_command};
+use crate::protocol::{Command, Retry, Wait};
+
+mod batch;
+mod dial;
+pub mod feed;
+mod incoming;
+mod json;
+pub mod print;
+pub mod retry;
+mod script;
+
+pub use batch::BatchError;
+
+use incoming::Incoming;
+
+/// How much one read takes at first, in bytes: the buffer grows with what comes.
+const ROOM_BYTES: usize = 8 * 1024;
+
+/// Commands that are sent ahead go out in writes of at most so many.
+const WRITE_COMMANDS_MAX: usize = 1024;
+
+/// A write goes out when it has come to this much, even if it holds fewer commands.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// How many writes may wait for their replies before the next goes out, beside the one whose replies are
+/// coming in. It keeps the server from being stopped by replies that this side is slow to take, and bounds
+/// what is not known when a connection breaks: at most 17 writes.
+const WRITES_AHEAD: usize = 16;
+
+/// One connection to a server.
+///
+/// Every method sends one command and blocks until its reply has come; but for [`Client::get`], servers reply
+/// at once. What was leased through a client goes back to its queue when the client is dropped, and that
+/// counts as a crash of the job: end with [`Client::quit`] to hand it back without blame.
+///
+/// After an error that leaves it unknown what the server has received or will send ([`Error::Disconnected`],
+/// [`Error::BadReply`]), the client refuses all further calls: an answer could be taken for another
+/// command's. Connect again with [`Client::reconnect`].
+///
+/// ```no_run
+/// use djqs::{Client, Submission};
+///
+/// let mut client = Client::connect("127.0.0.1:11300")?;
+/// let accepted = client.submit(Submission::new(*b"CLEANUP_LOGS: 2s_delay"))?;
+/// println!("job {} is accepted", accepted.id);
+/// # Ok::<(), djqs::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    server: String,
+    stream: TcpStream,
+    incoming: Incoming,
+    /// The command on its way out; kept for its room.
+    out: Vec<u8>,
+    /// Whether every command that was sent has had its reply, so that the next reply is the next command's.
+    in_step: bool,
+}
+
+/// A job that the server has accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its number.
+    pub id: JobId,
+    /// Where an unfinished job with the same key was there before: that job's state. `id` is then its number,
+    /// and no job was added.
+    pub duplicate: Option<JobState>,
+}
+
+/// What becomes of a job that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// It will be tried again after this long.
+    RetryIn(Duration),
+    /// It is dead: its attempts are spent, or the worker gave it up.
+    Dead,
+}
+
+impl Client {
+    /// Connects to `server`, which is HOST:PORT, such as `127.0.0.1:11300`. A name is resolved, and all of
+    /// its addresses are tried in turn, for at most 5 seconds each.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] with the last address's reason.
+    pub fn connect(server: &str) -> Result<Client, Error> {
+        let stream = dial::dial(server)?;
+        let incoming = Incoming::new(ROOM_BYTES);
+        Ok(Client { server: server.into(), stream, incoming, out: Vec::new(), in_step: true })
+    }
+
+    /// Gives the connection up and makes a new one to the same server. What the old one had leased counts as
+    /// crashed.
+    ///
+    /// # Errors
+    /// [`Error::Connect`]; the client is then as it was.
+    pub fn reconnect(&mut self) -> Result<(), Error> {
+        *self = Client::connect(&self.server)?;
+        Ok(())
+    }
+
+    /// The server, as it was given to [`Client::connect`].
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has
+    /// no answer: use [`Client::quit`].
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the server did not carry it out; the client can go on.
+    /// [`Error::Disconnected`] and [`Error::BadReply`]: see [`Client`].
+    pub fn call(&mut self, command: &Command) -> Result<Answer, Error> {
+        let answer = self.exchange(command)?;
+        self.in_step = true;
+        match answer {
+            Answer::Refused(refusal) => Err(Error::Refused(refusal)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Sends a command and takes what answers it. The client is out of step until the caller knows better.
+    fn exchange(&mut self, command: &Command) -> Result<Answer, Error> {
+        self.step_out()?;
+        self.out.clear();
+        write_command(command, &mut self.out);
+        send(&self.stream, &self.out)?;
+        self.incoming.wait(&self.stream)
+    }
+
+    /// Marks the client as out of step, so that whatever ends early leaves it so.
+    fn step_out(&mut self) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.in_step, false) {
+            return Err(broken("an earlier error ended this connection: connect again"));
+        }
+        Ok(())
+    }
+
+    /// Submits a job. Once this returns, it is as safe as the server's policy promises.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::Full`](crate::Code::Full) where the server has no room now, with
+    /// [`Code::Draining`](crate::Code::Draining) where it takes no new jobs; else see [`Client::call`]. After
+    /// [`Error::Disconnected`] the job may have been accepted: see [`retry`].
+    pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Error> {
+        match self.call(&Command::Submit(submission))? {
+            Answer::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
+            _ => self.surprised(),
+        }
+    }
+
+    /// Leases the next job of these queues (of the queue `default` where none is named). Blocks as long as
+    /// `wait` says if there is none; `None` where there was none in time.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn get(&mut self, queues: &[QueueName], wait: Wait) -> Result<Option<Lease>, Error> {
+        match self.call(&Command::Lease { queues: queues.to_vec(), wait })? {
+            Answer::Leased(lease) => Ok(Some(lease)),
+            Answer::Empty => Ok(None),
+            _ => self.surprised(),
+        }
+    }
+
+    /// Says that a leased job is done. It is gone then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) where the lease has lapsed: the
+    /// job may be with another worker by now. Else see [`Client::call`].
+    pub fn ack(&mut self, id: JobId) -> Result<(), Error> {
+        self.done(&Command::Ack { id })
+    }
+
+    /// Says that a leased job failed. `delay` replaces the job's own backoff; `dead` gives it up, whatever
+    /// attempts it has left; `reason` is kept with it, at most
+    /// [`MAX_REASON_BYTES`](crate::job::MAX_REASON_BYTES) of it.
+    ///
+    /// # Errors
+    /// As for [`Client::ack`].
+    pub fn fail(
+        &mut self,
+        id: JobId,
+        delay: Option<Duration>,
+        dead: bool,
+        reason: Option<&str>,
+    ) -> Result<AfterFailure, Error> {
+        match self.call(&Command::Fail { id, delay, dead, reason: reason.map(Into::into) })? {
+            Answer::RetryIn(wait) => Ok(AfterFailure::RetryIn(wait)),
+            Answer::Dead => Ok(AfterFailure::Dead),
+            _ => self.surprised(),
+        }
+    }
+
+    /// Hands a leased job back undone; it is ready again after `delay`. No attempt is charged.
+    ///
+    /// # Errors
+    /// As for [`Client::ack`].
+    pub fn give_back(&mut self, id: JobId, delay: Duration) -> Result<(), Error> {
+        self.done(&Command::Return { id, delay })
+    }
+
+    /// Lets a lease start anew, for `ttr` from now, or for the job's own time to run.
+    ///
+    /// # Errors
+    /// As for [`Client::ack`].
+    pub fn touch(&mut self, id: JobId, ttr: Option<Duration>) -> Result<(), Error> {
+        self.done(&Command::Touch { id, ttr })
+    }
+
+    /// Looks at a job without leasing it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none; else see
+    /// [`Client::call`].
+    pub fn peek(&mut self, id: JobId) -> Result<Found, Error> {
+        match self.call(&Command::Peek { id })? {
+            Answer::Found(found) => Ok(*found),
+            _ => self.surprised(),
+        }
+    }
+
+    /// Lists a queue's jobs, oldest first, each as the text of a JSON object: those in `state`, or all; at
+    /// most `limit` (the server gives at most 1000, or about 1 MiB); those behind the job `after`, or from
+    /// the first. Go on with `after` the last id until nothing comes.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn list(
+        &mut self,
+        queue: &QueueName,
+        state: Option<JobState>,
+        limit: u32,
+        after: Option<JobId>,
+    ) -> Result<Vec<String>, Error> {
+        self.lines(&Command::List { queue: queue.clone(), state, limit, after })
+    }
+
+    /// Brings a dead job, or a queue's dead jobs, back to ready; says how many.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where the job is not dead; else see
+    /// [`Client::call`].
+    pub fn retry(&mut self, retry: Retry) -> Result<u64, Error> {
+        self.count(&Command::Retry(retry))
+    }
+
+    /// Removes a job, in whatever state it is.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none, with
+    /// [`Code::NotLeased`](crate::Code::NotLeased) where it is leased by another connection; else see
+    /// [`Client::call`].
+    pub fn delete(&mut self, id: JobId) -> Result<(), Error> {
+        self.done(&Command::Delete { id })
+    }
+
+    /// Removes a queue's jobs, those in `state` or all but the leased ones; says how many.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn purge(&mut self, queue: &QueueName, state: Option<JobState>) -> Result<u64, Error> {
+        self.count(&Command::Purge { queue: queue.clone(), state })
+    }
+
+    /// Lets a queue hand out nothing, for `time` or until it is resumed.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn pause(&mut self, queue: &QueueName, time: Option<Duration>) -> Result<(), Error> {
+        self.done(&Command::Pause { queue: queue.clone(), time })
+    }
+
+    /// Lets a paused queue hand out jobs again.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn resume(&mut self, queue: &QueueName) -> Result<(), Error> {
+        self.done(&Command::Resume { queue: queue.clone() })
+    }
+
+    /// The server's counters, or one queue's: names and values, in the server's order.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is no such queue; else
+    /// see [`Client::call`].
+    pub fn stats(&mut self, queue: Option<&QueueName>) -> Result<Vec<(String, String)>, Error> {
+        let lines = self.lines(&Command::Stats { queue: queue.cloned() })?;
+        let pair = |line: String| line.split_once(": ").map(|(name, value)| (name.into(), value.into()));
+        match lines.into_iter().map(pair).collect() {
+            Some(pairs) => Ok(pairs),
+            None => self.surprised(),
+        }
+    }
+
+    /// All queues, one line each: the name and counts as the server words them.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn queues(&mut self) -> Result<Vec<String>, Error> {
+        self.lines(&Command::Queues)
+    }
+
+    /// Asks whether the server is there.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn ping(&mut self) -> Result<(), Error> {
+        match self.call(&Command::Ping)? {
+            Answer::Pong => Ok(()),
+            _ => self.surprised(),
+        }
+    }
+
+    /// Says goodbye: what is still leased goes back to its queue, and no attempt is charged for it. Blocks
+    /// until the server has closed.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] where the connection breaks before, [`Error::BadReply`] where anything is
+    /// answered.
+    pub fn quit(mut self) -> Result<(), Error> {
+        match self.exchange(&Command::Quit) {
+            Err(Error::Disconnected { source: None }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => self.surprised(),
+        }
+    }
+
+    fn done(&mut self, command: &Command) -> Result<(), Error> {
+        match self.call(command)? {
+            Answer::Done => Ok(()),
+            _ => self.surprised(),
+        }
+    }
+
+    fn count(&mut self, command: &Command) -> Result<u64, Error> {
+        match self.call(command)? {
+            Answer::Count(count) => Ok(count),
+            _ => self.surprised(),
+        }
+    }
+
+    fn lines(&mut self, command: &Command) -> Result<Vec<String>, Error> {
+        let Answer::Lines(lines) = self.call(command)? else { return self.surprised() };
+        match lines.into_iter().map(String::from_utf8).collect() {
+            Ok(texts) => Ok(texts),
+            Err(_) => self.surprised(),
+        }
+    }
+
+    /// A reply of the protocol, but not one to the command that was sent: the two sides are out of step.
+    fn surprised<T>(&mut self) -> Result<T, Error> {
+        self.in_step = false;
+        Err(Error::BadReply("it answers something other than what was asked".into()))
+    }
+}
+
+/// Sends all of it.
+fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<(), Error> {
+    use std::io::Write;
+    stream.write_all(bytes).map_err(|error| Error::Disconnected { source: Some(error) })
+}
+
+/// A connection that this side knows to be broken.
+fn broken(why: &'static str) -> Error {
+    Error::Disconnected { source: Some(std::io::Error::new(std::io::ErrorKind::NotConnected, why)) }
+}

@@ -1,0 +1,175 @@
+//! Bytes that have come from the server, cut into answers.
+
+use std::io::{self, Read};
+
+use memchr::memchr;
+
+use crate::error::Error;
+use crate::protocol::native::{Answer, read_answer};
+
+/// The largest reply: the largest body that a server can be set to take, and room for its header. What is
+/// longer does not come from a DJQS server, and is not kept.
+const REPLY_BYTES_MAX: usize = (1 << 30) + (1 << 20);
+
+/// How much of what is no reply an error shows.
+const SHOWN_BYTES_MAX: usize = 64;
+
+/// What a reply can begin with. Anything else is known to be no reply before its line has ended, which it may
+/// never do.
+const FIRST_WORDS: [&[u8]; 6] = [b"ACK", b"JOB", b"OK", b"EMPTY", b"PONG", b"ERR"];
+
+/// The receiving side of a connection.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// Bytes from `start` to `end` are unread; the rest is room.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Whether a look at the unread bytes may find a reply: each ends in an LF, so that without a new one
+    /// there is none. It keeps a large reply from being read from its start each time some of it comes.
+    promising: bool,
+}
+
+impl Incoming {
+    /// Nothing has come yet; `room` is how much one read takes at first.
+    pub(crate) fn new(room: usize) -> Incoming {
+        Incoming { bytes: vec![0; room], start: 0, end: 0, promising: false }
+    }
+
+    /// The next reply that has come whole, with its bytes as they came.
+    pub(crate) fn next(&mut self) -> Result<Option<(&[u8], Answer)>, Error> {
+        if !self.promising {
+            return Ok(None);
+        }
+        let unread = &self.bytes[self.start..self.end];
+        match read_answer(unread) {
+            Ok(Some((length, answer))) => {
+                self.start += length;
+                Ok(Some((&unread[..length], answer)))
+            }
+            Ok(None) => {
+                self.promising = false;
+                Ok(None)
+            }
+            Err(bad) => {
+                Err(if is_http(unread) { bad_reply(unread) } else { Error::BadReply(bad.to_string()) })
+            }
+        }
+    }
+
+    /// Reads once; blocks until something comes. `Ok(0)` is the end of the connection.
+    pub(crate) fn receive(&mut self, mut source: impl Read) -> Result<usize, Error> {
+        self.make_room()?;
+        let read = loop {
+            match source.read(&mut self.bytes[self.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Disconnected { source: Some(error) }),
+                Ok(read) => break read,
+            }
+        };
+        self.promising |= memchr(b'\n', &self.bytes[self.end..self.end + read]).is_some();
+        self.end += read;
+        let unread = &self.bytes[self.start..self.end];
+        if !self.promising && !may_begin_reply(unread) {
+            return Err(bad_reply(unread));
+        }
+        Ok(read)
+    }
+
+    /// The next reply; blocks until it has come.
+    pub(crate) fn wait(&mut self, mut source: impl Read) -> Result<Answer, Error> {
+        loop {
+            if let Some((_, answer)) = self.next()? {
+                return Ok(answer);
+            }
+            if self.receive(&mut source)? == 0 {
+                return Err(Error::Disconnected { source: None });
+            }
+        }
+    }
+
+    fn make_room(&mut self) -> Result<(), Error> {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end >= REPLY_BYTES_MAX {
+            return Err(bad_reply(&self.bytes[..self.end]));
+        }
+        if self.end == self.bytes.len() {
+            self.bytes.resize(self.end * 2, 0);
+        }
+        Ok(())
+    }
+}
+
+fn may_begin_reply(bytes: &[u8]) -> bool {
+    FIRST_WORDS.iter().any(|word| bytes.starts_with(word) || word.starts_with(bytes))
+}
+
+fn is_http(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP/")
+}
+
+/// What was sent instead of a reply: the first line of it, or what there is of that, escaped and cut.
+fn bad_reply(bytes: &[u8]) -> Error {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let shown = &line[..line.len().min(SHOWN_BYTES_MAX)];
+    let more = if shown.len() < line.len() { "..." } else { "" };
+    let why = match is_http(bytes) {
+        true => {
+            ", as web servers do, and DJQS servers where a line sent to them ends in HTTP/1.0 or HTTP/1.1"
+        }
+        false => "",
+    };
+    Error::BadReply(format!("it sent \"{}{more}\"{why}", shown.escape_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::job::JobId;
+
+    /// Gives one byte a read.
+    struct Slowly(Cursor<Vec<u8>>);
+
+    impl Read for Slowly {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.0.read(&mut buf[..1])
+        }
+    }
+
+    #[test]
+    fn replies_that_come_a_byte_at_a_time_are_read_whole() {
+        let text = b"ACK 7\nJOB 8 queue=default attempt=1 ttr=60s len=3:\na\nb\nEMPTY\n".to_vec();
+        let mut source = Slowly(Cursor::new(text));
+        let mut incoming = Incoming::new(1);
+        let answers: Vec<Answer> = (0..3).map(|_| incoming.wait(&mut source).unwrap()).collect();
+        assert_eq!(answers[0], Answer::Accepted { id: JobId(7), duplicate: None });
+        assert!(matches!(&answers[1], Answer::Leased(lease) if &*lease.body == b"a\nb"));
+        assert_eq!(answers[2], Answer::Empty);
+        let end = incoming.wait(&mut source);
+        assert!(matches!(end, Err(Error::Disconnected { source: None })), "{end:?}");
+    }
+
+    #[test]
+    fn what_can_be_no_reply_is_known_before_its_line_ends() {
+        for text in ["H", "SSH-2.0-OpenSSH", "220 mail", "-ERR", "\u{0}", "OKAY?\n", "EMTPY"] {
+            let mut incoming = Incoming::new(64);
+            let outcome = incoming.wait(Cursor::new(text));
+            assert!(matches!(outcome, Err(Error::BadReply(_))), "{text:?}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn bad_reply_is_shown_escaped_and_cut() {
+        let mut incoming = Incoming::new(64);
+        let Err(Error::BadReply(shown)) = incoming.wait(Cursor::new("HTTP/1.1 400 \x1b[2J\r\nServer: x\r\n"))
+        else {
+            panic!("no bad reply");
+        };
+        assert!(shown.starts_with(r#"it sent "HTTP/1.1 400 \x1b[2J", as web servers do"#), "{shown}");
+    }
+}

@@ -1,0 +1,462 @@
+//! Cuts a text of commands into what is sent: knows where each command begins and ends, and leaves out blank
+//! lines and comments. What a command means is the server's business.
+//!
+//! The bytes of a command are passed on as they are, in parts if it is long, so that neither a line nor a
+//! body of any length is held in memory whole.
+
+use std::io::{self, Read};
+
+use memchr::{memchr, memchr_iter};
+
+use super::{WRITE_BYTES, WRITE_COMMANDS_MAX};
+use crate::protocol::HEADER_BYTES_MAX;
+use crate::protocol::native::body_behind;
+
+/// How much is read at a time. More than the longest header, so that a header is always seen whole.
+const ROOM_BYTES: usize = 128 * 1024;
+const _: () = assert!(ROOM_BYTES > HEADER_BYTES_MAX + HELD_BODY_BYTES_MAX + 4);
+
+/// A command with a body behind its line is held back until that is whole, if it is no larger than this: a
+/// server drops a client that begins a command and is slow to end it, and input may be slow.
+const HELD_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// A text of commands that is being read.
+pub(super) struct Script<R> {
+    input: R,
+    /// Bytes from `start` to `end` are unread; the rest is room.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    input_ended: bool,
+    /// The number of the line that `start` is on, counted from 1.
+    line: u64,
+    place: Place,
+    /// The line that the last command begins on.
+    begun: u64,
+}
+
+/// Where the unread bytes begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Before a command.
+    Outside,
+    /// In a comment too long to be seen whole.
+    Comment,
+    /// In a command's line too long to be seen whole, with so many bytes of body behind it.
+    Line { body: Option<u64> },
+    /// In a body that comes behind its line: so many bytes of it are left, and then its LF.
+    Body { left: u64 },
+}
+
+/// Commands to be sent in one write.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// What to send.
+    pub(super) bytes: Vec<u8>,
+    /// For each command that begins in it: the line that it is on.
+    pub(super) begins: Vec<u64>,
+    /// Where commands end in it.
+    pub(super) ends: Vec<End>,
+}
+
+/// The end of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    /// How much of the batch has to be sent for the command to be whole.
+    pub(super) offset: usize,
+    /// The number of the line behind the command.
+    pub(super) next_line: u64,
+}
+
+/// How a script ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Behind a command, or with the line `QUIT`.
+    Whole,
+    /// Inside the body of the command that begins on this line.
+    InsideBody { line: u64 },
+}
+
+/// What came of looking at the unread bytes.
+enum Step {
+    /// Some of them are dealt with.
+    Forward,
+    /// More have to come first.
+    Starved,
+    /// There is nothing more.
+    Ended(Ending),
+}
+
+impl<R: Read> Script<R> {
+    /// A text of commands, from its first line.
+    pub(super) fn new(input: R) -> Script<R> {
+        let bytes = vec![0; ROOM_BYTES];
+        let place = Place::Outside;
+        Script { input, bytes, start: 0, end: 0, input_ended: false, line: 1, place, begun: 1 }
+    }
+
+    /// Whether a command that is sent now would be taken for one.
+    pub(super) fn is_outside(&self) -> bool {
+        self.place == Place::Outside
+    }
+
+    /// Puts the next commands into the batch: those that have come already, up to a limit. Blocks only where
+    /// there is none. `Some` where the script has ended; the batch is then empty.
+    ///
+    /// # Errors
+    /// The input's.
+    pub(super) fn next_batch(&mut self, batch: &mut Batch) -> io::Result<Option<Ending>> {
+        batch.bytes.clear();
+        batch.begins.clear();
+        batch.ends.clear();
+        while !batch.is_full() {
+            match self.step(batch) {
+                Step::Forward => {}
+                _ if !batch.bytes.is_empty() => break,
+                Step::Starved => self.read()?,
+                Step::Ended(ending) => return Ok(Some(ending)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let read = loop {
+            match self.input.read(&mut self.bytes[self.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        self.end += read;
+        self.input_ended = read == 0;
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &mut Batch) -> Step {
+        match self.place {
+            Place::Outside => self.next_line(batch),
+            Place::Comment => self.skip_comment(),
+            Place::Line { body } => self.pass_line(batch, body),
+            Place::Body { left: 0 } => self.leave_body(batch),
+            Place::Body { left } => self.pass_body(batch, left),
+        }
+    }
+
+    fn next_line(&mut self, batch: &mut Batch) -> Step {
+        let unread = &self.bytes[self.start..self.end];
+        let (length, lf) = match memchr(b'\n', unread) {
+            Some(length) => (length, 1),
+            None if self.input_ended && unread.is_empty() => return Step::Ended(Ending::Whole),
+            None if self.input_ended => (unread.len(), 0),
+            None if unread.len() < ROOM_BYTES => return Step::Starved,
+            None => return self.begin_long_line(batch),
+        };
+        let line = &unread[..length];
+        match line.trim_ascii() {
+            b"" => {}
+            b"QUIT" => {
+                self.input_ended = true;
+                self.start = self.end;
+                return Step::Ended(Ending::Whole);
+            }
+            _ if line[0] == b'#' => {}
+            _ => {
+                let body = body_behind(line);
+                if body.is_some_and(|size| is_held(size, unread.len() - length - lf)) {
+                    let ending = Ending::InsideBody { line: self.line };
+                    return self.starved_or_ended(ending);
+                }
+                self.begun = self.line;
+                batch.begins.push(self.line);
+                batch.bytes.extend_from_slice(line);
+                batch.bytes.push(b'\n');
+                match body {
+                    Some(left) => self.place = Place::Body { left },
+                    None => batch.end(self.line + 1),
+                }
+            }
+        }
+        self.start += length + lf;
+        self.line += 1;
+        Step::Forward
+    }
+
+    /// A line that fills the whole room, and goes on.
+    fn begin_long_line(&mut self, batch: &mut Batch) -> Step {
+        let sight = &self.bytes[self.start..self.end];
+        if sight[0] == b'#' {
+            self.place = Place::Comment;
+        } else {
+            self.begun = self.line;
+            batch.begins.push(self.line);
+            self.place = Place::Line { body: body_behind(sight) };
+        }
+        Step::Forward
+    }
+
+    fn skip_comment(&mut self) -> Step {
+        let Some(length) = memchr(b'\n', &self.bytes[self.start..self.end]) else {
+            self.start = self.end;
+            return self.starved_or_ended(Ending::Whole);
+        };
+        self.start += length + 1;
+        self.line += 1;
+        self.place = Place::Outside;
+        Step::Forward
+    }
+
+    fn pass_line(&mut self, batch: &mut Batch, body: Option<u64>) -> Step {
+        let unread = &self.bytes[self.start..self.end];
+        let length = match memchr(b'\n', unread) {
+            Some(length) => length + 1,
+            None if unread.is_empty() && !self.input_ended => return Step::Starved,
+            None if !self.input_ended => {
+                batch.bytes.extend_from_slice(unread);
+                self.start = self.end;
+                return Step::Forward;
+            }
+            None => unread.len(),
+        };
+        let line = &unread[..length];
+        batch.bytes.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        batch.bytes.push(b'\n');
+        self.start += length;
+        self.line += 1;
+        match body {
+            Some(left) => self.place = Place::Body { left },
+            None => self.leave_command(batch),
+        }
+        Step::Forward
+    }
+
+    fn pass_body(&mut self, batch: &mut Batch, left: u64) -> Step {
+        let unread = &self.bytes[self.start..self.end];
+        if unread.is_empty() {
+            return self.starved_or_ended(Ending::InsideBody { line: self.begun });
+        }
+        let part = &unread[..unread.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        batch.bytes.extend_from_slice(part);
+        self.start += part.len();
+        self.line += memchr_iter(b'\n', part).count() as u64;
+        self.place = Place::Body { left: left - part.len() as u64 };
+        Step::Forward
+    }
+
+    /// The LF behind a body. Where something else stands there, `len` was wrong: it is passed on all the
+    /// same, for the server to refuse and close.
+    fn leave_body(&mut self, batch: &mut Batch) -> Step {
+        let length = match &self.bytes[self.start..self.end] {
+            [] | [b'\r'] if !self.input_ended => return Step::Starved,
+            [b'\n', ..] => 1,
+            [b'\r', b'\n', ..] => 2,
+            [] | [b'\r'] => self.end - self.start,
+            _ => {
+                self.leave_command(batch);
+                return Step::Forward;
+            }
+        };
+        batch.bytes.push(b'\n');
+        self.start += length;
+        self.line += 1;
+        self.leave_command(batch);
+        Step::Forward
+    }
+
+    fn leave_command(&mut self, batch: &mut Batch) {
+        batch.end(self.line);
+        self.place = Place::Outside;
+    }
+
+    fn starved_or_ended(&self, ending: Ending) -> Step {
+        if self.input_ended { Step::Ended(ending) } else { Step::Starved }
+    }
+}
+
+/// Whether a body of this size is worth waiting for, when so much of it has come.
+fn is_held(size: u64, come: usize) -> bool {
+    size <= HELD_BODY_BYTES_MAX as u64 && (come as u64) < size
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.begins.len() >= WRITE_COMMANDS_MAX || self.bytes.len() >= WRITE_BYTES
+    }
+
+    fn end(&mut self, next_line: u64) {
+        self.ends.push(End { offset: self.bytes.len(), next_line });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{Decoder, FrameLimits, Step as Decoded};
+
+    /// Gives at most so many bytes a read.
+    struct Bites<'a>(&'a [u8], usize);
+
+    impl Read for Bites<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let most = buf.len().min(self.1);
+            self.0.read(&mut buf[..most])
+        }
+    }
+
+    /// All that a script sends: the bytes, the lines that commands begin on, the lines behind them, and its
+    /// end.
+    fn all(input: impl Read) -> (Vec<u8>, Vec<u64>, Vec<u64>, Ending) {
+        let mut script = Script::new(input);
+        let (mut bytes, mut begins, mut next_lines) = (Vec::new(), Vec::new(), Vec::new());
+        let mut batch = Batch::default();
+        loop {
+            if let Some(ending) = script.next_batch(&mut batch).unwrap() {
+                return (bytes, begins, next_lines, ending);
+            }
+            assert!(batch.ends.iter().all(|end| end.offset <= batch.bytes.len()));
+            bytes.extend_from_slice(&batch.bytes);
+            begins.extend_from_slice(&batch.begins);
+            next_lines.extend(batch.ends.iter().map(|end| end.next_line));
+        }
+    }
+
+    #[track_caller]
+    fn check(input: &[u8], sent: &[u8], begins: &[u64], next_lines: &[u64], ending: Ending) {
+        for bite in [1, 7, usize::MAX] {
+            let outcome = all(Bites(input, bite));
+            let expected = (sent.to_vec(), begins.to_vec(), next_lines.to_vec(), ending);
+            assert!(outcome == expected, "{bite} bytes a read: {} {:?}", outcome.0.escape_ascii(), &outcome);
+        }
+    }
+
+    #[test]
+    fn blank_lines_and_comments_are_left_out_but_counted() {
+        let input = b"# tasks\n\nPING\n \t\r\n#\n PING\n";
+        check(input, b"PING\n PING\n", &[3, 6], &[4, 7], Ending::Whole);
+    }
+
+    #[test]
+    fn last_line_without_lf_is_sent_with_one() {
+        check(b"PING\nSTATS", b"PING\nSTATS\n", &[1, 2], &[2, 3], Ending::Whole);
+        check(b"TASK len=2:\nab", b"TASK len=2:\nab\n", &[1], &[3], Ending::Whole);
+        check(b"TASK len=2:\nab\r", b"TASK len=2:\nab\n", &[1], &[3], Ending::Whole);
+        check(b"# nothing", b"", &[], &[], Ending::Whole);
+    }
+
+    #[test]
+    fn body_behind_its_line_is_passed_on_raw() {
+        let input = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
+        let sent = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
+        check(input, sent, &[1, 2, 8, 10], &[2, 8, 10, 11], Ending::Whole);
+    }
+
+    #[test]
+    fn len_in_a_body_is_no_option() {
+        check(
+            b"TASK: len=9\nTASK key=k: len=9:\n",
+            b"TASK: len=9\nTASK key=k: len=9:\n",
+            &[1, 2],
+            &[2, 3],
+            Ending::Whole,
+        );
+    }
+
+    #[test]
+    fn quit_ends_the_script() {
+        check(b"PING\n QUIT \r\nPING\n", b"PING\n", &[1], &[2], Ending::Whole);
+    }
+
+    #[test]
+    fn script_that_ends_inside_a_body_says_where_that_began() {
+        let ending = Ending::InsideBody { line: 2 };
+        check(b"PING\nTASK len=5:\nab\n", b"PING\n", &[1], &[2], ending);
+        check(b"PING\nTASK len=5:\n", b"PING\n", &[1], &[2], ending);
+        check(
+            b"PING\nTASK len=18446744073709551615:",
+            b"PING\nTASK len=18446744073709551615:\n",
+            &[1, 2],
+            &[2],
+            ending,
+        );
+    }
+
+    #[test]
+    fn body_longer_than_it_says_is_left_to_the_server() {
+        check(
+            b"TASK len=2:\nabc\nPING\n",
+            b"TASK len=2:\nabc\nPING\n",
+            &[1, 2, 3],
+            &[2, 3, 4],
+            Ending::Whole,
+        );
+    }
+
+    #[test]
+    fn lines_and_bodies_larger_than_the_room_are_passed_on_in_parts() {
+        let long = "x".repeat(3 * ROOM_BYTES + 17);
+        let input = format!("TASK: {long}\n#{long}\nTASK len={}:\n{long}\n\n{long}", long.len());
+        let sent = format!("TASK: {long}\nTASK len={}:\n{long}\n{long}\n", long.len());
+        for bite in [1 << 16, usize::MAX] {
+            let outcome = all(Bites(input.as_bytes(), bite));
+            assert!(outcome.0 == sent.as_bytes());
+            assert_eq!((outcome.1, outcome.2, outcome.3), (vec![1, 3, 6], vec![2, 5, 7], Ending::Whole));
+        }
+    }
+
+    #[test]
+    fn batch_is_limited_in_commands() {
+        let mut script = Script::new(Cursor::new("PING\n".repeat(WRITE_COMMANDS_MAX + 1)));
+        let mut batch = Batch::default();
+        assert_eq!(script.next_batch(&mut batch).unwrap(), None);
+        assert_eq!(batch.begins.len(), WRITE_COMMANDS_MAX);
+        assert_eq!(script.next_batch(&mut batch).unwrap(), None);
+        assert_eq!(batch.begins, [WRITE_COMMANDS_MAX as u64 + 1]);
+    }
+
+    proptest! {
+        /// Each command gets one reply, so that replies are told apart by counting: client and server must
+        /// agree on what a command is.
+        #[test]
+        fn server_sees_as_many_commands_as_were_sent(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "PING", "TASK", ":", " ", "len=", "2", "0", "\n", "\r", "ab", "#", "x", "key=",
+                    "GET / HTTP/1.1", "QUIT",
+                ]),
+                0..40,
+            ),
+            bite in 1usize..9,
+        ) {
+            let text = parts.concat();
+            let (bytes, begins, next_lines, _) = all(Bites(text.as_bytes(), bite));
+            prop_assert!(begins.is_sorted() && next_lines.is_sorted());
+            let mut decoder = Decoder::new(FrameLimits::default());
+            let (mut rest, mut replies) = (&bytes[..], 0);
+            let closed = loop {
+                let consumed = match decoder.next(rest) {
+                    Decoded::Incomplete => break false,
+                    Decoded::Farewell { .. } | Decoded::Refused { close: true, .. } => break true,
+                    Decoded::Skip { consumed } => consumed,
+                    Decoded::Command { consumed, .. } | Decoded::Refused { consumed, .. } => {
+                        replies += 1;
+                        consumed
+                    }
+                };
+                rest = &rest[consumed..];
+            };
+            if closed {
+                prop_assert!(replies < begins.len(), "{replies} of {begins:?} in {text:?}");
+            } else {
+                // A command that the input cut off is answered only if its header is refused already.
+                let cut_off = begins.len() - next_lines.len();
+                let whole = next_lines.len();
+                prop_assert!((whole..=whole + cut_off).contains(&replies), "{replies} in {text:?}");
+            }
+        }
+    }
+}

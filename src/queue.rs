@@ -1,0 +1,294 @@
+//! The shared queue: the state machine behind its Mutex, the waiting and the wake-ups.
+//!
+//! Every connection's thread calls in here. What a call changed is handed to a [`Recorder`] before the lock is
+//! let go, so that the record's order is the order of what happened; those who were handed a job are woken after it.
+//! Nothing is read or written under the lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::change::Change;
+use crate::clock::{Clock, Moment, Now};
+use crate::job::{JobId, Lease, QueueName};
+use state::{Effects, Ending, SessionId, State};
+
+mod idset;
+mod random;
+pub mod state;
+mod table;
+
+/// How many jobs a long operation touches before it lets others have the lock: some tens of microseconds' worth.
+pub const SLICE_JOBS: u64 = 256;
+
+/// Is told of every change, under the queue's lock, in the order in which they happen.
+pub trait Recorder: Send {
+    /// A place in the record of changes, to be waited for.
+    type Position: Copy + Default + Ord + Send;
+
+    /// Takes note of changes; must not block. The state is as they left it.
+    fn record(&mut self, changes: &[Change], state: &State);
+
+    /// The place of all that has happened.
+    fn position(&self) -> Self::Position;
+
+    /// The place of the last change to one job, so far as it may still have to be waited for.
+    fn position_of(&mut self, id: JobId) -> Self::Position;
+}
+
+/// The queue that all connections share. Its methods are safe to call from any thread.
+pub struct Queue<R: Recorder> {
+    inner: Mutex<Inner<R>>,
+    /// Where the timekeeper sleeps. Notified when a deadline earlier than the one that it sleeps to appears.
+    timekeeper: Condvar,
+    clock: Clock,
+}
+
+/// What the lock guards.
+struct Inner<R> {
+    state: State,
+    recorder: R,
+    /// By session number: where its thread sleeps while it waits for a job.
+    bells: Vec<Arc<Bell>>,
+    /// The moment that the timekeeper sleeps to; `None` while it is awake or has nothing to wait for.
+    sleeping_to: Option<Moment>,
+    timekeeper_idle: bool,
+    stopped: bool,
+}
+
+/// Where one session's thread waits, and why it may have been woken.
+#[derive(Default)]
+struct Bell {
+    condvar: Condvar,
+    /// Set under the queue's lock: the wait is over, whether or not there is a job.
+    called_off: std::sync::atomic::AtomicBool,
+}
+
+/// How a wait for a job ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waited<P> {
+    /// With a job, and the place in the record of changes that has to be safe before it is shown.
+    Leased(Lease, P),
+    /// Time is up.
+    TimedOut,
+    /// [`Queue::call_off`] ended it.
+    CalledOff,
+}
+
+impl<R: Recorder> Queue<R> {
+    /// Makes a queue of a state and a clock; every change is told to the recorder, if the state is set to leave any.
+    pub fn new(state: State, clock: Clock, recorder: R) -> Queue<R> {
+        let inner = Inner {
+            state,
+            recorder,
+            bells: Vec::new(),
+            sleeping_to: None,
+            timekeeper_idle: false,
+            stopped: false,
+        };
+        Queue { inner: Mutex::new(inner), timekeeper: Condvar::new(), clock }
+    }
+
+    /// Calls `verb` with the state, under the lock and at one moment; then passes on what it left to be done. Returns
+    /// also the place of all that happened up to then.
+    pub fn with<T>(&self, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
+        let now = self.clock.now();
+        let mut inner = self.inner.lock();
+        let result = verb(&mut inner.state, now);
+        let position = self.settle(inner);
+        (result, position)
+    }
+
+    /// Leases a job of the named queues, if there is one. Returns also the place that has to be safe before the job is
+    /// shown to anybody.
+    pub fn lease(&self, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
+        let now = self.clock.now();
+        let mut inner = self.inner.lock();
+        let lease = inner.state.lease(now, session, queues)?;
+        let position = inner.recorder.position_of(lease.id);
+        self.settle(inner);
+        Some((lease, position))
+    }
+
+    /// Calls `slice` until it says that it is finished; others get their turn in between. Returns the place of all
+    /// that happened up to then.
+    pub fn in_slices(&self, mut slice: impl FnMut(&mut State, Now) -> bool) -> R::Position {
+        loop {
+            let (finished, position) = self.with(&mut slice);
+            if finished {
+                return position;
+            }
+        }
+    }
+
+    /// Lets a connection in.
+    pub fn open_session(&self) -> SessionId {
+        let mut inner = self.inner.lock();
+        let session = inner.state.open_session();
+        if inner.bells.len() <= session.0 as usize {
+            inner.bells.push(Arc::new(Bell::default()));
+        }
+        inner.bells[session.0 as usize] = Arc::new(Bell::default());
+        session
+    }
+
+    /// Ends a session; see [`State::end_session`].
+    pub fn end_session(&self, session: SessionId, ending: Ending) {
+        self.in_slices(|state, now| state.end_session(now, session, ending, SLICE_JOBS));
+    }
+
+    /// Leases a job of the named queues, or waits for one until `deadline` (`None`: for ever). Blocks.
+    ///
+    /// `patience` is how long to wait before `on_long_wait` is called, once, without the lock: most waits are short,
+    /// and what a long one needs arranged is not worth it for them.
+    pub fn wait(
+        &self,
+        session: SessionId,
+        queues: &[QueueName],
+        deadline: Option<Moment>,
+        patience: Duration,
+        on_long_wait: &mut dyn FnMut(),
+    ) -> Waited<R::Position> {
+        let mut now = self.clock.now();
+        let mut inner = self.inner.lock();
+        let bell = inner.bells[session.0 as usize].clone();
+        let mut patient_until = Some(now.mono.after(patience));
+        loop {
+            // It asks the first time round, and again where the lease that it was handed lapsed before it woke.
+            let state = &mut inner.state;
+            let asks = !state.is_waiting(session);
+            if asks
+                && let Some(lease) = state.take_handed(session).or_else(|| state.lease(now, session, queues))
+            {
+                let position = inner.recorder.position_of(lease.id);
+                self.settle(inner);
+                return Waited::Leased(lease, position);
+            }
+            let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
+                Some(Waited::CalledOff)
+            } else if deadline.is_some_and(|deadline| deadline <= now.mono) {
+                Some(Waited::TimedOut)
+            } else {
+                None
+            };
+            if let Some(over) = over {
+                inner.state.leave(session);
+                return over;
+            }
+            if asks {
+                inner.state.wait(session, queues);
+            }
+            if patient_until.is_some_and(|until| until <= now.mono) {
+                patient_until = None;
+                MutexGuard::unlocked(&mut inner, &mut *on_long_wait);
+                now = self.clock.now();
+                continue;
+            }
+            let wake_at = [deadline, patient_until].into_iter().flatten().min();
+            match wake_at.and_then(|moment| self.clock.instant_of(moment)) {
+                Some(instant) => {
+                    bell.condvar.wait_until(&mut inner, instant);
+                }
+                None => bell.condvar.wait(&mut inner),
+            }
+            now = self.clock.now();
+        }
+    }
+
+    /// Ends a session's wait, now or when it next begins one.
+    pub fn call_off(&self, session: SessionId) {
+        let inner = self.inner.lock();
+        let bell = inner.bells[session.0 as usize].clone();
+        bell.called_off.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(inner);
+        bell.condvar.notify_one();
+    }
+
+    /// Carries out what is due, and sleeps until something is; returns when [`Queue::stop`] is called. The
+    /// timekeeper's thread lives in here. `after_changes` is called, without the lock, after each change: it comes from
+    /// nobody who would wait for its being safe.
+    pub fn keep_time(&self, after_changes: impl Fn()) {
+        loop {
+            let now = self.clock.now();
+            let mut inner = self.inner.lock();
+            if inner.stopped {
+                return;
+            }
+            match inner.state.next_deadline() {
+                Some(moment) if moment <= now.mono => {
+                    inner.state.tick(now, SLICE_JOBS);
+                    self.settle(inner);
+                    after_changes();
+                }
+                next => {
+                    inner.sleeping_to = next;
+                    inner.timekeeper_idle = true;
+                    match next.and_then(|moment| self.clock.instant_of(moment)) {
+                        Some(instant) => {
+                            self.timekeeper.wait_until(&mut inner, instant);
+                        }
+                        None => self.timekeeper.wait(&mut inner),
+                    }
+                    inner.timekeeper_idle = false;
+                }
+            }
+        }
+    }
+
+    /// Carries out all that is due by now: what a test on a manual clock calls after moving it.
+    pub fn tick(&self) {
+        self.in_slices(|state, now| {
+            state.tick(now, SLICE_JOBS);
+            state.next_deadline().is_none_or(|moment| moment > now.mono)
+        });
+        // Waits have deadlines too, and nobody sleeps to a manual clock's.
+        let bells = self.inner.lock().bells.clone();
+        bells.iter().for_each(|bell| {
+            bell.condvar.notify_one();
+        });
+    }
+
+    /// Lets the timekeeper return.
+    pub fn stop(&self) {
+        self.inner.lock().stopped = true;
+        self.timekeeper.notify_one();
+    }
+
+    /// The clock that the queue goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Tells the recorder, lets go of the lock, then wakes whom there is to wake.
+    fn settle(&self, mut guard: MutexGuard<'_, Inner<R>>) -> R::Position {
+        let inner = &mut *guard;
+        let Effects { mut changes, wakes } = std::mem::take(inner.state.effects());
+        if !changes.is_empty() {
+            inner.recorder.record(&changes, &inner.state);
+            changes.clear();
+            // So that the room for them is there next time.
+            inner.state.effects().changes = changes;
+        }
+        let position = inner.recorder.position();
+        let bells: Vec<_> = wakes.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
+        let hurry = inner.timekeeper_idle
+            && match (inner.state.next_deadline(), inner.sleeping_to) {
+                (Some(next), Some(sleeping_to)) => next < sleeping_to,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+        if hurry {
+            // Once is enough: others need not wake it for the same deadline.
+            inner.timekeeper_idle = false;
+        }
+        drop(guard);
+        for bell in bells {
+            bell.condvar.notify_one();
+        }
+        if hurry {
+            self.timekeeper.notify_one();
+        }
+        position
+    }
+}

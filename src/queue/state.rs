@@ -1,0 +1,806 @@
+//! The state machine: every queue, job, lease and waiting session, and each rule of their lives.
+//!
+//! It takes no lock, reads no clock and touches no file: each call is told what time it is and leaves behind
+//! its [`Effects`], what the journal has to be told and which sessions to wake. So it can be run a million
+//! times a second against a model. Each call is O(log n) or better in jobs, queues and waiting sessions; those
+//! that touch many jobs ([`State::tick`], [`State::purge`], …) do so in slices whose size the caller chooses.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::idset::IdSet;
+use super::random::SplitMix;
+use super::table::Table;
+use crate::change::{Change, Measure};
+use crate::clock::{Moment, Now};
+use crate::error::{Code, Refusal};
+use crate::job::{
+    Counts, Job, JobId, JobState, Key, Lease, MAX_BACKOFF, MAX_REASON_BYTES, Options, Priority, QueueName,
+    Submission,
+};
+use crate::stats::{StateCounts, Totals};
+use moves::{cut, job_cost};
+use terms::{Terms, TermsIx, TermsTable};
+
+mod durable;
+mod figures;
+mod moves;
+mod terms;
+
+/// What a job is taken to cost in memory beside its body, key and reason: its slot, its share of the ordered
+/// sets, and the allocator's rounding, measured with a million jobs (docs/performance.md).
+pub const JOB_OVERHEAD_BYTES: u64 = 96;
+
+/// What a queue is taken to cost in memory beside its jobs.
+pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
+
+/// What a key or a reason is taken to cost beside its text.
+const EXTRA_OVERHEAD_BYTES: u64 = 112;
+
+/// When a submission refused for want of memory is worth trying again.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A connection, as the state machine knows it. Numbers are used again once their session is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub(crate) u32);
+
+/// What a call left to be done outside.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What the journal must be told, in order. Empty where there is no journal.
+    pub changes: Vec<Change>,
+    /// Sessions that were handed a job while they waited.
+    pub wakes: Vec<SessionId>,
+}
+
+/// The result of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The job's id, or that of the unfinished job with the same key.
+    pub id: JobId,
+    /// That job's state, where there was one.
+    pub duplicate: Option<JobState>,
+}
+
+/// The result of a reported failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// It will be tried again after this long.
+    RetryIn(Duration),
+    /// It is dead.
+    Dead,
+}
+
+/// How a session ends, and so what becomes of what it has leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Its connection was lost: each lease counts as a crash.
+    Lost,
+    /// It said goodbye: its jobs are handed back, and no attempt is charged.
+    Quit,
+}
+
+/// How a slice of a long operation went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Jobs that it touched.
+    pub count: u64,
+    /// Whether nothing is left to do.
+    pub finished: bool,
+}
+
+/// The whole of it. See the module's head.
+#[derive(Debug)]
+pub struct State {
+    jobs: Table<Slot>,
+    last_id: JobId,
+    queues: Vec<Option<Queue>>,
+    free_queues: Vec<u32>,
+    names: HashMap<QueueName, QueueIx>,
+    /// Queues in the order in which they came to be.
+    by_age: BTreeMap<u64, QueueIx>,
+    queues_made: u64,
+    sessions: Vec<Option<Session>>,
+    free_sessions: Vec<u32>,
+    /// Numbers handed out to waiting sessions: the lowest has waited longest.
+    tickets: u64,
+    waiting: u64,
+    keys: BTreeMap<(QueueIx, Key), JobId>,
+    terms: TermsTable,
+    /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
+    /// really due. So the many leases that are acknowledged in time never touch this set.
+    agenda: BTreeSet<(Moment, Owner)>,
+    memory: u64,
+    memory_max: u64,
+    counts: StateCounts,
+    totals: Totals,
+    /// Where there is a journal: how large records are there.
+    measure: Option<Measure>,
+    journaled: bool,
+    /// What of the journal has to be kept, in bytes, as measured.
+    live_bytes: u64,
+    random: SplitMix,
+    lapsed: Arc<str>,
+    lost: Arc<str>,
+    effects: Effects,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct QueueIx(u32);
+
+/// A job's part in the table: 56 bytes, of which a million make most of the server's memory.
+#[derive(Debug)]
+struct Slot {
+    body: Arc<[u8]>,
+    place: Place,
+    /// What few jobs have.
+    extra: Option<Box<Extra>>,
+    queue: QueueIx,
+    terms: TermsIx,
+    priority: Priority,
+    created_s: u32,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Extra {
+    counts: Counts,
+    key: Option<Key>,
+    reason: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready,
+    Delayed { until: Moment },
+    Leased { until: Moment, holder: SessionId },
+    Dead,
+}
+
+impl Place {
+    fn state(self) -> JobState {
+        match self {
+            Place::Ready => JobState::Ready,
+            Place::Delayed { .. } => JobState::Delayed,
+            Place::Leased { .. } => JobState::Leased,
+            Place::Dead => JobState::Dead,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Queue {
+    name: QueueName,
+    age: u64,
+    /// Ready jobs, in the order in which they are handed out.
+    ready: IdSet<Priority>,
+    /// Delayed jobs, the soonest first.
+    delayed: BTreeSet<(Moment, JobId)>,
+    /// All jobs by state, oldest first.
+    listed: IdSet<JobState>,
+    /// Sessions that wait here, by ticket.
+    line: BTreeMap<u64, SessionId>,
+    paused: Option<PauseEnd>,
+    booked: Option<Moment>,
+    counts: StateCounts,
+    totals: Totals,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PauseEnd {
+    Resumed,
+    At(Moment),
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    /// What it has leased, the first to lapse first.
+    leases: BTreeSet<(Moment, JobId)>,
+    standing: Option<Standing>,
+    /// A job that it was handed while it waited, and that it has not taken yet.
+    handed: Option<JobId>,
+    booked: Option<Moment>,
+}
+
+/// A waiting session's place in the lines of the queues that it named.
+#[derive(Debug)]
+struct Standing {
+    ticket: u64,
+    queues: Vec<QueueIx>,
+}
+
+/// Who is looked at when an entry of the agenda is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    /// A queue: its delayed jobs, its pause.
+    Queue(QueueIx),
+    /// A session: its leases.
+    Session(SessionId),
+}
+
+impl State {
+    /// An empty state. `memory_max` bytes is what all jobs may take; `seed` makes the jitter of backoffs.
+    pub fn new(memory_max: u64, seed: u64) -> State {
+        State {
+            jobs: Table::new(),
+            last_id: JobId(0),
+            queues: Vec::new(),
+            free_queues: Vec::new(),
+            names: HashMap::new(),
+            by_age: BTreeMap::new(),
+            queues_made: 0,
+            sessions: Vec::new(),
+            free_sessions: Vec::new(),
+            tickets: 0,
+            waiting: 0,
+            keys: BTreeMap::new(),
+            terms: TermsTable::default(),
+            agenda: BTreeSet::new(),
+            memory: 0,
+            memory_max,
+            counts: StateCounts::default(),
+            totals: Totals::default(),
+            measure: None,
+            journaled: false,
+            live_bytes: 0,
+            random: SplitMix(seed),
+            lapsed: "the lease lapsed".into(),
+            lost: "the connection that held the lease was lost".into(),
+            effects: Effects::default(),
+        }
+    }
+
+    /// Keeps the sum behind [`State::live`] from now on: to be called on an empty state.
+    pub fn set_measure(&mut self, measure: Measure) {
+        self.measure = Some(measure);
+    }
+
+    /// From now on, leaves what the journal must be told in [`Effects::changes`].
+    pub fn set_journaled(&mut self) {
+        self.journaled = true;
+    }
+
+    /// What the calls since the last look left to be done.
+    pub fn effects(&mut self) -> &mut Effects {
+        &mut self.effects
+    }
+
+    /// When [`State::tick`] has something to do again, at the earliest.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.agenda.first().map(|entry| entry.0)
+    }
+
+    // ---- sessions ----
+
+    /// Lets a connection in.
+    pub fn open_session(&mut self) -> SessionId {
+        if let Some(number) = self.free_sessions.pop() {
+            self.sessions[number as usize] = Some(Session::default());
+            return SessionId(number);
+        }
+        self.sessions.push(Some(Session::default()));
+        SessionId(u32::try_from(self.sessions.len() - 1).expect("fewer than 2^32 connections"))
+    }
+
+    /// Ends a session, at most `most` of its leases now: returns whether it has ended. Until then, call it again.
+    pub fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
+        self.leave(session);
+        if let Some(lease) = self.take_handed(session) {
+            // It never saw this one, so nothing can have gone wrong with it.
+            self.hand_back(now, lease.id, Duration::ZERO);
+        }
+        for _ in 0..most {
+            let Some(&(_, id)) = self.session(session).leases.first() else {
+                break;
+            };
+            match ending {
+                Ending::Quit => self.hand_back(now, id, Duration::ZERO),
+                Ending::Lost => {
+                    let lost = self.lost.clone();
+                    self.crash(now, id, lost);
+                }
+            }
+        }
+        let ended = self.session(session).leases.is_empty();
+        if ended {
+            self.forget_session(session);
+        }
+        ended
+    }
+
+    fn forget_session(&mut self, session: SessionId) {
+        if let Some(at) = self.session(session).booked {
+            self.agenda.remove(&(at, Owner::Session(session)));
+        }
+        self.sessions[session.0 as usize] = None;
+        self.free_sessions.push(session.0);
+    }
+
+    // ---- the submitter's verbs ----
+
+    /// Accepts a job.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where the job would take the memory over its limit.
+    pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Accepted, Refusal> {
+        let Submission { queue: name, options, body } = submission;
+        let Options { priority, delay, ttr, attempts, backoff, key } = options;
+        let known = self.names.get(&name).copied();
+        if let (Some(key), Some(queue)) = (&key, known)
+            && let Some(&id) = self.keys.get(&(queue, key.clone()))
+        {
+            return Ok(Accepted { id, duplicate: Some(self.slot(id).place.state()) });
+        }
+        let extra = key.map(|key| Box::new(Extra { key: Some(key), ..Extra::default() }));
+        let cost = job_cost(&body, extra.as_deref()) + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
+        if self.memory.saturating_add(cost) > self.memory_max {
+            return Err(Refusal::full(
+                FULL_RETRY_AFTER,
+                format!(
+                    "the jobs take {} of {} bytes of memory (--max-memory): wait until some are done",
+                    self.memory, self.memory_max
+                ),
+            ));
+        }
+        let queue = known.unwrap_or_else(|| self.make_queue(name));
+        self.last_id = JobId(self.last_id.0 + 1);
+        let id = self.last_id;
+        let place =
+            if delay.is_zero() { Place::Ready } else { Place::Delayed { until: now.mono.after(delay) } };
+        let terms = self.terms.intern(Terms { ttr, attempts, backoff });
+        let created_s = u32::try_from(now.wall_ms / 1000).unwrap_or(u32::MAX);
+        self.insert(id, Slot { body, place, extra, queue, terms, priority, created_s });
+        self.count(queue, |totals| totals.submitted += 1);
+        if self.journaled {
+            let change = self.full_change(now, id);
+            self.effects.changes.push(change);
+        }
+        if place == Place::Ready {
+            self.serve(now, queue);
+        }
+        Ok(Accepted { id, duplicate: None })
+    }
+
+    // ---- the worker's verbs ----
+
+    /// Leases the most urgent job of the named queues, if there is one. Does not wait.
+    pub fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<Lease> {
+        let mut best: Option<(Priority, JobId)> = None;
+        for name in queues {
+            let Some(&queue) = self.names.get(name) else {
+                continue;
+            };
+            let queue = self.queue(queue);
+            if queue.paused.is_none()
+                && let Some(first) = queue.ready.first()
+                && best.is_none_or(|best| first < best)
+            {
+                best = Some(first);
+            }
+        }
+        let (_, id) = best?;
+        self.lend(now, id, session);
+        Some(self.lease_of(id))
+    }
+
+    /// Puts a session in the line of each of the named queues. [`Effects::wakes`] will name it once it was handed a job.
+    ///
+    /// Call it right after [`State::lease`] found nothing, under the same lock.
+    pub fn wait(&mut self, session: SessionId, queues: &[QueueName]) {
+        debug_assert!(self.session(session).standing.is_none(), "a session waits once at a time");
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let mut standing = Standing { ticket, queues: Vec::with_capacity(queues.len()) };
+        for name in queues {
+            let queue = self.queue_named(name);
+            self.queue_mut(queue).line.insert(ticket, session);
+            standing.queues.push(queue);
+        }
+        self.waiting += 1;
+        self.session_mut(session).standing = Some(standing);
+    }
+
+    /// Whether a session stands in a line: until it leaves or is handed a job.
+    pub fn is_waiting(&self, session: SessionId) -> bool {
+        self.session(session).standing.is_some()
+    }
+
+    /// Takes a waiting session out of its lines.
+    pub fn leave(&mut self, session: SessionId) {
+        let Some(standing) = self.session_mut(session).standing.take() else {
+            return;
+        };
+        self.waiting -= 1;
+        for queue in standing.queues {
+            // A queue named twice has it once, and may be gone after the first.
+            if let Some(found) = self.queues[queue.0 as usize].as_mut() {
+                found.line.remove(&standing.ticket);
+                self.drop_if_unused(queue);
+            }
+        }
+    }
+
+    /// What a session was handed while it waited, if it was.
+    pub fn take_handed(&mut self, session: SessionId) -> Option<Lease> {
+        let id = self.session_mut(session).handed.take()?;
+        // Its lease may have lapsed before the session came to look.
+        let slot = self.jobs.get(id)?;
+        matches!(slot.place, Place::Leased { holder, .. } if holder == session).then(|| self.lease_of(id))
+    }
+
+    /// A leased job is done: it is gone.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn ack(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
+        let queue = self.leased_by(session, id)?.queue;
+        self.count(queue, |totals| totals.acked += 1);
+        self.remove(id);
+        Ok(())
+    }
+
+    /// A leased job failed.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn fail(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        delay: Option<Duration>,
+        dead: bool,
+        reason: Option<Arc<str>>,
+    ) -> Result<Failed, Refusal> {
+        let slot = self.leased_by(session, id)?;
+        let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
+        let mut counts = slot.counts();
+        counts.failures = counts.failures.saturating_add(1);
+        self.count(queue, |totals| totals.failed += 1);
+        self.amend(id, |extra| {
+            extra.counts = counts;
+            if let Some(reason) = reason {
+                extra.reason = Some(cut(reason));
+            }
+        });
+        if dead || spent(counts, terms) {
+            self.die(id);
+            self.note_status(now, id);
+            return Ok(Failed::Dead);
+        }
+        let wait = delay.unwrap_or_else(|| self.backoff(terms.backoff, counts.failures));
+        self.put_back(now, id, wait);
+        Ok(Failed::RetryIn(wait))
+    }
+
+    /// A leased job is handed back undone; no attempt is charged.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn give_back(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        delay: Duration,
+    ) -> Result<(), Refusal> {
+        self.leased_by(session, id)?;
+        self.hand_back(now, id, delay);
+        Ok(())
+    }
+
+    /// A lease starts anew, for `ttr` or the job's own time to run.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn touch(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        ttr: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let slot = self.leased_by(session, id)?;
+        let ttr = ttr.unwrap_or_else(|| self.terms.get(slot.terms).ttr);
+        self.relocate(id, Place::Leased { until: now.mono.after(ttr), holder: session });
+        Ok(())
+    }
+
+    // ---- the operator's verbs ----
+
+    /// One job, whole.
+    pub fn peek(&self, now: Now, id: JobId) -> Option<Job> {
+        self.jobs.get(id).map(|slot| self.job(now, id, slot))
+    }
+
+    /// Jobs of a queue, oldest first, with ids above `after`; at most `limit`.
+    pub fn list(
+        &self,
+        now: Now,
+        queue: &QueueName,
+        state: Option<JobState>,
+        limit: usize,
+        after: Option<JobId>,
+    ) -> Vec<Job> {
+        let Some(&queue) = self.names.get(queue) else {
+            return Vec::new();
+        };
+        let listed = &self.queue(queue).listed;
+        let states = state.as_ref().map_or(&JobState::ALL[..], std::slice::from_ref);
+        // The next of each state; the smallest of these is the next of all.
+        let mut heads: Vec<_> = states.iter().map(|&state| (state, listed.next(state, after))).collect();
+        let mut jobs = Vec::new();
+        while jobs.len() < limit {
+            let next = heads.iter_mut().filter(|head| head.1.is_some()).min_by_key(|head| head.1);
+            let Some(head) = next else { break };
+            let (state, Some(id)) = *head else { break };
+            head.1 = listed.next(state, Some(id));
+            let slot = self.slot(id);
+            debug_assert_eq!(slot.place.state(), state);
+            jobs.push(self.job(now, id, slot));
+        }
+        jobs
+    }
+
+    /// A dead job back to ready, with all its attempts.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is no such job, or it is not dead.
+    pub fn retry(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
+        match self.jobs.get(id).map(|slot| slot.place) {
+            Some(Place::Dead) => {
+                self.revive(now, id);
+                Ok(())
+            }
+            Some(place) => Err(Refusal::new(
+                Code::NotFound,
+                format!("job {id} is {}, not dead: there is nothing to retry", place.state()),
+            )),
+            None => Err(not_found(id)),
+        }
+    }
+
+    /// A queue's dead jobs with ids up to `last` back to ready, oldest first; at most `most` of them now.
+    pub fn retry_queue(&mut self, now: Now, queue: &QueueName, last: JobId, most: u64) -> Slice {
+        self.in_slices(queue, JobState::Dead, last, most, |state, id| state.revive(now, id))
+    }
+
+    /// Removes a job, unless another session has it leased.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
+        let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
+        let queue = slot.queue;
+        if matches!(slot.place, Place::Leased { holder, .. } if holder != session) {
+            return Err(Refusal::new(
+                Code::NotLeased,
+                format!("job {id} is leased by another connection: delete it when that is done with it"),
+            ));
+        }
+        self.count(queue, |totals| totals.deleted += 1);
+        self.remove(id);
+        Ok(())
+    }
+
+    /// Removes a queue's jobs in one state with ids up to `last`, at most `most` of them now. Leased jobs belong to
+    /// their workers: `state` is another.
+    pub fn purge(&mut self, queue: &QueueName, state: JobState, last: JobId, most: u64) -> Slice {
+        debug_assert!(state != JobState::Leased);
+        self.in_slices(queue, state, last, most, |state, id| {
+            let queue = state.slot(id).queue;
+            state.count(queue, |totals| totals.deleted += 1);
+            state.remove(id);
+        })
+    }
+
+    fn in_slices(
+        &mut self,
+        queue: &QueueName,
+        state: JobState,
+        last: JobId,
+        most: u64,
+        mut each: impl FnMut(&mut State, JobId),
+    ) -> Slice {
+        let mut count = 0;
+        // The queue may be gone with its last job, so it is looked up each time.
+        while let Some(&queue) = self.names.get(queue)
+            && let Some(id) = self.queue(queue).listed.next(state, None)
+            && id <= last
+        {
+            if count == most {
+                return Slice { count, finished: false };
+            }
+            each(self, id);
+            count += 1;
+        }
+        Slice { count, finished: true }
+    }
+
+    /// Hands out nothing of a queue, for `time` or until it is resumed.
+    pub fn pause(&mut self, now: Now, name: &QueueName, time: Option<Duration>) {
+        let queue = self.queue_named(name);
+        let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));
+        self.set_pause(queue, Some(end));
+        self.book_queue(queue);
+        self.note_pause(now, queue);
+    }
+
+    /// Hands out a queue's jobs again. Not paused: nothing happens.
+    pub fn resume(&mut self, now: Now, name: &QueueName) {
+        if let Some(&queue) = self.names.get(name)
+            && self.queue(queue).paused.is_some()
+        {
+            self.end_pause(now, queue);
+        }
+    }
+
+    fn end_pause(&mut self, now: Now, queue: QueueIx) {
+        self.set_pause(queue, None);
+        self.note_pause(now, queue);
+        self.serve(now, queue);
+        self.drop_if_unused(queue);
+    }
+
+    // ---- time ----
+
+    /// Carries out what is due: delays that are over, leases that lapse, pauses that end; at most `most` of them.
+    /// Call it again at once while [`State::next_deadline`] is not after `now`.
+    pub fn tick(&mut self, now: Now, most: u64) {
+        let mut budget = most;
+        while budget > 0
+            && let Some(&(at, owner)) = self.agenda.first()
+            && at <= now.mono
+        {
+            self.agenda.pop_first();
+            match owner {
+                Owner::Queue(queue) => self.tick_queue(now, queue, &mut budget),
+                Owner::Session(session) => self.tick_session(now, session, &mut budget),
+            }
+            budget = budget.saturating_sub(1);
+        }
+    }
+
+    fn tick_queue(&mut self, now: Now, queue: QueueIx, budget: &mut u64) {
+        self.queue_mut(queue).booked = None;
+        while *budget > 0
+            && let Some(&(until, id)) = self.queue(queue).delayed.first()
+            && until <= now.mono
+        {
+            self.relocate(id, Place::Ready);
+            self.serve(now, queue);
+            *budget -= 1;
+        }
+        self.book_queue(queue);
+        if matches!(self.queue(queue).paused, Some(PauseEnd::At(end)) if end <= now.mono) {
+            self.end_pause(now, queue);
+        }
+    }
+
+    fn tick_session(&mut self, now: Now, session: SessionId, budget: &mut u64) {
+        self.session_mut(session).booked = None;
+        while *budget > 0
+            && let Some(&(until, id)) = self.session(session).leases.first()
+            && until <= now.mono
+        {
+            let lapsed = self.lapsed.clone();
+            self.crash(now, id, lapsed);
+            *budget -= 1;
+        }
+        self.book_session(session);
+    }
+
+    // ---- looking things up ----
+
+    fn leased_by(&self, session: SessionId, id: JobId) -> Result<&Slot, Refusal> {
+        let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
+        match slot.place {
+            Place::Leased { holder, .. } if holder == session => Ok(slot),
+            Place::Leased { .. } => Err(Refusal::new(
+                Code::NotLeased,
+                format!("job {id} is leased by another connection: only that one can say how it went"),
+            )),
+            place => Err(Refusal::new(
+                Code::NotLeased,
+                format!(
+                    "job {id} is {}: the lease has lapsed, or there was none; GET it first",
+                    place.state()
+                ),
+            )),
+        }
+    }
+
+    fn lease_of(&self, id: JobId) -> Lease {
+        let slot = self.slot(id);
+        Lease {
+            id,
+            queue: self.queue(slot.queue).name.clone(),
+            attempt: slot.counts().spent().saturating_add(1),
+            ttr: self.terms.get(slot.terms).ttr,
+            body: slot.body.clone(),
+        }
+    }
+
+    fn job(&self, now: Now, id: JobId, slot: &Slot) -> Job {
+        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        Job {
+            id,
+            queue: self.queue(slot.queue).name.clone(),
+            state: slot.place.state(),
+            priority: slot.priority,
+            ttr,
+            attempts,
+            backoff,
+            key: slot.key().cloned(),
+            created: SystemTime::UNIX_EPOCH + Duration::from_secs(slot.created_s.into()),
+            remaining: match slot.place {
+                Place::Ready | Place::Dead => None,
+                Place::Delayed { until } | Place::Leased { until, .. } => Some(until.until(now.mono)),
+            },
+            counts: slot.counts(),
+            reason: slot.reason(),
+            body: slot.body.clone(),
+        }
+    }
+
+    fn slot(&self, id: JobId) -> &Slot {
+        self.jobs.get(id).expect("the caller has looked")
+    }
+
+    fn queue(&self, queue: QueueIx) -> &Queue {
+        self.queues[queue.0 as usize]
+            .as_ref()
+            .expect("jobs, lines and the agenda name only queues that exist")
+    }
+
+    fn queue_mut(&mut self, queue: QueueIx) -> &mut Queue {
+        self.queues[queue.0 as usize]
+            .as_mut()
+            .expect("jobs, lines and the agenda name only queues that exist")
+    }
+
+    fn session(&self, session: SessionId) -> &Session {
+        self.sessions[session.0 as usize].as_ref().expect("the session is open")
+    }
+
+    fn session_mut(&mut self, session: SessionId) -> &mut Session {
+        self.sessions[session.0 as usize].as_mut().expect("the session is open")
+    }
+
+    fn count(&mut self, queue: QueueIx, add: impl Fn(&mut Totals)) {
+        add(&mut self.totals);
+        add(&mut self.queue_mut(queue).totals);
+    }
+}
+
+impl Slot {
+    fn counts(&self) -> Counts {
+        self.extra.as_ref().map_or_else(Counts::default, |extra| extra.counts)
+    }
+
+    fn key(&self) -> Option<&Key> {
+        self.extra.as_ref()?.key.as_ref()
+    }
+
+    fn reason(&self) -> Option<Arc<str>> {
+        self.extra.as_ref()?.reason.clone()
+    }
+}
+
+fn spent(counts: Counts, terms: Terms) -> bool {
+    terms.attempts != 0 && counts.spent() >= terms.attempts
+}
+
+fn not_found(id: JobId) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no job {id}: it is done, was deleted, or never was"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_is_small() {
+        assert_eq!(size_of::<Slot>(), 56, "a million jobs of 100 bytes must fit in 200 MB");
+    }
+}

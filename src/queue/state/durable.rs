@@ -1,0 +1,144 @@
+//! What outlives the process: the state's changes as the journal is told of them, and back from there.
+
+use std::time::Duration;
+
+use super::{Extra, PauseEnd, Place, Queue, QueueIx, Slot, State, Terms};
+use crate::change::{self, Change, JobSpec, JobStatus, PauseState};
+use crate::clock::{Moment, Now};
+use crate::job::{Counts, JobId, QueueName};
+
+impl State {
+    /// Applies what a journal held. Call it on a new state, in the journal's order, before any session is opened.
+    pub fn restore(&mut self, now: Now, change: Change) {
+        match change {
+            Change::Job(spec, status) => self.restore_job(now, spec, status),
+            Change::Status(id, status) => self.restore_status(now, id, status),
+            Change::Gone(id) => {
+                self.last_id = self.last_id.max(id);
+                if self.jobs.get(id).is_some() {
+                    self.remove(id);
+                }
+            }
+            Change::Pause(name, pause) => self.restore_pause(now, &name, pause),
+            Change::IdsUsed(id) => self.last_id = self.last_id.max(id),
+        }
+    }
+
+    fn restore_job(&mut self, now: Now, spec: JobSpec, status: JobStatus) {
+        let JobSpec { id, queue, ttr, attempts, backoff, key, created_s, body } = spec;
+        if self.jobs.get(id).is_some() {
+            // Written anew by compaction.
+            return self.restore_status(now, id, status);
+        }
+        self.last_id = self.last_id.max(id);
+        let JobStatus { priority, place, counts, reason } = status;
+        let rare = key.is_some() || reason.is_some() || counts != Counts::default();
+        let extra = rare.then(|| Box::new(Extra { counts, key, reason }));
+        let queue = self.queue_named(&queue);
+        let terms = self.terms.intern(Terms { ttr, attempts, backoff });
+        let place = restored_place(now, place);
+        self.insert(id, Slot { body, place, extra, queue, terms, priority, created_s });
+    }
+
+    fn restore_status(&mut self, now: Now, id: JobId, status: JobStatus) {
+        if self.jobs.get(id).is_none() {
+            return;
+        }
+        let JobStatus { priority, place, counts, reason } = status;
+        if counts != self.slot(id).counts() || reason != self.slot(id).reason() {
+            self.amend(id, |extra| (extra.counts, extra.reason) = (counts, reason));
+        }
+        self.reprioritise(id, priority);
+        self.relocate(id, restored_place(now, place));
+    }
+
+    fn restore_pause(&mut self, now: Now, name: &QueueName, pause: PauseState) {
+        let queue = self.queue_named(name);
+        let pause = match pause {
+            PauseState::Running => None,
+            PauseState::Paused => Some(PauseEnd::Resumed),
+            PauseState::PausedUntil { wall_ms } => Some(PauseEnd::At(moment_of(now, wall_ms))),
+        };
+        self.set_pause(queue, pause);
+        self.book_queue(queue);
+        self.drop_if_unused(queue);
+    }
+
+    /// A job as it would be written whole, if it is still there.
+    pub fn export(&self, now: Now, id: JobId) -> Option<Change> {
+        self.jobs.get(id).map(|_| self.full_change(now, id))
+    }
+
+    /// The paused queues, as they would be written.
+    pub fn export_pauses(&self, now: Now) -> Vec<Change> {
+        let queues = self.by_age.values().map(|&queue| self.queue(queue));
+        queues.filter(|queue| queue.paused.is_some()).map(|queue| pause_change(now, queue)).collect()
+    }
+
+    pub(super) fn full_change(&self, now: Now, id: JobId) -> Change {
+        let slot = self.slot(id);
+        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        let spec = JobSpec {
+            id,
+            queue: self.queue(slot.queue).name.clone(),
+            ttr,
+            attempts,
+            backoff,
+            key: slot.key().cloned(),
+            created_s: slot.created_s,
+            body: slot.body.clone(),
+        };
+        Change::Job(spec, slot.status(now))
+    }
+
+    pub(super) fn note_status(&mut self, now: Now, id: JobId) {
+        if self.journaled {
+            let status = self.slot(id).status(now);
+            self.effects.changes.push(Change::Status(id, status));
+        }
+    }
+
+    pub(super) fn note_pause(&mut self, now: Now, queue: QueueIx) {
+        if self.journaled {
+            let change = pause_change(now, self.queue(queue));
+            self.effects.changes.push(change);
+        }
+    }
+}
+
+impl Slot {
+    fn status(&self, now: Now) -> JobStatus {
+        JobStatus {
+            priority: self.priority,
+            place: match self.place {
+                Place::Ready | Place::Leased { .. } => change::Place::Ready,
+                Place::Delayed { until } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
+                Place::Dead => change::Place::Dead,
+            },
+            counts: self.counts(),
+            reason: self.reason(),
+        }
+    }
+}
+
+fn restored_place(now: Now, place: change::Place) -> Place {
+    match place {
+        change::Place::Ready => Place::Ready,
+        change::Place::Dead => Place::Dead,
+        // One that is due already becomes ready at the first tick, in the order of its deadline.
+        change::Place::Delayed { until_wall_ms } => Place::Delayed { until: moment_of(now, until_wall_ms) },
+    }
+}
+
+fn moment_of(now: Now, wall_ms: u64) -> Moment {
+    now.mono.after(Duration::from_millis(wall_ms.saturating_sub(now.wall_ms)))
+}
+
+fn pause_change(now: Now, queue: &Queue) -> Change {
+    let pause = match queue.paused {
+        None => PauseState::Running,
+        Some(PauseEnd::Resumed) => PauseState::Paused,
+        Some(PauseEnd::At(end)) => PauseState::PausedUntil { wall_ms: now.wall_of(end) },
+    };
+    Change::Pause(queue.name.clone(), pause)
+}

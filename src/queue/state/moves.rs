@@ -1,0 +1,350 @@
+//! The moves that the verbs are made of: into a place and out of it, with every set and count kept in step.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::change::JobSize;
+
+impl State {
+    /// Hands ready jobs to those who wait for them, the one that has waited longest first.
+    pub(super) fn serve(&mut self, now: Now, queue: QueueIx) {
+        loop {
+            let found = self.queue(queue);
+            if found.paused.is_some() || found.ready.is_empty() {
+                return;
+            }
+            let Some((_, &session)) = found.line.first_key_value() else {
+                return;
+            };
+            let (_, id) = found.ready.first().expect("it is not empty");
+            self.lend(now, id, session);
+            self.session_mut(session).handed = Some(id);
+            self.leave(session);
+            self.effects.wakes.push(session);
+        }
+    }
+
+    pub(super) fn lend(&mut self, now: Now, id: JobId, session: SessionId) {
+        let slot = self.slot(id);
+        let (queue, ttr) = (slot.queue, self.terms.get(slot.terms).ttr);
+        self.relocate(id, Place::Leased { until: now.mono.after(ttr), holder: session });
+        self.count(queue, |totals| totals.leased += 1);
+    }
+
+    pub(super) fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
+        let queue = self.slot(id).queue;
+        self.count(queue, |totals| totals.returned += 1);
+        self.amend(id, |extra| extra.counts.returns = extra.counts.returns.saturating_add(1));
+        self.put_back(now, id, delay);
+    }
+
+    pub(super) fn crash(&mut self, now: Now, id: JobId, reason: Arc<str>) {
+        let slot = self.slot(id);
+        let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
+        let mut counts = slot.counts();
+        counts.crashes = counts.crashes.saturating_add(1);
+        self.count(queue, |totals| totals.crashed += 1);
+        self.amend(id, |extra| (extra.counts, extra.reason) = (counts, Some(reason)));
+        if spent(counts, terms) {
+            self.die(id);
+            self.note_status(now, id);
+        } else {
+            self.put_back(now, id, Duration::ZERO);
+        }
+    }
+
+    pub(super) fn die(&mut self, id: JobId) {
+        let queue = self.slot(id).queue;
+        self.count(queue, |totals| totals.died += 1);
+        self.relocate(id, Place::Dead);
+    }
+
+    pub(super) fn revive(&mut self, now: Now, id: JobId) {
+        let queue = self.slot(id).queue;
+        self.count(queue, |totals| totals.retried += 1);
+        self.amend(id, |extra| (extra.counts.failures, extra.counts.crashes) = (0, 0));
+        self.put_back(now, id, Duration::ZERO);
+    }
+
+    /// To ready, or to delayed where there is something to wait for; whoever waits for it gets it.
+    pub(super) fn put_back(&mut self, now: Now, id: JobId, wait: Duration) {
+        if wait.is_zero() {
+            self.relocate(id, Place::Ready);
+            self.note_status(now, id);
+            self.serve(now, self.slot(id).queue);
+        } else {
+            self.relocate(id, Place::Delayed { until: now.mono.after(wait) });
+            self.note_status(now, id);
+        }
+    }
+
+    pub(super) fn relocate(&mut self, id: JobId, to: Place) {
+        let slot = self.jobs.get_mut(id).expect("the caller has looked");
+        let from = std::mem::replace(&mut slot.place, to);
+        let (queue, priority) = (slot.queue, slot.priority);
+        self.take_out(id, queue, priority, from);
+        self.put_in(id, queue, priority, to);
+    }
+
+    /// Pauses a queue or ends its pause, and keeps the account of what the journal has to keep.
+    pub(super) fn set_pause(&mut self, queue: QueueIx, pause: Option<PauseEnd>) {
+        let measure = self.measure;
+        let found = self.queue_mut(queue);
+        let bytes = measure.map_or(0, |measure| (measure.pause)(&found.name));
+        let was = std::mem::replace(&mut found.paused, pause);
+        self.live_bytes += if pause.is_some() { bytes } else { 0 };
+        self.live_bytes -= if was.is_some() { bytes } else { 0 };
+    }
+
+    /// What a job's record takes in the journal, where there is one.
+    fn live_size(&self, id: JobId, slot: &Slot) -> u64 {
+        let Some(measure) = self.measure else { return 0 };
+        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        let extra = slot.extra.as_deref();
+        (measure.job)(&JobSize {
+            id,
+            queue: &self.queue(slot.queue).name,
+            ttr,
+            attempts,
+            backoff,
+            key: slot.key(),
+            priority: slot.priority,
+            reason: extra.and_then(|extra| extra.reason.as_deref()),
+            body_bytes: slot.body.len(),
+        })
+    }
+
+    /// Changes a job in a way that may change the size of its record.
+    fn resize(&mut self, id: JobId, change: impl FnOnce(&mut Slot)) {
+        let before = self.live_size(id, self.slot(id));
+        change(self.jobs.get_mut(id).expect("the caller has looked"));
+        let after = self.live_size(id, self.slot(id));
+        self.live_bytes = self.live_bytes + after - before;
+    }
+
+    pub(super) fn reprioritise(&mut self, id: JobId, priority: Priority) {
+        let slot = self.slot(id);
+        let (was, queue, place) = (slot.priority, slot.queue, slot.place);
+        self.resize(id, |slot| slot.priority = priority);
+        if was != priority && place == Place::Ready {
+            let queue = self.queue_mut(queue);
+            queue.ready.remove(was, id);
+            queue.ready.insert(priority, id);
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: JobId, slot: Slot) {
+        self.memory += job_cost(&slot.body, slot.extra.as_deref());
+        if let Some(key) = slot.key() {
+            self.keys.insert((slot.queue, key.clone()), id);
+        }
+        let (queue, priority, place) = (slot.queue, slot.priority, slot.place);
+        self.live_bytes += self.live_size(id, &slot);
+        self.jobs.insert(id, slot);
+        self.put_in(id, queue, priority, place);
+    }
+
+    pub(super) fn remove(&mut self, id: JobId) {
+        let slot = self.jobs.remove(id).expect("the caller has looked");
+        self.memory -= job_cost(&slot.body, slot.extra.as_deref());
+        if let Some(key) = slot.key() {
+            self.keys.remove(&(slot.queue, key.clone()));
+        }
+        self.live_bytes -= self.live_size(id, &slot);
+        self.terms.release(slot.terms);
+        self.take_out(id, slot.queue, slot.priority, slot.place);
+        if self.journaled {
+            self.effects.changes.push(Change::Gone(id));
+        }
+        self.drop_if_unused(slot.queue);
+    }
+
+    /// Enters a job in the sets that its place asks for.
+    pub(super) fn put_in(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
+        let state = place.state();
+        *count_of(&mut self.counts, state) += 1;
+        let found = self.queue_mut(queue);
+        *count_of(&mut found.counts, state) += 1;
+        found.listed.insert(state, id);
+        match place {
+            Place::Ready => found.ready.insert(priority, id),
+            Place::Dead => {}
+            Place::Delayed { until } => {
+                found.delayed.insert((until, id));
+                self.book_queue(queue);
+            }
+            Place::Leased { until, holder } => {
+                self.session_mut(holder).leases.insert((until, id));
+                self.book_session(holder);
+            }
+        }
+    }
+
+    /// Takes a job out of the sets that it was entered in.
+    pub(super) fn take_out(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
+        let state = place.state();
+        *count_of(&mut self.counts, state) -= 1;
+        let found = self.queue_mut(queue);
+        *count_of(&mut found.counts, state) -= 1;
+        found.listed.remove(state, id);
+        match place {
+            Place::Ready => found.ready.remove(priority, id),
+            Place::Dead => {}
+            Place::Delayed { until } => {
+                found.delayed.remove(&(until, id));
+            }
+            Place::Leased { until, holder } => {
+                self.session_mut(holder).leases.remove(&(until, id));
+            }
+        }
+    }
+
+    /// Changes what few jobs have, and keeps the account of memory.
+    pub(super) fn amend(&mut self, id: JobId, change: impl FnOnce(&mut Extra)) {
+        let before = extra_cost(self.slot(id).extra.as_deref());
+        self.resize(id, |slot| {
+            let extra = slot.extra.get_or_insert_default();
+            change(extra);
+            if **extra == Extra::default() {
+                // So that a job costs what it has, not what it once had, as after a restart.
+                slot.extra = None;
+            }
+        });
+        let after = extra_cost(self.slot(id).extra.as_deref());
+        self.memory = self.memory + after - before;
+    }
+
+    pub(super) fn backoff(&mut self, backoff: Duration, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(63);
+        let plain = backoff.as_millis().saturating_mul(1 << doublings);
+        let longest = MAX_BACKOFF.as_millis();
+        // Between the whole and five quarters, so that jobs that failed together don't come back together.
+        let quarter = plain.min(longest) * u128::from(self.random.next() % 1024) / 4096;
+        Duration::from_millis((plain.min(longest) + quarter).min(longest) as u64)
+    }
+
+    pub(super) fn make_queue(&mut self, name: QueueName) -> QueueIx {
+        self.queues_made += 1;
+        let age = self.queues_made;
+        let queue = Queue {
+            name: name.clone(),
+            age,
+            ready: IdSet::new(),
+            delayed: BTreeSet::new(),
+            listed: IdSet::new(),
+            line: BTreeMap::new(),
+            paused: None,
+            booked: None,
+            counts: StateCounts::default(),
+            totals: Totals::default(),
+        };
+        let ix = match self.free_queues.pop() {
+            Some(number) => {
+                self.queues[number as usize] = Some(queue);
+                QueueIx(number)
+            }
+            None => {
+                self.queues.push(Some(queue));
+                QueueIx(u32::try_from(self.queues.len() - 1).expect("fewer than 2^32 queues fit in memory"))
+            }
+        };
+        self.memory += QUEUE_OVERHEAD_BYTES;
+        self.names.insert(name, ix);
+        self.by_age.insert(age, ix);
+        ix
+    }
+
+    pub(super) fn queue_named(&mut self, name: &QueueName) -> QueueIx {
+        match self.names.get(name) {
+            Some(&queue) => queue,
+            None => self.make_queue(name.clone()),
+        }
+    }
+
+    /// A queue goes when it is empty and unused.
+    pub(super) fn drop_if_unused(&mut self, queue: QueueIx) {
+        let found = self.queue(queue);
+        if found.counts != StateCounts::default() || !found.line.is_empty() || found.paused.is_some() {
+            return;
+        }
+        let found = self.queues[queue.0 as usize].take().expect("it was there a moment ago");
+        if let Some(at) = found.booked {
+            self.agenda.remove(&(at, Owner::Queue(queue)));
+        }
+        self.names.remove(&found.name);
+        self.by_age.remove(&found.age);
+        self.free_queues.push(queue.0);
+        self.memory -= QUEUE_OVERHEAD_BYTES;
+    }
+
+    /// Enters a queue in the agenda, unless it is there for an earlier moment.
+    pub(super) fn book_queue(&mut self, queue: QueueIx) {
+        let found = self.queue(queue);
+        let delay = found.delayed.first().map(|entry| entry.0);
+        let pause = match found.paused {
+            Some(PauseEnd::At(end)) => Some(end),
+            _ => None,
+        };
+        let due = [delay, pause].into_iter().flatten().min();
+        let booked = found.booked;
+        let booked = book(&mut self.agenda, Owner::Queue(queue), booked, due);
+        self.queue_mut(queue).booked = booked;
+    }
+
+    pub(super) fn book_session(&mut self, session: SessionId) {
+        let found = self.session(session);
+        let due = found.leases.first().map(|entry| entry.0);
+        let booked = found.booked;
+        let booked = book(&mut self.agenda, Owner::Session(session), booked, due);
+        self.session_mut(session).booked = booked;
+    }
+}
+
+/// Enters an owner that is due at `due` and stands in the agenda at `booked`; returns where it stands then.
+fn book(
+    agenda: &mut BTreeSet<(Moment, Owner)>,
+    owner: Owner,
+    booked: Option<Moment>,
+    due: Option<Moment>,
+) -> Option<Moment> {
+    let Some(due) = due else { return booked };
+    match booked {
+        Some(at) if at <= due => return booked,
+        Some(at) => agenda.remove(&(at, owner)),
+        None => false,
+    };
+    agenda.insert((due, owner));
+    Some(due)
+}
+
+fn count_of(counts: &mut StateCounts, state: JobState) -> &mut u64 {
+    match state {
+        JobState::Ready => &mut counts.ready,
+        JobState::Delayed => &mut counts.delayed,
+        JobState::Leased => &mut counts.leased,
+        JobState::Dead => &mut counts.dead,
+    }
+}
+
+pub(super) fn job_cost(body: &[u8], extra: Option<&Extra>) -> u64 {
+    JOB_OVERHEAD_BYTES + body.len() as u64 + extra_cost(extra)
+}
+
+fn extra_cost(extra: Option<&Extra>) -> u64 {
+    extra.map_or(0, |extra| {
+        let key = extra.key.as_ref().map_or(0, |key| key.as_str().len());
+        let reason = extra.reason.as_ref().map_or(0, |reason| reason.len());
+        EXTRA_OVERHEAD_BYTES + (key + reason) as u64
+    })
+}
+
+/// A reason of at most [`MAX_REASON_BYTES`].
+pub(super) fn cut(reason: Arc<str>) -> Arc<str> {
+    if reason.len() <= MAX_REASON_BYTES {
+        reason
+    } else {
+        reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].into()
+    }
+}

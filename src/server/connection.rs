@@ -1,0 +1,340 @@
+//! One client: bytes from its socket to commands, outcomes back to bytes.
+//!
+//! All complete commands in the buffer are carried out before anything is written: one write for all their replies.
+//! A peer that is slow in the middle of a command, or in taking replies, is dropped at an absolute deadline;
+//! one that is idle between commands may be so for ever.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use crate::broker::{Outcome, Session, Waited};
+use crate::clock::Moment;
+use crate::error::{Code, Refusal};
+use crate::job::QueueName;
+use crate::protocol::{Decoder, Dialect, Reply, Step};
+
+/// What a connection's buffers begin with, and shrink back to when it has nothing to do.
+const BUFFER_BYTES: usize = 4096;
+
+/// A buffer that reads fill is let grow to this, whatever the commands in it need.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// How much later than its deadline a slow command may be dropped.
+const LIMIT_SLACK: Duration = Duration::from_secs(1);
+
+/// Replies are sent when they have come to this much, even if more commands are there to be carried out: a
+/// client that sends ahead can't make the server keep more.
+const REPLIES_BYTES_MAX: usize = 256 * 1024;
+
+/// How long, and how much, to read behind a last reply, so that the client gets it: closing a socket with unread bytes in
+/// it makes the kernel throw away what was sent.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// Serves one client until it goes, or has to.
+pub(crate) fn serve(stream: Arc<TcpStream>, mut session: Session, shared: &Shared) {
+    let mut connection = Connection {
+        stream: &stream,
+        session: &mut session,
+        shared,
+        decoder: Decoder::new(shared.config.frames),
+        input: Input::new(),
+        replies: Vec::new(),
+        unsent: Vec::new(),
+    };
+    let end = connection.run();
+    // Before the client can see the end: what it had leased must be back by then. Whatever a stopping server ends, no
+    // worker is to blame for.
+    if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
+        session.quit();
+    } else {
+        drop(session);
+    }
+    match end {
+        Ok(End::Gone) => log::debug!("{}: closed", shared.name_of(&stream)),
+        Ok(End::Quit | End::Sent) => linger(&stream, shared),
+        Err(error) => log::debug!("{}: dropped: {error}", shared.name_of(&stream)),
+    }
+}
+
+/// How a connection came to its end, where nothing went wrong.
+enum End {
+    /// The client closed.
+    Gone,
+    /// The client said goodbye.
+    Quit,
+    /// The server said its last word.
+    Sent,
+}
+
+struct Connection<'a> {
+    stream: &'a TcpStream,
+    session: &'a mut Session,
+    shared: &'a Shared,
+    decoder: Decoder,
+    input: Input,
+    /// Replies that are not sent yet.
+    replies: Vec<u8>,
+    /// The dialects of these replies: what is needed to take them back.
+    unsent: Vec<Dialect>,
+}
+
+impl Connection<'_> {
+    fn run(&mut self) -> io::Result<End> {
+        loop {
+            if let Some(end) = self.carry_out()? {
+                self.flush()?;
+                return Ok(end);
+            }
+            self.flush()?;
+            if self.shared.is_stopping() {
+                return Ok(End::Sent);
+            }
+            if self.fill()? == 0 {
+                return Ok(End::Gone);
+            }
+        }
+    }
+
+    /// Carries out all complete commands in the buffer.
+    fn carry_out(&mut self) -> io::Result<Option<End>> {
+        loop {
+            match self.decoder.next(self.input.unread()) {
+                Step::Incomplete => return Ok(None),
+                Step::Skip { consumed } => self.input.consume(consumed),
+                Step::Command { consumed, command, dialect } => {
+                    self.input.consume(consumed);
+                    match self.session.execute(command) {
+                        Outcome::Reply(reply) => self.reply(&reply, dialect),
+                        Outcome::Wait { queues, deadline } => self.wait(&queues, deadline, dialect)?,
+                        Outcome::Goodbye => return Ok(Some(End::Quit)),
+                    }
+                }
+                Step::Refused { consumed, refusal, dialect, close } => {
+                    self.input.consume(consumed);
+                    log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
+                    self.reply(&Reply::Refused(refusal), dialect);
+                    if close {
+                        return Ok(Some(End::Sent));
+                    }
+                }
+                Step::Farewell { text } => {
+                    self.replies.extend_from_slice(text);
+                    return Ok(Some(End::Sent));
+                }
+            }
+            if self.replies.len() >= REPLIES_BYTES_MAX {
+                self.flush()?;
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply, dialect: Dialect) {
+        dialect.write_reply(reply, &mut self.replies);
+        self.unsent.push(dialect);
+    }
+
+    /// Waits for a job. What is answered already is sent before: the client may be waiting for that.
+    fn wait(&mut self, queues: &[QueueName], deadline: Option<Moment>, dialect: Dialect) -> io::Result<()> {
+        self.flush()?;
+        let (stream, shared, id) = (self.stream, self.shared, self.session.id());
+        let mut watch = None;
+        let waited = self.session.wait(queues, deadline, &mut || match shared.watcher.watch(stream, id) {
+            Ok(watching) => watch = Some(watching),
+            Err(error) => log::warn!("can't watch a waiting connection: {error}"),
+        });
+        drop(watch);
+        let reply = match waited {
+            Waited::Leased(lease) => Reply::Leased(lease),
+            Waited::CalledOff if shared.is_stopping() => Reply::Refused(Refusal::new(
+                Code::Draining,
+                "this server is shutting down: connect again in a moment, or to another one",
+            )),
+            // The client has closed, or half-closed: it sends nothing more, and may still read this.
+            Waited::TimedOut | Waited::CalledOff => Reply::Empty,
+        };
+        self.reply(&reply, dialect);
+        Ok(())
+    }
+
+    /// Sends the replies so far, once all that they say is safe.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        if let Err(refusal) = self.session.settle() {
+            // Whether any of these took effect is not known any more, so none of them is said.
+            self.replies.clear();
+            let unavailable = Reply::Refused(refusal);
+            self.unsent.iter().for_each(|dialect| dialect.write_reply(&unavailable, &mut self.replies));
+            send(self.stream, &self.replies, self.shared)?;
+            return Err(io::Error::other("the journal can no longer be written"));
+        }
+        self.unsent.clear();
+        send(self.stream, &self.replies, self.shared)?;
+        self.replies.clear();
+        if self.replies.capacity() > 4 * BUFFER_BYTES && self.input.unread().is_empty() {
+            self.replies.shrink_to(BUFFER_BYTES);
+        }
+        Ok(())
+    }
+
+    /// Reads what has come, or waits until something does. In the middle of a command only until the deadline.
+    fn fill(&mut self) -> io::Result<usize> {
+        let midway = self.decoder.is_midway(self.input.unread());
+        let deadline = midway.then(|| {
+            let latest = || self.shared.now().after(self.shared.config.frame_timeout);
+            *self.input.frame_deadline.get_or_insert_with(latest)
+        });
+        loop {
+            let left = deadline.map(|deadline| deadline.until(self.shared.now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the rest of a command did not come in time",
+                ));
+            }
+            self.input.limit_reading(self.stream, left)?;
+            match self.input.read_from(self.stream) {
+                // A limit that was set for an earlier command, or is up: the next round tells which.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input.stale_limit = true,
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time, so that no single
+/// write blocks longer.
+pub(crate) fn send(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    let mut deadline = None;
+    loop {
+        match stream.write(bytes) {
+            Ok(sent) if sent == bytes.len() => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client did not take its replies in time",
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+        // The first write had the whole time already; what is left is only looked at from here on.
+        let deadline = *deadline.get_or_insert_with(|| shared.now().after(shared.config.write_timeout));
+        if deadline <= shared.now() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client did not take its replies in time",
+            ));
+        }
+    }
+}
+
+/// Says that nothing more comes, and reads on for a moment, so that the last reply is not lost.
+fn linger(mut stream: &TcpStream, shared: &Shared) {
+    if stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let deadline = shared.now().after(LINGER);
+    let mut scrap = [0; 4096];
+    let mut read = 0;
+    while read < LINGER_BYTES_MAX {
+        let left = deadline.until(shared.now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut scrap) {
+            Ok(0) | Err(_) => return,
+            Ok(more) => read += more,
+        }
+    }
+}
+
+/// Bytes that have come and are not carried out yet.
+struct Input {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// When the command at the head has to be complete.
+    frame_deadline: Option<Moment>,
+    /// The socket's read timeout as it is set now.
+    limited_to: Option<Duration>,
+    /// Whether a read has run into it.
+    stale_limit: bool,
+}
+
+impl Input {
+    fn new() -> Input {
+        Input {
+            bytes: vec![0; BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            frame_deadline: None,
+            limited_to: None,
+            stale_limit: false,
+        }
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.start += bytes;
+        self.frame_deadline = None;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Lets reads block at most for about `limit`. A limit that is near enough, or not needed any more, is left as it is:
+    /// a client that sends ahead has half a command at the end of most reads, and each change is a system call.
+    fn limit_reading(&mut self, stream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
+        let good = match (self.limited_to, limit) {
+            (None, None) => true,
+            (Some(_), None) => !self.stale_limit,
+            (None, Some(_)) => false,
+            (Some(set), Some(limit)) => set <= limit + LIMIT_SLACK,
+        };
+        if !good {
+            stream.set_read_timeout(limit)?;
+            self.limited_to = limit;
+            self.stale_limit = false;
+        }
+        Ok(())
+    }
+
+    /// Reads once. The buffer grows while reads fill it, so that a client that sends ahead needs few of them, and shrinks
+    /// when a read comes to little.
+    fn read_from(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.bytes.len() {
+            let room = self.bytes.len() * 2;
+            self.bytes.resize(room, 0);
+        }
+        let read = loop {
+            match stream.read(&mut self.bytes[self.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        let was_empty = self.end == 0;
+        self.end += read;
+        if self.end == self.bytes.len() && self.bytes.len() < READ_AHEAD_BYTES {
+            self.bytes.resize(self.bytes.len() * 4, 0);
+        } else if was_empty && read < self.bytes.len() / 64 && self.bytes.len() > BUFFER_BYTES {
+            self.bytes.truncate(BUFFER_BYTES.max(read));
+            self.bytes.shrink_to_fit();
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,96 @@
+//! How many connections and how much memory this machine bears, read once at the start.
+//!
+//! Each connection is a thread and a file. Past the system's limits a thread can't start, a file can't be
+//! opened, or, where memory maps run out, the Rust runtime aborts the whole process. So the cap is set below all of them,
+//! and a client over it is told so instead.
+
+use std::fs;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Files that the server keeps for itself: standard streams, the listener, the watcher, the journal.
+const FILES_KEPT: u64 = 16;
+
+/// Threads that the server keeps for itself.
+const THREADS_KEPT: u64 = 16;
+
+/// Memory maps that one thread takes: its stack, the stack's guard page, the signal stack and its guard page.
+const MAPS_PER_THREAD: u64 = 4;
+
+/// Memory maps that the rest of the process takes: binary, libraries, heap, large allocations.
+const MAPS_KEPT: u64 = 2048;
+
+/// What the kernel's default for `vm.max_map_count` is, where it can't be read.
+const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
+
+/// How many connections can be served, and what sets that limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionCap {
+    /// How many.
+    pub connections: u64,
+    /// Which limit of the system's is the lowest, for people.
+    pub because: String,
+}
+
+/// Raises the limit on open files as far as it goes, and computes how many connections can be served.
+pub fn connection_cap() -> ConnectionCap {
+    let files = raise_open_files();
+    let maps = read_number("/proc/sys/vm/max_map_count").unwrap_or(MAX_MAP_COUNT_DEFAULT);
+    let mut limits = vec![
+        (files.saturating_sub(FILES_KEPT), format!("open files (ulimit -n) {files}")),
+        (maps.saturating_sub(MAPS_KEPT) / MAPS_PER_THREAD, format!("vm.max_map_count {maps}")),
+    ];
+    let threads = [
+        ("threads (ulimit -u)", getrlimit(Resource::Nproc).current),
+        ("kernel.threads-max", read_number("/proc/sys/kernel/threads-max")),
+        ("the cgroup's pids.max", cgroup_number("pids.max", "pids/pids.max")),
+    ];
+    for (name, limit) in threads {
+        if let Some(limit) = limit {
+            limits.push((limit.saturating_sub(THREADS_KEPT), format!("{name} {limit}")));
+        }
+    }
+    let (connections, because) = limits.into_iter().min().expect("there are at least two limits");
+    ConnectionCap { connections: connections.max(1), because }
+}
+
+/// Three quarters of the memory that the machine or the cgroup has, in bytes; of 1 GiB where neither says.
+pub fn default_memory_max() -> u64 {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let cgroup = cgroup_number("memory.max", "memory/memory.limit_in_bytes");
+    let has = [machine, cgroup].into_iter().flatten().min().unwrap_or(1 << 30);
+    has / 4 * 3
+}
+
+/// The soft limit on open files, after raising it to the hard one.
+fn raise_open_files() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let was = limit.current;
+        limit.current = limit.maximum;
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            limit.current = was;
+        }
+    }
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// A limit of this process's own cgroup, of version 2 or else 1. The nearest group that sets one counts.
+fn cgroup_number(v2: &str, v1: &str) -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let above = std::path::Path::new(own).ancestors();
+    let found = above.filter_map(|group| {
+        let group = group.strip_prefix("/").ok()?;
+        read_number(std::path::Path::new("/sys/fs/cgroup").join(group).join(v2))
+    });
+    found.min().or_else(|| read_number(std::path::Path::new("/sys/fs/cgroup").join(v1)))
+}
+
+/// The number in a file; `None` where there is no such file, or it says `max`.
+fn read_number(path: impl AsRef<std::path::Path>) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,365 @@
+//! Fetches jobs, has them run, keeps their leases and stops well.
+//!
+//! A [`Worker`] speaks the wire like anybody else's program. It does up to so many jobs at a time, each in a
+//! *slot* with a connection of its own; a crossbeam channel feeds the jobs to as many runners, the threads in
+//! which handlers run. While a handler runs, its slot renews the lease at every third of the job's time to run,
+//! so that a handler may take as long as it likes; if the lease is lost all the same, the run is cancelled.
+//!
+//! What runs a job is a closure: one for each task name ([`Worker::on`]), and one for all others
+//! ([`Worker::otherwise`]). [`Program`] runs a program for each job, [`demonstrate`] only pretends to work.
+//! A handler that panics has failed; the worker goes on.
+//!
+//! ```no_run
+//! use djqs::worker::{Outcome, Worker};
+//!
+//! let worker = Worker::new("127.0.0.1:11300")
+//!     .concurrency(4)
+//!     .on("SEND_NOTIFICATION", |job| println!("to be sent: {}", job.args()))
+//!     .on("CLEANUP_LOGS", |_| std::fs::remove_file("/var/log/my.log"))
+//!     .otherwise(|job| Outcome::dead(format_args!("no idea how to do {}", job.task())));
+//! let control = worker.control(); // Stops, pauses and resumes it from another thread.
+//! worker.run()?;
+//! # Ok::<(), djqs::worker::WorkerError>(())
+//! ```
+
+mod connection;
+mod control;
+mod demo;
+mod handlers;
+mod held;
+mod job;
+mod outcome;
+mod presence;
+mod printable;
+mod process;
+mod program;
+mod slot;
+mod turns;
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use log::{error, info};
+use parking_lot::Mutex;
+
+use crate::clock::{Clock, Moment};
+use crate::error::Refusal;
+use crate::job::QueueName;
+
+pub use control::Control;
+pub use demo::demonstrate;
+pub use job::WorkerJob;
+pub use outcome::Outcome;
+pub use program::{Program, Stderr};
+
+use handlers::Handlers;
+use held::Run;
+use presence::Presence;
+use slot::Slot;
+use turns::Turns;
+
+/// A worker, to be set up and then [run](Worker::run).
+#[derive(Debug)]
+pub struct Worker {
+    server: String,
+    queues: Vec<QueueName>,
+    concurrency: usize,
+    grace: Duration,
+    jobs: Option<u64>,
+    drain: bool,
+    handlers: Handlers,
+    control: Control,
+    clock: Clock,
+}
+
+/// How many jobs ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Done and gone.
+    pub done: u64,
+    /// Failed, to be tried again.
+    pub failed: u64,
+    /// Failed for good.
+    pub dead: u64,
+    /// Handed back, no attempt charged.
+    pub returned: u64,
+    /// The lease was lost, or the report of the end found no answer: somebody else has the job, or will.
+    pub lost: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { done, failed, dead, returned, lost } = self;
+        write!(f, "{done} done, {failed} failed, {dead} dead, {returned} returned, {lost} lost")
+    }
+}
+
+/// Why a worker ended without having been told to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// A handler said [`Outcome::Unfit`]: this worker can't do such jobs.
+    Unfit {
+        /// Why, as the handler put it.
+        reason: String,
+        /// What the program should exit with, as the handler has it.
+        exit_code: u8,
+    },
+    /// The server refuses to understand this worker's GET, as it would for ever.
+    Refused(Refusal),
+    /// A thread could not be started.
+    Thread(io::Error),
+    /// A thread of the worker's own ended early: a mistake in this library.
+    Internal,
+}
+
+impl fmt::Display for WorkerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerError::Unfit { reason, .. } => f.write_str(reason),
+            WorkerError::Refused(refusal) => write!(f, "the server refused GET: {refusal}"),
+            WorkerError::Thread(source) => write!(f, "cannot start a thread: {source}"),
+            WorkerError::Internal => f.write_str("a thread of the worker ended early"),
+        }
+    }
+}
+
+impl std::error::Error for WorkerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            WorkerError::Refused(refusal) => Some(refusal),
+            WorkerError::Thread(source) => Some(source),
+            WorkerError::Unfit { .. } | WorkerError::Internal => None,
+        }
+    }
+}
+
+impl Worker {
+    /// A worker for the queue `default` of the server at `server`, `HOST:PORT`; one job at a time, without end.
+    pub fn new(server: impl Into<String>) -> Worker {
+        let clock = Clock::system();
+        Worker {
+            server: server.into(),
+            queues: Vec::new(),
+            concurrency: 1,
+            grace: Duration::from_secs(25),
+            jobs: None,
+            drain: false,
+            handlers: Handlers::default(),
+            control: Control::new(clock.clone()),
+            clock,
+        }
+    }
+
+    /// Works for these queues: the most urgent job of all of them first. None is the same as `default`.
+    pub fn queues(mut self, queues: impl IntoIterator<Item = QueueName>) -> Worker {
+        self.queues = queues.into_iter().collect();
+        self
+    }
+
+    /// Does up to so many jobs at a time; 0 counts as 1. Default 1.
+    pub fn concurrency(mut self, jobs: usize) -> Worker {
+        self.concurrency = jobs.max(1);
+        self
+    }
+
+    /// How long what runs may go on after [`Control::stop`]. Default 25 s.
+    pub fn grace(mut self, grace: Duration) -> Worker {
+        self.grace = grace;
+        self
+    }
+
+    /// Stops after so many jobs, however they end. Default: never.
+    pub fn stop_after(mut self, jobs: u64) -> Worker {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// Stops when the queues have no job ready and none of this worker's own runs. Delayed jobs, such as those
+    /// that wait for their next attempt, are not waited for.
+    pub fn drain(mut self) -> Worker {
+        self.drain = true;
+        self
+    }
+
+    /// Has a closure do the jobs with this task name: the body's part before its first `: `.
+    ///
+    /// The closure returns an [`Outcome`], `()` or a `Result<(), E>`. It is called by up to as many threads at
+    /// once as there are jobs at a time. A second closure for a name takes the first one's place.
+    pub fn on<R: Into<Outcome>>(
+        mut self,
+        task: &str,
+        handler: impl Fn(&WorkerJob) -> R + Send + Sync + 'static,
+    ) -> Worker {
+        self.handlers.add(task, handler);
+        self
+    }
+
+    /// Has a closure do all jobs that no other is there for. Without one, such jobs fail.
+    pub fn otherwise<R: Into<Outcome>>(
+        mut self,
+        handler: impl Fn(&WorkerJob) -> R + Send + Sync + 'static,
+    ) -> Worker {
+        self.handlers.set_otherwise(handler);
+        self
+    }
+
+    /// The handle that stops, pauses and resumes this worker.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Works until it is told to stop, or has done what it was set up to do. Blocks.
+    ///
+    /// While the server is away it tries to connect again, with growing waits of up to 5 s; it says so once in
+    /// the log, and once when the server is back. Each job has a log line as it starts and one as it ends.
+    ///
+    /// A handler that does not return when its job is [cancelled](WorkerJob::cancelled) is left behind in its
+    /// thread a few seconds after the grace is over; its job is handed back, so the program should exit then.
+    ///
+    /// # Errors
+    /// Those of [`WorkerError`]; jobs that ran have been reported or handed back all the same.
+    pub fn run(self) -> Result<Summary, WorkerError> {
+        let slots =
+            usize::try_from(self.jobs.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(self.concurrency);
+        let shared = Arc::new(Shared {
+            presence: Presence::new(&self.server),
+            server: self.server,
+            queues: self.queues,
+            grace: self.grace,
+            drain: self.drain,
+            handlers: self.handlers,
+            control: self.control,
+            clock: self.clock,
+            turns: Turns::new(self.jobs),
+            summary: Mutex::default(),
+            failure: Mutex::new(None),
+            left_behind: AtomicBool::new(false),
+        });
+        shared.log_begin(slots);
+        let (runs, to_run) = unbounded();
+        let threads = start(&shared, slots, &runs, &to_run);
+        // The runners end when the last slot has.
+        drop(runs);
+        shared.wait_for(threads);
+        let summary = *shared.summary.lock();
+        info!(event = "stopped", done = summary.done, failed = summary.failed, dead = summary.dead,
+            returned = summary.returned, lost = summary.lost; "stopped: {summary}");
+        match shared.failure.lock().take() {
+            Some(failure) => Err(failure),
+            None => Ok(summary),
+        }
+    }
+}
+
+/// The threads of a worker.
+#[derive(Default)]
+struct Threads {
+    slots: Vec<thread::JoinHandle<()>>,
+    runners: Vec<thread::JoinHandle<()>>,
+}
+
+/// Starts the runners and the slots; if one can't be started the others are told to stop.
+fn start(shared: &Arc<Shared>, slots: usize, runs: &Sender<Run>, to_run: &Receiver<Run>) -> Threads {
+    let mut threads = Threads::default();
+    let mut start_all = || -> io::Result<()> {
+        for n in 1..=slots {
+            let (shared, to_run) = (shared.clone(), to_run.clone());
+            let runner = thread::Builder::new().name(format!("runner-{n}"));
+            threads.runners.push(runner.spawn(move || shared.run_all(&to_run))?);
+        }
+        for n in 1..=slots {
+            let (shared, slot) = (shared.clone(), Slot::new(shared.clone(), runs.clone()));
+            let thread = thread::Builder::new().name(format!("slot-{n}"));
+            threads.slots.push(thread.spawn(move || shared.serve(slot))?);
+        }
+        Ok(())
+    };
+    if let Err(error) = start_all() {
+        shared.fail(WorkerError::Thread(error));
+    }
+    threads
+}
+
+/// What a worker's threads share.
+struct Shared {
+    server: String,
+    queues: Vec<QueueName>,
+    grace: Duration,
+    drain: bool,
+    handlers: Handlers,
+    control: Control,
+    clock: Clock,
+    presence: Presence,
+    turns: Turns,
+    summary: Mutex<Summary>,
+    /// The first thing that ended the worker against its will.
+    failure: Mutex<Option<WorkerError>>,
+    /// Whether a runner is still in a handler that does not end.
+    left_behind: AtomicBool,
+}
+
+impl Shared {
+    fn now(&self) -> Moment {
+        self.clock.now().mono
+    }
+
+    /// What a runner does.
+    fn run_all(&self, to_run: &Receiver<Run>) {
+        for run in to_run {
+            let outcome = self.handlers.run(&run.job);
+            // Nobody listens any more where the run was left behind.
+            let _ = run.done.send(outcome);
+        }
+    }
+
+    fn stop_as_unfit(&self, reason: &str, exit_code: u8) {
+        self.fail(WorkerError::Unfit { reason: reason.to_owned(), exit_code });
+    }
+
+    /// Ends the worker; the first reason stands.
+    fn fail(&self, failure: WorkerError) {
+        {
+            let mut first = self.failure.lock();
+            if first.is_none() {
+                error!(event = "failed", reason:% = failure; "stopping: {failure}");
+                *first = Some(failure);
+            }
+        }
+        self.control.stop();
+    }
+
+    fn leave_behind(&self) {
+        self.left_behind.store(true, Ordering::SeqCst);
+    }
+
+    /// What a slot's thread does. The others would wait for ever for one that panicked.
+    fn serve(&self, slot: Slot) {
+        if catch_unwind(AssertUnwindSafe(|| slot.serve())).is_err() {
+            self.fail(WorkerError::Internal);
+        }
+    }
+
+    /// Waits for the slots, and for the runners that still can be waited for. None of them panics.
+    fn wait_for(&self, threads: Threads) {
+        threads.slots.into_iter().for_each(|slot| drop(slot.join()));
+        if !self.left_behind.load(Ordering::SeqCst) {
+            threads.runners.into_iter().for_each(|runner| drop(runner.join()));
+        }
+    }
+
+    fn log_begin(&self, slots: usize) {
+        let names: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
+        let queues = if names.is_empty() { "default".to_owned() } else { names.join(",") };
+        let server = self.server.as_str();
+        info!(event = "begins", server = server, queues = queues.as_str(), jobs_at_a_time = slots;
+            "works for {queues} at {server}, {slots} at a time");
+    }
+}

@@ -1,0 +1,63 @@
+//! Work that is only pretended: it takes as long as the task says.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::Duration;
+
+use super::job::WorkerJob;
+use super::outcome::Outcome;
+use super::printable::printable;
+use crate::protocol::native::parse_duration;
+
+/// The longest sleep before looking whether the work has lost its point.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Prints what it works on, sleeps as long as the task says and prints that it is done.
+///
+/// How long that is says the last word of the body that is a duration with `_delay` behind it, as in
+/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`; without one it takes no time. A job whose work loses its point
+/// meanwhile is handed back.
+pub fn demonstrate(job: &WorkerJob) -> Outcome {
+    say(&format!("working on {} {}", job.id(), printable(job.body())));
+    let mut left = delay(job.body());
+    while !left.is_zero() {
+        if job.cancelled() {
+            say(&format!("gave up {}", job.id()));
+            return Outcome::returned();
+        }
+        let slice = left.min(SLICE);
+        thread::sleep(slice);
+        left -= slice;
+    }
+    say(&format!("done {}", job.id()));
+    Outcome::Done
+}
+
+/// A worker whose output nobody reads any more works on.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+fn delay(body: &[u8]) -> Duration {
+    let words = body.rsplit(u8::is_ascii_whitespace);
+    let delays =
+        words.filter_map(|word| parse_duration(str::from_utf8(word).ok()?.strip_suffix("_delay")?).ok());
+    { delays }.next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn task_says_how_long_it_takes() {
+        let millis = |body: &str| delay(body.as_bytes()).as_millis();
+        assert_eq!(millis("CALCULATE_FINANCE: 5s_delay"), 5000);
+        assert_eq!(millis("CLEANUP_LOGS: 250ms_delay now"), 250);
+        assert_eq!(millis("A: 1s_delay 2s_delay"), 2000);
+        assert_eq!(millis("A: 3_delay"), 3000);
+        assert_eq!(millis("A: later_delay"), 0);
+        assert_eq!(millis("A"), 0);
+        assert_eq!(millis(""), 0);
+    }
+}

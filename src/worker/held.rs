@@ -1,0 +1,328 @@
+//! One lease: kept while the job's handler runs, and reported when it has ended.
+//!
+//! A lease is lost when the server says so, when the connection breaks, or when it was not renewed in time as far
+//! as this side can tell. From then on somebody else may have the job: the run is ended at once and nothing is
+//! reported of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use log::{debug, info, warn};
+
+use super::Shared;
+use super::connection::{Connection, Event};
+use super::control::Phase;
+use super::job::WorkerJob;
+use super::outcome::Outcome;
+use super::printable::{cut, printable};
+use crate::clock::Moment;
+use crate::error::{Code, Refusal};
+use crate::job::{Lease, MAX_DURATION, MAX_REASON_BYTES};
+use crate::protocol::Command;
+use crate::protocol::native::{Answer, format_duration};
+
+/// How long the answer to a report is waited for.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a handler may take to end after the grace is over; a program gets KILL before, see
+/// [`super::process::STOP_KILL_AFTER_MAX`].
+const GENTLE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long anything may take once the worker has to stop at once.
+const AT_ONCE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest part of a task's name that is logged.
+const TASK_SHOWN_MAX: usize = 80;
+
+/// A job on its way to a runner, and where the runner says how it ended.
+pub(super) struct Run {
+    pub(super) job: Arc<WorkerJob>,
+    pub(super) done: Sender<Outcome>,
+}
+
+/// What became of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Done,
+    Failed { retry_in: Duration, reason: String },
+    Dead { reason: String },
+    Returned { reason: String },
+    Lost { why: String },
+}
+
+/// One lease.
+pub(super) struct Held<'a> {
+    shared: &'a Shared,
+    connection: &'a mut Connection,
+    wake: &'a Receiver<()>,
+    job: Arc<WorkerJob>,
+    done: Receiver<Outcome>,
+    /// How long the lease lasts as far as the server has confirmed.
+    valid_until: Moment,
+    /// When the next TOUCH is due.
+    touch_at: Moment,
+    /// When the TOUCH was sent that is not answered yet.
+    touched: Option<Moment>,
+    /// Why the lease is lost.
+    lost: Option<String>,
+    /// Why the connection is closed.
+    closed: Option<String>,
+    /// When to leave a handler behind that does not end.
+    give_up_at: Option<Moment>,
+}
+
+impl<'a> Held<'a> {
+    /// Has the leased job run, keeps the lease and reports how it ended. The second value says why the connection
+    /// has closed meanwhile, if it has.
+    pub(super) fn hold(
+        shared: &'a Shared,
+        connection: &'a mut Connection,
+        wake: &'a Receiver<()>,
+        runs: &Sender<Run>,
+        lease: Lease,
+    ) -> (Ending, Option<String>) {
+        let started = shared.now();
+        let job = Arc::new(WorkerJob::new(lease));
+        log_start(&job);
+        let (sender, done) = bounded(1);
+        // A runner waits for each slot. If there were none, `done` would say so.
+        let _ = runs.send(Run { job: job.clone(), done: sender });
+        let mut held = Held {
+            shared,
+            connection,
+            wake,
+            done,
+            valid_until: started.after(job.ttr()),
+            touch_at: started.after(job.ttr() / 3),
+            job,
+            touched: None,
+            lost: None,
+            closed: None,
+            give_up_at: None,
+        };
+        let ending = held.until_it_ends();
+        log_end(&held.job, shared.now().until(started), &ending);
+        (ending, held.closed)
+    }
+
+    fn until_it_ends(&mut self) -> Ending {
+        loop {
+            self.obey();
+            self.renew();
+            let now = self.shared.now();
+            if self.give_up_at.is_some_and(|at| at <= now) {
+                return self.leave_behind();
+            }
+            let incoming = self.connection.incoming().clone();
+            select! {
+                recv(self.done) -> outcome => return self.finish(outcome.unwrap_or_else(|_| no_runner())),
+                recv(incoming) -> incoming => {
+                    let event = self.connection.take(incoming);
+                    self.hear(event);
+                }
+                recv(self.wake) -> _ => {}
+                default(self.next_deadline().map_or(Duration::MAX, |at| at.until(now))) => {}
+            }
+        }
+    }
+
+    /// Ends the run where the worker has to stop.
+    fn obey(&mut self) {
+        let now = self.shared.now();
+        match self.shared.control.phase() {
+            Phase::Fetch | Phase::Pause => {}
+            Phase::Finish { since } if since.after(self.shared.grace) > now => {}
+            Phase::Finish { .. } => {
+                self.job.end_gently();
+                self.give_up_at.get_or_insert(now.after(GENTLE_PATIENCE));
+            }
+            Phase::AtOnce => {
+                self.job.end_at_once();
+                let at = now.after(AT_ONCE_PATIENCE);
+                self.give_up_at = Some(self.give_up_at.map_or(at, |earlier| earlier.min(at)));
+            }
+        }
+    }
+
+    /// Sends a TOUCH when it is due; finds the lease lost when none was confirmed in time.
+    fn renew(&mut self) {
+        let now = self.shared.now();
+        if self.lost.is_some() {
+        } else if self.valid_until <= now {
+            self.lose(format!("it was not renewed within {}", format_duration(self.job.ttr())));
+            // The server, if it is there, must not take it for renewed later.
+            self.connection.give_up("the server did not answer a TOUCH in time".into());
+        } else if self.touch_at <= now && self.touched.is_none() {
+            self.connection.send(&Command::Touch { id: self.job.id(), ttr: None });
+            self.touched = Some(now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        let lease = match (&self.lost, self.touched) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(self.valid_until),
+            (None, None) => Some(self.touch_at.min(self.valid_until)),
+        };
+        let grace = match self.shared.control.phase() {
+            Phase::Finish { since } if self.give_up_at.is_none() => Some(since.after(self.shared.grace)),
+            _ => None,
+        };
+        [lease, grace, self.give_up_at].into_iter().flatten().min()
+    }
+
+    /// Takes in what comes while the handler runs.
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Up => {}
+            Event::Closed(why) => self.hear_the_end(why),
+            Event::Answer(answer) => self.hear_about_touch(&answer),
+        }
+    }
+
+    fn hear_the_end(&mut self, why: String) {
+        self.lose(why.clone());
+        self.closed = Some(why);
+    }
+
+    fn hear_about_touch(&mut self, answer: &Answer) {
+        let sent = self.touched.take();
+        match (answer, sent) {
+            (Answer::Done, Some(sent)) => {
+                self.valid_until = sent.after(self.job.ttr());
+                self.touch_at = sent.after(self.job.ttr() / 3);
+            }
+            (Answer::Refused(refusal), Some(_)) if no_longer_ours(refusal) => self.lose(refusal.to_string()),
+            (Answer::Refused(refusal), Some(sent)) => {
+                debug!("TOUCH of job {} refused: {refusal}", self.job.id());
+                self.touch_at = sent.after(self.job.ttr() / 3);
+            }
+            (other, _) => self.connection.give_up(format!("the server answered TOUCH with {other:?}")),
+        }
+    }
+
+    fn lose(&mut self, why: String) {
+        if self.lost.is_none() {
+            let id = self.job.id();
+            warn!(event = "lease_lost", id = id.0, reason = why.as_str();
+                "lost the lease of job {id}, its run is ended: {}", printable(why.as_bytes()));
+            self.job.end_at_once();
+            self.lost = Some(why);
+        }
+    }
+
+    /// The handler does not end, and the worker does.
+    fn leave_behind(&mut self) -> Ending {
+        let id = self.job.id();
+        warn!(event = "left_behind", id = id.0; "job {id} does not end when it is told to, and is left behind");
+        self.shared.leave_behind();
+        self.finish(Outcome::returned())
+    }
+
+    /// Reports what the handler says.
+    fn finish(&mut self, outcome: Outcome) -> Ending {
+        if let Some(why) = self.lost.take() {
+            return Ending::Lost { why };
+        }
+        let id = self.job.id();
+        let returned = |delay: Duration| Command::Return { id, delay: delay.min(MAX_DURATION) };
+        let failed = |delay: Option<Duration>, dead, reason: &str| {
+            let delay = delay.map(|delay| delay.min(MAX_DURATION));
+            let reason = Some(cut(reason, MAX_REASON_BYTES)).filter(|reason| !reason.is_empty());
+            Command::Fail { id, delay, dead, reason: reason.map(Arc::from) }
+        };
+        let (command, reason) = match outcome {
+            Outcome::Done => (Command::Ack { id }, String::new()),
+            // It was told to end: that it did not succeed then is not its failure.
+            Outcome::Retry { reason, .. } if self.job.cancelled() => (returned(Duration::ZERO), reason),
+            Outcome::Retry { delay, reason } => (failed(delay, false, &reason), reason),
+            Outcome::Dead { reason } => (failed(None, true, &reason), reason),
+            Outcome::Return { delay } => (returned(delay), String::new()),
+            Outcome::Unfit { reason, exit_code } => {
+                self.shared.stop_as_unfit(&reason, exit_code);
+                (returned(Duration::ZERO), reason)
+            }
+        };
+        match self.ask(&command) {
+            Ok(Answer::Done) if matches!(command, Command::Ack { .. }) => Ending::Done,
+            Ok(Answer::Done) if matches!(command, Command::Return { .. }) => Ending::Returned { reason },
+            Ok(Answer::RetryIn(retry_in)) => Ending::Failed { retry_in, reason },
+            Ok(Answer::Dead) => Ending::Dead { reason },
+            Ok(Answer::Refused(refusal)) => Ending::Lost { why: refusal.to_string() },
+            Ok(other) => {
+                self.connection.give_up(format!("the server answered a report with {other:?}"));
+                Ending::Lost { why: "the server's answer made no sense, so the job may run again".into() }
+            }
+            Err(why) => {
+                Ending::Lost { why: format!("no answer to the report, so the job may run again: {why}") }
+            }
+        }
+    }
+
+    /// Sends a report and waits for its answer.
+    fn ask(&mut self, command: &Command) -> Result<Answer, String> {
+        self.connection.send(command);
+        let sent = self.shared.now();
+        loop {
+            let hurry = self.shared.control.phase() == Phase::AtOnce;
+            let patience = if hurry { AT_ONCE_PATIENCE } else { ANSWER_PATIENCE };
+            let left = sent.after(patience).until(self.shared.now());
+            if left.is_zero() {
+                let why = format!("the server was silent for {}", format_duration(patience));
+                self.connection.give_up(why.clone());
+                return Err(why);
+            }
+            let incoming = self.connection.incoming().clone();
+            select! {
+                recv(incoming) -> incoming => match self.connection.take(incoming) {
+                    Event::Up => {}
+                    Event::Closed(why) => {
+                        self.closed = Some(why.clone());
+                        return Err(why);
+                    }
+                    // Answers come in order: the first is that of a TOUCH which was on its way.
+                    Event::Answer(_) if self.touched.take().is_some() => {}
+                    Event::Answer(answer) => return Ok(answer),
+                },
+                recv(self.wake) -> _ => {}
+                default(left) => {}
+            }
+        }
+    }
+}
+
+fn no_runner() -> Outcome {
+    Outcome::retry("the worker's own thread for it has ended")
+}
+
+fn no_longer_ours(refusal: &Refusal) -> bool {
+    matches!(refusal.code, Code::NotLeased | Code::NotFound)
+}
+
+fn log_start(job: &WorkerJob) {
+    let (id, queue, attempt) = (job.id().0, job.queue().as_str(), job.attempt());
+    let task = job.task();
+    let task = cut(&task, TASK_SHOWN_MAX);
+    info!(event = "started", id = id, queue = queue, attempt = attempt, task = task;
+        "started job {id} queue={queue} attempt={attempt}: {}", printable(task.as_bytes()));
+}
+
+fn log_end(job: &WorkerJob, took: Duration, ending: &Ending) {
+    let (id, queue, attempt) = (job.id().0, job.queue().as_str(), job.attempt());
+    let (level, outcome, retry_in, reason) = match ending {
+        Ending::Done => (log::Level::Info, "done", None, ""),
+        Ending::Failed { retry_in, reason } => (log::Level::Warn, "failed", Some(*retry_in), reason.as_str()),
+        Ending::Dead { reason } => (log::Level::Warn, "dead", None, reason.as_str()),
+        Ending::Returned { reason } => (log::Level::Info, "returned", None, reason.as_str()),
+        Ending::Lost { why } => (log::Level::Warn, "lost", None, why.as_str()),
+    };
+    let retry_in = retry_in.map(|wait| format_duration(wait).to_string()).unwrap_or_default();
+    let seconds = took.as_millis() as f64 / 1000.0;
+    let next = if retry_in.is_empty() { String::new() } else { format!(", next attempt in {retry_in}") };
+    let colon = if reason.is_empty() { "" } else { ": " };
+    log::log!(level, event = "ended", id = id, queue = queue, attempt = attempt, seconds = seconds,
+        outcome = outcome, retry_in = retry_in.as_str(), reason = reason;
+        "ended job {id} queue={queue} attempt={attempt} seconds={seconds:.3}: {outcome}{next}{colon}{}",
+        printable(reason.as_bytes()));
+}

@@ -1,0 +1,192 @@
+//! What a handler is given: the job, and word of when its work has lost its point.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use parking_lot::Mutex;
+
+use crate::job::{JobId, Lease, QueueName};
+
+/// A job that this worker holds, as its handler sees it.
+///
+/// ```
+/// use std::time::Duration;
+/// use djqs::worker::WorkerJob;
+/// use djqs::{JobId, Lease, QueueName};
+///
+/// // As a test of a handler would make one.
+/// let job = WorkerJob::new(Lease {
+///     id: JobId(7),
+///     queue: QueueName::default(),
+///     attempt: 1,
+///     ttr: Duration::from_secs(60),
+///     body: b"SEND_NOTIFICATION: user 9: hello".as_slice().into(),
+/// });
+/// assert_eq!(job.task(), "SEND_NOTIFICATION");
+/// assert_eq!(job.args(), "user 9: hello");
+/// ```
+#[derive(Debug)]
+pub struct WorkerJob {
+    lease: Lease,
+    gently: Latch,
+    at_once: Latch,
+}
+
+impl WorkerJob {
+    /// Makes a job of a lease. A worker does this itself; a test of a handler may want to as well.
+    pub fn new(lease: Lease) -> WorkerJob {
+        WorkerJob { lease, gently: Latch::new(), at_once: Latch::new() }
+    }
+
+    /// The job's number.
+    pub fn id(&self) -> JobId {
+        self.lease.id
+    }
+
+    /// The queue it came from.
+    pub fn queue(&self) -> &QueueName {
+        &self.lease.queue
+    }
+
+    /// Which attempt this is: 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        self.lease.attempt
+    }
+
+    /// How long a lease of it lasts. The worker renews it for as long as the handler runs.
+    pub fn ttr(&self) -> Duration {
+        self.lease.ttr
+    }
+
+    /// The work, as its submitter sent it.
+    pub fn body(&self) -> &[u8] {
+        &self.lease.body
+    }
+
+    /// The body's part before its first `: `, or all of it; what is not UTF-8 in it is replaced by `U+FFFD`.
+    pub fn task(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.split().0)
+    }
+
+    /// The body's part behind its first `: `, or nothing; what is not UTF-8 in it is replaced by `U+FFFD`.
+    pub fn args(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.split().1)
+    }
+
+    /// Whether the work has lost its point: the lease is lost, or the worker has to stop now.
+    ///
+    /// A handler that runs for long looks here now and then and returns early, with whatever outcome: of a
+    /// lost lease nothing is reported, since somebody else has the job; of a job that is not
+    /// [`super::Outcome::Done`] when the worker has to stop, it is handed back without an attempt charged.
+    pub fn cancelled(&self) -> bool {
+        self.gently.is_set()
+    }
+
+    /// Waits until the work has lost its point, at most for `timeout`; returns whether it has.
+    ///
+    /// For a handler this is the sleep to take: it ends early when there is no use in going on.
+    pub fn wait_cancelled(&self, timeout: Duration) -> bool {
+        matches!(self.gently.light().recv_timeout(timeout), Err(RecvTimeoutError::Disconnected))
+    }
+
+    /// The body, shared.
+    pub(super) fn shared_body(&self) -> std::sync::Arc<[u8]> {
+        self.lease.body.clone()
+    }
+
+    /// The body before and behind its first `: `.
+    pub(super) fn split(&self) -> (&[u8], &[u8]) {
+        let body = self.body();
+        match body.windows(2).position(|pair| pair == b": ") {
+            Some(at) => (&body[..at], &body[at + 2..]),
+            None => (body, b""),
+        }
+    }
+
+    /// Asks the run to end, with the time to end well.
+    pub(super) fn end_gently(&self) {
+        self.gently.set();
+    }
+
+    /// Tells the run to end at once.
+    pub(super) fn end_at_once(&self) {
+        self.gently.set();
+        self.at_once.set();
+    }
+
+    /// Ready, with an error, from the moment the run is asked to end.
+    pub(super) fn gently(&self) -> &Receiver<Infallible> {
+        self.gently.light()
+    }
+
+    /// Ready, with an error, from the moment the run has to end at once.
+    pub(super) fn at_once(&self) -> &Receiver<Infallible> {
+        self.at_once.light()
+    }
+}
+
+/// A light that is switched on once and stays on, for any number of threads to wait for: a channel that
+/// nothing is ever sent through, and whose sender is dropped.
+#[derive(Debug)]
+struct Latch {
+    switch: Mutex<Option<Sender<Infallible>>>,
+    light: Receiver<Infallible>,
+}
+
+impl Latch {
+    fn new() -> Latch {
+        let (switch, light) = bounded(1);
+        Latch { switch: Mutex::new(Some(switch)), light }
+    }
+
+    fn set(&self) {
+        self.switch.lock().take();
+    }
+
+    fn is_set(&self) -> bool {
+        matches!(self.light.try_recv(), Err(TryRecvError::Disconnected))
+    }
+
+    fn light(&self) -> &Receiver<Infallible> {
+        &self.light
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(body: &[u8]) -> WorkerJob {
+        WorkerJob::new(Lease {
+            id: JobId(1),
+            queue: QueueName::default(),
+            attempt: 1,
+            ttr: Duration::from_secs(60),
+            body: body.into(),
+        })
+    }
+
+    #[test]
+    fn body_is_split_at_its_first_colon_and_space() {
+        assert_eq!(job(b"SEND: a: b").split(), (&b"SEND"[..], &b"a: b"[..]));
+        assert_eq!(job(b"a:b: c").split(), (&b"a:b"[..], &b"c"[..]));
+        assert_eq!(job(b"SEND").split(), (&b"SEND"[..], &b""[..]));
+        assert_eq!(job(b"SEND:").split(), (&b"SEND:"[..], &b""[..]));
+        assert_eq!(job(b": x").split(), (&b""[..], &b"x"[..]));
+        assert_eq!(job(b"").split(), (&b""[..], &b""[..]));
+    }
+
+    #[test]
+    fn cancelled_stays_set() {
+        let job = job(b"x");
+        assert!(!job.cancelled() && !job.wait_cancelled(Duration::ZERO));
+        job.end_gently();
+        job.end_gently();
+        assert!(job.cancelled() && job.wait_cancelled(Duration::MAX) && job.cancelled());
+        assert_eq!(job.at_once().try_recv(), Err(TryRecvError::Empty));
+        job.end_at_once();
+        assert_eq!(job.at_once().try_recv(), Err(TryRecvError::Disconnected));
+    }
+}

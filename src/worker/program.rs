@@ -1,0 +1,355 @@
+//! Which program to run for a job, with which arguments, and what its exit means.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use log::warn;
+use rustix::io::Errno;
+
+use super::job::WorkerJob;
+use super::outcome::Outcome;
+use super::printable::printable;
+use super::process::{Cause, Limits, Process};
+use crate::clock::Clock;
+use crate::protocol::native::format_duration;
+
+pub use super::process::Stderr;
+
+/// Exit code: no attempt will do better. (`EX_DATAERR` of sysexits.h.)
+const EXIT_DEAD: i32 = 65;
+
+/// Exit code of shells and of `env`: there is such a command, but it can't be run.
+const EXIT_CANNOT_RUN: u8 = 126;
+
+/// Exit code of shells and of `env`: there is no such command.
+const EXIT_NO_COMMAND: u8 = 127;
+
+/// How long a job waits that could not be begun for a reason that will pass.
+const NOT_NOW_DELAY: Duration = Duration::from_secs(1);
+
+/// The longest task name that goes into the environment: what is longer is no name.
+const TASK_BYTES_MAX: usize = 4096;
+
+/// Runs a program for each job; its exit code is the outcome.
+///
+/// - The job's body is the program's stdin; its stdout is this process's; the last lines of its stderr are
+///   the reason of a failure.
+/// - In its arguments `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced, as often as they occur:
+///   the job's number, queue and attempt, and the parts of its body before and behind its first `: `. No shell
+///   has a hand in it. The program itself is always the one that was given: a job can't choose it.
+/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, `DJQS_TASK` (unless the body's part
+///   before `: ` holds a NUL or is longer than 4096 bytes) and, where there is a timeout, `DJQS_DEADLINE`: the
+///   second since 1970 in which the program is ended.
+/// - It leads a process group of its own, and so what it starts is ended with it. What it leaves behind when
+///   it exits by itself lives on.
+///
+/// | exit | outcome |
+/// |---|---|
+/// | 0 | [`Outcome::Done`] |
+/// | 65 | [`Outcome::Dead`] |
+/// | 75, any other, death by a signal, timeout | [`Outcome::Retry`] after the job's backoff |
+/// | 126, 127, no such program, not executable | [`Outcome::Unfit`] |
+///
+/// ```
+/// use std::time::Duration;
+/// use djqs::worker::{Outcome, Program, WorkerJob};
+/// # use djqs::{JobId, Lease, QueueName};
+/// # let lease = Lease { id: JobId(7), queue: QueueName::default(), attempt: 1, ttr: Duration::from_secs(60),
+/// #     body: b"SEND: 9".as_slice().into() };
+///
+/// let program = Program::new("test", ["{task}", "=", "SEND"]).timeout(Duration::from_secs(5));
+/// assert_eq!(program.run(&WorkerJob::new(lease)), Outcome::Done);
+/// ```
+#[derive(Debug)]
+pub struct Program {
+    program: OsString,
+    arguments: Vec<Vec<Part>>,
+    limits: Limits,
+    stderr: Stderr,
+    clock: Clock,
+}
+
+/// A piece of an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Vec<u8>),
+    Place(Place),
+}
+
+/// What a piece of an argument is replaced by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Id,
+    Queue,
+    Attempt,
+    Task,
+    Args,
+}
+
+const PLACES: [(&[u8], Place); 5] = [
+    (b"{id}", Place::Id),
+    (b"{queue}", Place::Queue),
+    (b"{attempt}", Place::Attempt),
+    (b"{task}", Place::Task),
+    (b"{args}", Place::Args),
+];
+
+impl Program {
+    /// The program, found as a shell would, and its arguments.
+    pub fn new<A: AsRef<OsStr>>(
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Program {
+        Program {
+            program: program.into(),
+            arguments: arguments.into_iter().map(|argument| parts(argument.as_ref().as_bytes())).collect(),
+            limits: Limits { timeout: None, kill_after: Duration::from_secs(10) },
+            stderr: Stderr::PassOn,
+            clock: Clock::system(),
+        }
+    }
+
+    /// How long it may run before its process group gets TERM. Default: without end.
+    pub fn timeout(mut self, timeout: Duration) -> Program {
+        self.limits.timeout = Some(timeout);
+        self
+    }
+
+    /// How long after TERM what still runs gets KILL. Default 10 s; 3 s at most when the worker stops.
+    pub fn kill_after(mut self, kill_after: Duration) -> Program {
+        self.limits.kill_after = kill_after;
+        self
+    }
+
+    /// What becomes of its stderr, besides. Default [`Stderr::PassOn`].
+    pub fn stderr(mut self, stderr: Stderr) -> Program {
+        self.stderr = stderr;
+        self
+    }
+
+    /// Whether the text has something in it that is replaced in an argument.
+    pub fn has_placeholder(text: &OsStr) -> bool {
+        parts(text.as_bytes()).iter().any(|part| matches!(part, Part::Place(_)))
+    }
+
+    /// Runs the program for a job and waits for its end. If the job is cancelled the program is ended.
+    pub fn run(&self, job: &WorkerJob) -> Outcome {
+        let arguments = match self.arguments(job) {
+            Ok(arguments) => arguments,
+            Err(why) => return Outcome::dead(why),
+        };
+        let mut process = match self.spawn(job, arguments) {
+            Ok(child) => match Process::watch(child, job, self.stderr) {
+                Ok(process) => process,
+                Err(error) => return self.not_begun(&error),
+            },
+            Err(error) => return self.not_begun(&error),
+        };
+        match process.supervise(job, self.limits) {
+            Ok((cause, status)) => self.outcome(cause, status, &process.last_lines()),
+            Err(error) => Outcome::retry(format_args!("its end could not be waited for: {error}")),
+        }
+    }
+
+    fn spawn(&self, job: &WorkerJob, arguments: Vec<OsString>) -> io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).process_group(0).stdin(Stdio::piped()).stderr(Stdio::piped());
+        command.env("DJQS_JOB_ID", job.id().to_string());
+        command.env("DJQS_QUEUE", job.queue().as_str());
+        command.env("DJQS_ATTEMPT", job.attempt().to_string());
+        let task = job.split().0;
+        match task.len() <= TASK_BYTES_MAX && !task.contains(&0) {
+            true => command.env("DJQS_TASK", OsStr::from_bytes(task)),
+            false => command.env_remove("DJQS_TASK"),
+        };
+        match self.limits.timeout {
+            Some(timeout) => command.env("DJQS_DEADLINE", self.deadline(timeout).to_string()),
+            None => command.env_remove("DJQS_DEADLINE"),
+        };
+        command.spawn()
+    }
+
+    fn deadline(&self, timeout: Duration) -> u64 {
+        Duration::from_millis(self.clock.now().wall_ms).saturating_add(timeout).as_secs()
+    }
+
+    fn arguments(&self, job: &WorkerJob) -> Result<Vec<OsString>, String> {
+        self.arguments.iter().map(|argument| filled_in(argument, job)).collect()
+    }
+
+    fn not_begun(&self, error: &io::Error) -> Outcome {
+        let unfit =
+            |exit_code| Outcome::Unfit { reason: format!("cannot run {}: {error}", self.name()), exit_code };
+        match Errno::from_io_error(error) {
+            Some(Errno::NOENT | Errno::NOTDIR) => unfit(EXIT_NO_COMMAND),
+            Some(Errno::TOOBIG) => {
+                Outcome::dead(format_args!("too long for the arguments of {}: {error}", self.name()))
+            }
+            // No room for one more process or file; or the program is being written anew.
+            Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::TXTBSY) => {
+                warn!("cannot run {} at the moment: {error}", self.name());
+                Outcome::Return { delay: NOT_NOW_DELAY }
+            }
+            _ => unfit(EXIT_CANNOT_RUN),
+        }
+    }
+
+    fn outcome(&self, cause: Cause, status: ExitStatus, said: &str) -> Outcome {
+        let colon = if said.is_empty() { "" } else { ": " };
+        let unfit = |exit_code| Outcome::Unfit {
+            reason: format!("{} cannot be run: it exited with {exit_code}{colon}{said}", self.name()),
+            exit_code,
+        };
+        match (cause, status.code()) {
+            (Cause::Cancelled, _) => Outcome::returned(),
+            (Cause::TimedOut, _) => {
+                Outcome::retry(format_args!("timed out after {}{colon}{said}", self.patience()))
+            }
+            (Cause::Exited, Some(0)) => Outcome::Done,
+            (Cause::Exited, Some(EXIT_DEAD)) => Outcome::dead(format_args!("exit {EXIT_DEAD}{colon}{said}")),
+            (Cause::Exited, Some(126)) => unfit(EXIT_CANNOT_RUN),
+            (Cause::Exited, Some(127)) => unfit(EXIT_NO_COMMAND),
+            // 75 (`EX_TEMPFAIL`) among others: it says in so many words what is meant by all of them.
+            (Cause::Exited, Some(code)) => Outcome::retry(format_args!("exit {code}{colon}{said}")),
+            (Cause::Exited, None) => Outcome::retry(format_args!("{}{colon}{said}", death(status))),
+        }
+    }
+
+    fn patience(&self) -> String {
+        self.limits.timeout.map(|timeout| format_duration(timeout).to_string()).unwrap_or_default()
+    }
+
+    fn name(&self) -> String {
+        printable(self.program.as_bytes())
+    }
+}
+
+fn death(status: ExitStatus) -> String {
+    match status.signal() {
+        Some(signal) => format!("killed by signal {signal}"),
+        None => status.to_string(),
+    }
+}
+
+/// Cuts an argument into what stays and what is replaced.
+fn parts(argument: &[u8]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut text = Vec::new();
+    let mut rest = argument;
+    while let Some(first) = rest.first() {
+        match PLACES.iter().find(|(name, _)| rest.starts_with(name)) {
+            Some((name, place)) => {
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(Part::Place(*place));
+                rest = &rest[name.len()..];
+            }
+            None => {
+                text.push(*first);
+                rest = &rest[1..];
+            }
+        }
+    }
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    parts
+}
+
+fn filled_in(argument: &[Part], job: &WorkerJob) -> Result<OsString, String> {
+    let (task, args) = job.split();
+    let mut out = Vec::new();
+    for part in argument {
+        match part {
+            Part::Text(text) => out.extend_from_slice(text),
+            Part::Place(Place::Id) => out.extend_from_slice(job.id().to_string().as_bytes()),
+            Part::Place(Place::Queue) => out.extend_from_slice(job.queue().as_str().as_bytes()),
+            Part::Place(Place::Attempt) => out.extend_from_slice(job.attempt().to_string().as_bytes()),
+            Part::Place(Place::Task) => out.extend_from_slice(task),
+            Part::Place(Place::Args) => out.extend_from_slice(args),
+        }
+    }
+    if out.contains(&0) {
+        return Err("the body has a NUL where {task} or {args} is to go, and no argument can have one".into());
+    }
+    Ok(OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{JobId, Lease, QueueName};
+
+    fn job(body: &[u8]) -> WorkerJob {
+        WorkerJob::new(Lease {
+            id: JobId(7),
+            queue: QueueName::new("mail").unwrap(),
+            attempt: 3,
+            ttr: Duration::from_secs(60),
+            body: body.into(),
+        })
+    }
+
+    fn fill(argument: &[u8], body: &[u8]) -> Result<Vec<u8>, String> {
+        filled_in(&parts(argument), &job(body)).map(OsString::into_vec)
+    }
+
+    #[test]
+    fn placeholders_are_replaced_wherever_they_stand() {
+        assert_eq!(fill(b"{id}-{queue}-{attempt}", b"").unwrap(), b"7-mail-3");
+        assert_eq!(fill(b"--to={args};{task}{task}", b"SEND: a b").unwrap(), b"--to=a b;SENDSEND");
+        assert_eq!(fill(b"{print} {i{id} {id", b"").unwrap(), b"{print} {i7 {id");
+        assert_eq!(fill(b"", b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_put_in_is_not_looked_at_again() {
+        assert_eq!(fill(b"{args}", b"SEND: {id} $(rm) \"").unwrap(), b"{id} $(rm) \"");
+        assert_eq!(fill(b"{args}", b"SEND: \xff\n").unwrap(), b"\xff\n");
+    }
+
+    #[test]
+    fn nul_in_an_argument_is_the_jobs_end() {
+        let outcome = Program::new("true", ["{args}"]).run(&job(b"SEND: a\0b"));
+        assert!(matches!(outcome, Outcome::Dead { .. }), "{outcome:?}");
+        assert_eq!(Program::new("true", ["{task}"]).run(&job(b"SEND: a\0b")), Outcome::Done);
+        assert_eq!(Program::new("true", [""; 0]).run(&job(b"a\0b")), Outcome::Done);
+    }
+
+    #[test]
+    fn program_that_is_not_there_makes_the_worker_unfit() {
+        for (program, code) in [("/no/such/program", 127), ("/dev/null/x", 127), ("/", 126)] {
+            let outcome = Program::new(program, [""; 0]).run(&job(b""));
+            assert!(
+                matches!(outcome, Outcome::Unfit { exit_code, .. } if exit_code == code),
+                "{program} {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn argument_that_is_too_long_is_the_jobs_end() {
+        let mut body = b"SEND: ".to_vec();
+        body.resize(200_000, b'a');
+        let outcome = Program::new("true", ["{args}"]).run(&job(&body));
+        assert!(matches!(&outcome, Outcome::Dead { reason } if reason.contains("too long")), "{outcome:?}");
+    }
+
+    #[test]
+    fn grandchild_that_keeps_stderr_open_does_not_hold_up_the_job() {
+        // The sleep lives on in a group of its own accord; it is ended here by its number.
+        let outcome = Program::new("sh", ["-c", "sleep 1000 & echo $! >&2; exit 3"]).run(&job(b""));
+        let Outcome::Retry { reason, .. } = outcome else { panic!("{outcome:?}") };
+        let number = reason.strip_prefix("exit 3: ").expect(&reason).parse().expect(&reason);
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(number).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+    }
+}

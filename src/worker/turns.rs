@@ -1,0 +1,120 @@
+//! How much a worker is to do: the count of jobs after which it stops, and whether the queues are drained.
+
+use parking_lot::Mutex;
+
+/// What the slots of a worker keep count of together.
+#[derive(Debug)]
+pub(super) struct Turns {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug)]
+struct Counts {
+    /// How many jobs may still be begun; `None` for no end.
+    left: Option<u64>,
+    /// How many slots are between their GET and the end of what came of it.
+    busy: usize,
+    /// How many jobs have ended.
+    ended: u64,
+}
+
+/// When a GET was sent, counted in jobs that had ended before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(u64);
+
+/// What a GET that found nothing means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Emptiness {
+    /// There is nothing to do, and nobody at work who could make something.
+    Drained,
+    /// A job has ended since the GET, and may have submitted others.
+    AskAgain,
+    /// Others are still at work: ask again when one of them has ended.
+    Others,
+}
+
+impl Turns {
+    pub(super) fn new(jobs: Option<u64>) -> Turns {
+        Turns { counts: Mutex::new(Counts { left: jobs, busy: 0, ended: 0 }) }
+    }
+
+    /// Takes the right to work on one more job; false if there is none left.
+    pub(super) fn take(&self) -> bool {
+        let mut counts = self.counts.lock();
+        match &mut counts.left {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+
+    /// A GET is sent.
+    pub(super) fn ask(&self) -> Mark {
+        let mut counts = self.counts.lock();
+        counts.busy += 1;
+        Mark(counts.ended)
+    }
+
+    /// The GET found nothing.
+    pub(super) fn found_nothing(&self, asked: Mark) -> Emptiness {
+        let mut counts = self.counts.lock();
+        counts.busy -= 1;
+        if counts.ended != asked.0 {
+            Emptiness::AskAgain
+        } else if counts.busy > 0 {
+            Emptiness::Others
+        } else {
+            Emptiness::Drained
+        }
+    }
+
+    /// The GET was not answered.
+    pub(super) fn broke_off(&self) {
+        self.counts.lock().busy -= 1;
+    }
+
+    /// The job that the GET brought has ended.
+    pub(super) fn job_ended(&self) {
+        let mut counts = self.counts.lock();
+        counts.busy -= 1;
+        counts.ended += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_run_out() {
+        let turns = Turns::new(Some(2));
+        assert_eq!([turns.take(), turns.take(), turns.take(), turns.take()], [true, true, false, false]);
+        let endless = Turns::new(None);
+        assert!(endless.take() && endless.take());
+    }
+
+    #[test]
+    fn queues_are_drained_once_nobody_works_and_a_later_get_found_nothing() {
+        let turns = Turns::new(None);
+        let (works, first) = (turns.ask(), turns.ask());
+        assert_eq!(turns.found_nothing(first), Emptiness::Others);
+        let second = turns.ask();
+        turns.job_ended();
+        assert_eq!(turns.found_nothing(second), Emptiness::AskAgain, "the job may have submitted another");
+        let third = turns.ask();
+        assert_eq!(turns.found_nothing(third), Emptiness::Drained);
+        assert_eq!(works.0, 0);
+    }
+
+    #[test]
+    fn get_that_breaks_off_counts_as_nobody_at_work() {
+        let turns = Turns::new(None);
+        turns.ask();
+        turns.broke_off();
+        let asked = turns.ask();
+        assert_eq!(turns.found_nothing(asked), Emptiness::Drained);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the tests share: the real server on a free port, and plain sockets that speak to it line by line.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long a test waits for what must come: generous, since it only ever passes when something is wrong.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running server process; killed when dropped.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    /// The line that it printed at its start.
+    pub(crate) greeting: String,
+}
+
+impl Server {
+    /// A server that keeps its jobs in memory.
+    pub(crate) fn start(flags: &[&str]) -> Server {
+        Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", "0"]).args(flags))
+    }
+
+    /// Starts a prepared command and waits for its first line.
+    pub(crate) fn of(command: &mut Command) -> Server {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
+        let mut greeting = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+        let address = greeting
+            .split_whitespace()
+            .find_map(|word| word.trim_end_matches(':').parse().ok())
+            .unwrap_or_else(|| panic!("no address in {greeting:?}"));
+        Server { child, address, greeting }
+    }
+
+    pub(crate) fn connect(&self) -> Talk {
+        Talk::to(self.address)
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the process to end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// One figure of STATS.
+    pub(crate) fn stat(&self, name: &str) -> String {
+        let prefix = format!("{name}: ");
+        let lines = self.connect().ask_lines("STATS");
+        let found = lines.iter().find_map(|line| line.strip_prefix(&prefix));
+        found.unwrap_or_else(|| panic!("no {name} in {lines:#?}")).into()
+    }
+
+    /// A figure of /proc/PID/status, such as `VmRSS` (in KiB) or `Threads`.
+    pub(crate) fn process_figure(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A plain connection.
+pub(crate) struct Talk {
+    pub(crate) stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Talk {
+    pub(crate) fn to(address: SocketAddr) -> Talk {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Talk { reader: BufReader::new(stream.try_clone().unwrap()), stream }
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The next line, without its LF; `None` at the end of the stream.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).unwrap();
+        if line.is_empty() {
+            return None;
+        }
+        assert_eq!(line.pop(), Some(b'\n'), "cut off: {}", line.escape_ascii());
+        Some(String::from_utf8(line).unwrap())
+    }
+
+    /// Sends a line and reads the one that answers it.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.send(format!("{line}\n"));
+        self.line().unwrap_or_else(|| panic!("closed instead of an answer to {line:?}"))
+    }
+
+    /// Sends a line and reads the `OK lines=N` and the lines that answer it.
+    pub(crate) fn ask_lines(&mut self, line: &str) -> Vec<String> {
+        let head = self.ask(line);
+        let count =
+            head.strip_prefix("OK lines=").unwrap_or_else(|| panic!("{line:?} was answered {head:?}"));
+        (0..count.parse().unwrap()).map(|_| self.line().unwrap()).collect()
+    }
+
+    /// Sends nothing more, and says so.
+    pub(crate) fn half_close(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// All that is still to come, up to the end of the stream. A reset counts as the end.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let _ = self.reader.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into()
+    }
+
+    /// Replays a dialogue: lines beginning with `> ` are sent, those with `< ` must come back just so.
+    pub(crate) fn dialogue(&mut self, text: &str) {
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            if let Some(sent) = line.strip_prefix('>') {
+                self.send(format!("{}\n", sent.strip_prefix(' ').unwrap_or(sent)));
+            } else if let Some(expected) = line.strip_prefix('<') {
+                let expected = expected.strip_prefix(' ').unwrap_or(expected);
+                assert_eq!(self.line().as_deref(), Some(expected), "in the dialogue\n{text}");
+            } else {
+                panic!("neither > nor <: {line:?}");
+            }
+        }
+    }
+}
+
+/// Runs `work` in a thread of its own; the receiver gets its result.
+pub(crate) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver
+}
+
+/// Looks again and again until `found` says so; for things that have no event to wait for.
+pub(crate) fn until(what: &str, mut found: impl FnMut() -> bool) {
+    #[allow(clippy::disallowed_methods, reason = "a test's patience is not the server's time")]
+    let begun = std::time::Instant::now();
+    while !found() {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,499 @@
+//! The server as clients, good and bad, meet it: one behaviour a test, over real sockets.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Server, Talk, aside, until};
+use rustix::process::Signal;
+
+mod common;
+
+#[test]
+fn the_sample_tasks_go_from_client_to_worker() {
+    let server = Server::start(&[]);
+    server.connect().dialogue(
+        "> TASK: CALCULATE_FINANCE: 5s_delay
+         < ACK 1
+         > TASK: CLEANUP_LOGS: 2s_delay
+         < ACK 2
+         > TASK: SEND_NOTIFICATION: 1s_delay
+         < ACK 3",
+    );
+    server.connect().dialogue(
+        "> GET
+         < JOB 1 queue=default attempt=1 ttr=1m: CALCULATE_FINANCE: 5s_delay
+         > ACK 1
+         < OK
+         > GET
+         < JOB 2 queue=default attempt=1 ttr=1m: CLEANUP_LOGS: 2s_delay
+         > FAIL 2 dead=yes: no such log
+         < OK dead=yes
+         > GET wait=0
+         < JOB 3 queue=default attempt=1 ttr=1m: SEND_NOTIFICATION: 1s_delay
+         > RETURN 3
+         < OK
+         > GET wait=0
+         < JOB 3 queue=default attempt=1 ttr=1m: SEND_NOTIFICATION: 1s_delay
+         > ACK 3
+         < OK
+         > GET wait=0
+         < EMPTY",
+    );
+}
+
+#[test]
+fn start_up_line_says_where_and_what_it_promises() {
+    let server = Server::start(&[]);
+    assert!(server.greeting.contains("memory"), "{}", server.greeting);
+    assert!(server.greeting.contains("connections"), "{}", server.greeting);
+    assert_eq!(server.greeting.lines().count(), 1);
+}
+
+#[test]
+fn replies_come_in_the_order_of_commands_sent_ahead() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    let count = 20_000;
+    let writer = talk.stream.try_clone().unwrap();
+    let sent = aside(move || {
+        let text: String = (0..count).map(|n| format!("TASK: N: {n}\nPING\n")).collect();
+        (&writer).write_all(text.as_bytes()).unwrap();
+    });
+    for n in 1..=count {
+        assert_eq!(talk.line().unwrap(), format!("ACK {n}"));
+        assert_eq!(talk.line().unwrap(), "PONG");
+    }
+    sent.recv().unwrap();
+}
+
+#[test]
+fn commands_split_at_every_byte_are_understood() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    for byte in b"TASK len=5:\nab\ncd\nPING\r\n" {
+        talk.send([*byte]);
+    }
+    assert_eq!(talk.line().unwrap(), "ACK 1");
+    assert_eq!(talk.line().unwrap(), "PONG");
+    assert_eq!(talk.ask("GET"), "JOB 1 queue=default attempt=1 ttr=1m len=5:");
+    assert_eq!(talk.line().unwrap(), "ab");
+    assert_eq!(talk.line().unwrap(), "cd");
+}
+
+#[test]
+fn replies_before_a_waiting_get_are_not_held_back() {
+    let server = Server::start(&[]);
+    let mut worker = server.connect();
+    worker.send("PING\nGET\n");
+    assert_eq!(worker.line().unwrap(), "PONG");
+    assert_eq!(server.connect().ask("TASK: now"), "ACK 1");
+    assert_eq!(worker.line().unwrap(), "JOB 1 queue=default attempt=1 ttr=1m: now");
+}
+
+#[test]
+fn oldest_waiting_worker_gets_the_job() {
+    let server = Server::start(&[]);
+    let mut workers: Vec<Talk> = (1..=3)
+        .map(|count: u32| {
+            let mut worker = server.connect();
+            worker.send("GET\n");
+            until("the worker waits", || server.stat("waiting") == count.to_string());
+            worker
+        })
+        .collect();
+    let mut client = server.connect();
+    for (n, worker) in workers.iter_mut().enumerate() {
+        client.ask(&format!("TASK: {n}"));
+        assert!(worker.line().unwrap().ends_with(&format!(": {n}")));
+    }
+}
+
+#[test]
+fn closing_gives_jobs_back_at_once_and_charges_a_crash() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    client.ask("TASK: precious");
+    let mut first = server.connect();
+    assert!(first.ask("GET").starts_with("JOB 1 "));
+    let mut second = server.connect();
+    second.send("GET\n");
+    until("the second waits", || server.stat("waiting") == "1");
+    drop(first);
+    assert_eq!(second.line().unwrap(), "JOB 1 queue=default attempt=2 ttr=1m: precious");
+}
+
+#[test]
+fn quit_hands_jobs_back_and_charges_nothing() {
+    let server = Server::start(&[]);
+    let mut first = server.connect();
+    first.ask("TASK: precious");
+    first.ask("GET");
+    first.send("QUIT\n");
+    assert_eq!(first.rest(), "");
+    assert_eq!(server.connect().ask("GET"), "JOB 1 queue=default attempt=1 ttr=1m: precious");
+}
+
+#[test]
+fn lease_that_lapses_is_somebody_elses() {
+    let server = Server::start(&[]);
+    let mut slow = server.connect();
+    slow.ask("TASK ttr=50ms: quick");
+    slow.ask("GET");
+    let mut other = server.connect();
+    assert_eq!(other.ask("GET"), "JOB 1 queue=default attempt=2 ttr=50ms: quick");
+    assert!(slow.ask("ACK 1").starts_with("ERR not-leased "));
+}
+
+#[test]
+fn waiting_get_notices_that_its_client_has_gone() {
+    let server = Server::start(&[]);
+    let mut gone = server.connect();
+    gone.send("GET\n");
+    until("it waits", || server.stat("waiting") == "1");
+    drop(gone);
+    until("it is noticed", || server.stat("waiting") == "0");
+    // So the next job is not handed to nobody.
+    let mut client = server.connect();
+    client.ask("TASK: for someone");
+    assert_eq!(client.ask("GET wait=0"), "JOB 1 queue=default attempt=1 ttr=1m: for someone");
+}
+
+#[test]
+fn half_close_ends_a_wait_with_empty_and_the_rest_is_carried_out() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    talk.send("GET\nTASK: after\n");
+    talk.half_close();
+    assert_eq!(talk.rest(), "EMPTY\nACK 1\n");
+}
+
+#[test]
+fn wait_ends_at_its_time() {
+    let server = Server::start(&[]);
+    assert_eq!(server.connect().ask("GET wait=20ms"), "EMPTY");
+}
+
+#[test]
+fn connections_over_the_cap_are_told_and_closed() {
+    let server = Server::start(&["--max-connections", "3"]);
+    let mut held: Vec<Talk> = (0..3).map(|_| server.connect()).collect();
+    held.iter_mut().for_each(|talk| assert_eq!(talk.ask("PING"), "PONG"));
+    let refused = server.connect().rest();
+    assert!(refused.starts_with("ERR full retry_after=1s "), "{refused:?}");
+    held.pop();
+    until("there is room again", || {
+        let mut talk = server.connect();
+        talk.stream.write_all(b"PING\n").is_ok() && talk.rest_or_line() == "PONG"
+    });
+}
+
+impl Talk {
+    /// The next line, whatever becomes of the connection.
+    fn rest_or_line(&mut self) -> String {
+        let mut bytes = [0; 256];
+        let read = self.stream.read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..read]).trim_end().into()
+    }
+}
+
+#[test]
+fn a_server_at_its_file_limit_goes_on_serving() {
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        &format!("ulimit -n 64; exec {} --memory -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server")),
+    ]);
+    let mut server = Server::of(command.stderr(Stdio::null()));
+    let mut good = server.connect();
+    assert_eq!(good.ask("TASK: x"), "ACK 1");
+    let crowd: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    for _ in 0..50 {
+        assert_eq!(good.ask("PING"), "PONG");
+    }
+    drop(crowd);
+    assert_eq!(server.connect().ask("PING"), "PONG");
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn two_thousand_clients_that_connect_and_leave_do_no_harm() {
+    let mut server = Server::start(&[]);
+    let mut good = server.connect();
+    for n in 0..2000 {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        match n % 4 {
+            0 => {}
+            1 => stream.write_all(b"GET\n").unwrap(),
+            2 => stream.write_all(b"TASK: half").unwrap(),
+            _ => stream.write_all(b"\0\xff\xfe garbage\n\n\n").unwrap(),
+        }
+    }
+    assert_eq!(good.ask("TASK: still here"), "ACK 1", "and half a command was not carried out");
+    until("their threads have ended", || server.stat("connections") == "2");
+    until("nobody waits for them", || server.stat("waiting") == "0");
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_line_of_a_gibibyte_is_skipped_in_bounded_memory() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    let before = server.process_figure("VmRSS");
+    let piece = vec![b'x'; 1 << 20];
+    talk.send("TASK: ");
+    for _ in 0..1024 {
+        talk.send(&piece);
+    }
+    talk.send("\nPING\n");
+    assert!(talk.line().unwrap().starts_with("ERR too-big "));
+    assert_eq!(talk.line().unwrap(), "PONG");
+    let grown = server.process_figure("VmHWM") - before;
+    assert!(grown < 8 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn a_body_of_a_gibibyte_is_skipped_in_bounded_memory() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    let before = server.process_figure("VmRSS");
+    let piece = vec![b'\n'; 1 << 20];
+    talk.send("TASK len=1073741824:\n");
+    for _ in 0..1024 {
+        talk.send(&piece);
+    }
+    talk.send("\nPING\n");
+    assert!(talk.line().unwrap().starts_with("ERR too-big "));
+    assert_eq!(talk.line().unwrap(), "PONG");
+    let grown = server.process_figure("VmHWM") - before;
+    assert!(grown < 8 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn http_requests_never_touch_a_queue() {
+    let server = Server::start(&[]);
+    for request in [
+        "GET / HTTP/1.1\r\nHost: localhost:11300\r\n\r\n",
+        "GET /TASK HTTP/1.0\n\n",
+        "POST / HTTP/1.1\r\nContent-Length: 30\r\n\r\nTASK: evil\r\nPURGE queue=default\r\n",
+        "TASK HTTP/1.1\nTASK: evil\n",
+        "OPTIONS * HTTP/1.1\r\n\r\nTASK: evil\r\n",
+    ] {
+        let mut talk = server.connect();
+        talk.send(request);
+        let answer = talk.rest();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?} got {answer:?}");
+    }
+    assert_eq!(server.stat("submitted_total"), "0");
+    // What comes before it is carried out; a body may say what it likes.
+    let mut talk = server.connect();
+    talk.dialogue("> TASK: GET / HTTP/1.1\n< ACK 1");
+    talk.send("PING\nGET / HTTP/1.1\nTASK: evil\n");
+    let answer = talk.rest();
+    assert!(answer.starts_with("PONG\nHTTP/1.1 400 "), "{answer:?}");
+    assert_eq!(server.stat("submitted_total"), "1");
+}
+
+#[test]
+fn a_client_that_stops_in_the_middle_of_a_command_is_dropped() {
+    let server = Server::start(&["--frame-timeout", "200ms"]);
+    let mut idle = server.connect();
+    for beginning in ["TASK: no end", "TASK len=10:\nabc", "x"] {
+        let mut talk = server.connect();
+        talk.send(beginning);
+        assert_eq!(talk.rest(), "");
+    }
+    // One byte now and then is no better: the deadline is for the whole command.
+    let mut drip = server.connect();
+    until("the dripping client is dropped", || drip.stream.write_all(b"x").is_err());
+    assert_eq!(idle.ask("PING"), "PONG", "idle between commands is fine");
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_dropped() {
+    let server = Server::start(&["--write-timeout", "200ms"]);
+    let mut lazy = server.connect();
+    lazy.ask(&format!("TASK: {}", "x".repeat(60_000)));
+    let writer = lazy.stream.try_clone().unwrap();
+    let sending = aside(move || while (&writer).write_all(b"PEEK 1\n").is_ok() {});
+    sending.recv().unwrap();
+    until("its thread has ended", || server.stat("connections") == "1");
+}
+
+#[test]
+fn random_bytes_from_many_clients_disturb_nobody() {
+    let mut server = Server::start(&[]);
+    let seed = std::env::var("DJQS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
+    let mut good = server.connect();
+    let address = server.address;
+    let noise: Vec<_> = (0..8)
+        .map(|thread| {
+            aside(move || {
+                let mut state = seed.wrapping_mul(8) + thread + 1;
+                let words: [&[u8]; 14] = [
+                    b"TASK",
+                    b"GET wait=0",
+                    b" ",
+                    b"len=",
+                    b"9999999999999999999",
+                    b":",
+                    b"\n",
+                    b"\r\n",
+                    b"ACK 1",
+                    b"\0",
+                    b"\xff\xfe",
+                    b"queue=",
+                    b"PURGE queue=default",
+                    b"=",
+                ];
+                for _ in 0..50 {
+                    let mut bytes = Vec::new();
+                    for _ in 0..400 {
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
+                        bytes.extend_from_slice(words[(state >> 33) as usize % words.len()]);
+                    }
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    let _ = stream.write_all(&bytes);
+                    let _ = stream.shutdown(std::net::Shutdown::Write);
+                    let _ = stream.read_to_end(&mut Vec::new());
+                }
+            })
+        })
+        .collect();
+    for _ in 0..500 {
+        assert_eq!(good.ask("PING"), "PONG", "seed {seed}");
+    }
+    noise.into_iter().for_each(|thread| thread.recv().unwrap());
+    assert_eq!(good.ask("PING"), "PONG", "seed {seed}");
+    assert!(server.child.try_wait().unwrap().is_none(), "seed {seed}");
+}
+
+#[test]
+fn memory_limit_refuses_tasks_and_nothing_else() {
+    let server = Server::start(&["--max-memory", "64KiB"]);
+    let mut talk = server.connect();
+    let task = format!("TASK: {}", "x".repeat(1000));
+    let mut accepted = 0;
+    let refusal = loop {
+        let answer = talk.ask(&task);
+        if !answer.starts_with("ACK ") {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert!(refusal.starts_with("ERR full retry_after=1s "), "{refusal}");
+    assert!((40..64).contains(&accepted), "{accepted} jobs of 1,000 bytes in 64 KiB");
+    assert!(talk.ask("GET").starts_with("JOB 1 "));
+    assert_eq!(talk.ask("ACK 1"), "OK");
+    assert!(talk.ask(&task).starts_with("ACK "), "there is room again");
+}
+
+#[test]
+fn usr1_drains_new_jobs_are_refused_and_old_ones_go_on() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    talk.ask("TASK: before");
+    server.signal(Signal::USR1);
+    until("it drains", || server.stat("draining") == "yes");
+    assert!(talk.ask("TASK: after").starts_with("ERR draining "));
+    assert!(talk.ask("GET").starts_with("JOB 1 "));
+    assert_eq!(talk.ask("ACK 1"), "OK");
+}
+
+#[test]
+fn term_tells_waiting_workers_answers_what_was_read_and_exits_0() {
+    let mut server = Server::start(&[]);
+    let mut waiting = server.connect();
+    waiting.send("GET queue=other\n");
+    let mut idle = server.connect();
+    assert_eq!(idle.ask("TASK: x"), "ACK 1");
+    until("it waits", || server.stat("waiting") == "1");
+    server.signal(Signal::TERM);
+    assert!(waiting.rest().starts_with("ERR draining "));
+    assert_eq!(idle.rest(), "");
+    assert_eq!(server.ended().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let mut server = Server::start(&[]);
+    // A client that takes no replies keeps its thread, and so the server, for a while.
+    let mut lazy = server.connect();
+    lazy.ask(&format!("TASK: {}", "x".repeat(60_000)));
+    lazy.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    while lazy.stream.write_all(b"PEEK 1\n").is_ok() {}
+    server.signal(Signal::INT);
+    until("it accepts nothing more", || TcpStream::connect(server.address).is_err());
+    server.signal(Signal::INT);
+    assert_eq!(server.ended().code(), Some(1));
+}
+
+#[test]
+fn a_port_in_use_is_said_plainly() {
+    let server = Server::start(&[]);
+    let port = server.address.port().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", &port]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains(&port) && text.contains("-p"), "{text}");
+}
+
+#[test]
+fn a_foreign_address_is_warned_about() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    let mut server =
+        Server::of(command.args(["--memory", "-l", "0.0.0.0", "-p", "0"]).stderr(Stdio::piped()));
+    let mut stderr = server.child.stderr.take().unwrap();
+    server.signal(Signal::TERM);
+    let mut text = String::new();
+    stderr.read_to_string(&mut text).unwrap();
+    assert!(text.contains("no authentication"), "{text}");
+}
+
+#[test]
+fn wrong_flags_are_explained_with_exit_code_2() {
+    for flags in [
+        &["--port", "99999"][..],
+        &["-z", "0"],
+        &["--max-memory", "lots"],
+        &["--frame-timeout", "0"],
+        &["--nonsense"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_server")).args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn flags_can_be_set_in_the_environment() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    let server = Server::of(
+        command.env("DJQS_PORT", "0").env("DJQS_MEMORY", "true").env("DJQS_MAX_BODY", "10").arg0("server"),
+    );
+    let mut talk = server.connect();
+    assert_eq!(talk.ask("TASK: 0123456789"), "ACK 1");
+    assert!(talk.ask("TASK: 01234567890").starts_with("ERR too-big "));
+}
+
+#[test]
+fn outside_text_is_escaped_in_the_log() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    let mut server =
+        Server::of(command.args(["--memory", "-p", "0"]).env("RUST_LOG", "debug").stderr(Stdio::piped()));
+    let mut stderr = server.child.stderr.take().unwrap();
+    let mut talk = server.connect();
+    talk.send("TASK queue=\x1b[31mred\x07: x\nEVIL\x1b]0;title\x07\n");
+    talk.line();
+    talk.line();
+    server.signal(Signal::TERM);
+    let mut text = Vec::new();
+    stderr.read_to_end(&mut text).unwrap();
+    let text = String::from_utf8(text).expect("the log is text");
+    assert!(text.contains("bad-name"), "{text}");
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+}

@@ -1,0 +1,1103 @@
+//! The state machine against a model of it, operation by operation, at random.
+//!
+//! Each test here lives some thousands of random lives with few queues, few jobs and short times, so that things
+//! collide, and compares all that a user could see with what [`model::Model`] says. A failure prints the seed and
+//! the last operations. To run the same again, or more of it:
+//!
+//! ```text
+//! DJQS_SEED=1234 cargo test --test state_machine
+//! DJQS_MODEL_OPS=100000000 cargo test --release --test state_machine
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use djqs::change::{Change, JobSize, Measure};
+use djqs::clock::{ManualClock, Moment, Now};
+use djqs::job::MAX_REASON_BYTES;
+use djqs::queue::state::{Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State};
+use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
+use model::{Due, Model, QueueNo};
+
+mod model;
+
+/// Operations of all tests here together, unless DJQS_MODEL_OPS says otherwise.
+const OPS_DEFAULT: u64 = 1_000_000;
+
+/// How many of the last operations a failure prints.
+const OPS_PRINTED: usize = 40;
+
+/// Every so many operations, more or less, all there is to see is compared.
+const OPS_BETWEEN_COMPARISONS: u64 = 300;
+
+/// A journal's idea of the sizes of its records: such that it matters if any part of a job is left out of account.
+const MEASURE: Measure = Measure {
+    job: |job: &JobSize<'_>| {
+        let texts = [job.queue.as_str(), job.key.map_or("", Key::as_str), job.reason.unwrap_or_default()];
+        let numbers = [job.id.0, job.ttr.as_millis() as u64, job.attempts.into(), job.priority.0.into()];
+        let bytes = texts.map(str::len).iter().sum::<usize>() + 3 * job.body_bytes;
+        1 + bytes as u64 + numbers.iter().sum::<u64>() + job.backoff.as_millis() as u64
+    },
+    pause: |name| 11 + name.as_str().len() as u64,
+};
+
+/// What has to happen now and then for the comparison to be worth anything.
+const WORTH_COMPARING: [&str; 16] = [
+    "jobs accepted",
+    "submissions refused",
+    "duplicates",
+    "jobs leased",
+    "waits",
+    "handed jobs taken",
+    "handed jobs lapsed",
+    "jobs to be tried again",
+    "sessions ended in slices",
+    "delays over",
+    "leases lapsed",
+    "pauses over",
+    "orders to be explained",
+    "compactions",
+    "restarts",
+    "restarts tried",
+];
+
+/// What kind of life it is.
+#[derive(Debug)]
+struct Profile {
+    name: &'static str,
+    /// How many of a hundred operations are lived like this.
+    share_percent: u64,
+    queues: usize,
+    sessions: usize,
+    /// About how many jobs there are.
+    jobs: usize,
+    /// How many queues a GET names at most.
+    named: u64,
+    /// How many of a hundred GETs that find nothing wait.
+    wait_percent: u64,
+    /// The longest time to run, the longest delay and so on, but for a few.
+    longest_ms: u64,
+    /// How many of a hundred lives have a journal.
+    journal_percent: u64,
+    /// Operations until everything begins anew.
+    ops: RangeInclusive<u64>,
+}
+
+const PROFILES: [Profile; 5] = [
+    Profile {
+        name: "few_of_everything",
+        share_percent: 25,
+        queues: 2,
+        sessions: 3,
+        jobs: 5,
+        named: 2,
+        wait_percent: 50,
+        longest_ms: 4,
+        journal_percent: 75,
+        ops: 50..=1_000,
+    },
+    Profile {
+        name: "many_waiting_sessions",
+        share_percent: 25,
+        queues: 4,
+        sessions: 24,
+        jobs: 10,
+        named: 4,
+        wait_percent: 95,
+        longest_ms: 30,
+        journal_percent: 75,
+        ops: 500..=5_000,
+    },
+    Profile {
+        name: "many_queues",
+        share_percent: 15,
+        queues: 40,
+        sessions: 8,
+        jobs: 30,
+        named: 20,
+        wait_percent: 50,
+        longest_ms: 50,
+        journal_percent: 75,
+        ops: 1_000..=10_000,
+    },
+    Profile {
+        name: "many_jobs",
+        share_percent: 10,
+        queues: 3,
+        sessions: 8,
+        jobs: 70,
+        named: 3,
+        wait_percent: 30,
+        longest_ms: 200,
+        journal_percent: 75,
+        ops: 5_000..=20_000,
+    },
+    Profile {
+        name: "one_long_life",
+        share_percent: 25,
+        queues: 4,
+        sessions: 6,
+        jobs: 20,
+        named: 3,
+        wait_percent: 50,
+        longest_ms: 20,
+        journal_percent: 100,
+        ops: u64::MAX..=u64::MAX,
+    },
+];
+
+#[test]
+fn few_of_everything_agrees_with_the_model() {
+    live(0);
+}
+
+#[test]
+fn many_waiting_sessions_agree_with_the_model() {
+    live(1);
+}
+
+#[test]
+fn many_queues_agree_with_the_model() {
+    live(2);
+}
+
+#[test]
+fn many_jobs_agree_with_the_model() {
+    live(3);
+}
+
+#[test]
+fn one_long_life_agrees_with_the_model() {
+    live(4);
+}
+
+/// As many lives as the share of one profile allows.
+fn live(profile: usize) {
+    let seed = number_of("DJQS_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    let mut random = Random(seed.wrapping_add(profile as u64));
+    let profile = &PROFILES[profile];
+    let mut left = (number_of("DJQS_MODEL_OPS").unwrap_or(OPS_DEFAULT) * profile.share_percent).div_ceil(100);
+    let mut counted = BTreeMap::new();
+    let (all, mut number) = (left, 0);
+    while left > 0 {
+        number += 1;
+        let ops = random.within(profile.ops.clone()).min(left);
+        let mut life = Life::new(profile, Random(random.next()), (seed, number));
+        for _ in 0..ops {
+            life.step();
+        }
+        life.compare_everything();
+        left -= ops;
+        for (&what, count) in &life.counted {
+            *counted.entry(what).or_default() += count;
+        }
+    }
+    // Where hardly anything happens, it's no wonder that nothing goes wrong.
+    let rare: Vec<_> =
+        WORTH_COMPARING.iter().filter(|&what| counted.get(what).unwrap_or(&0) < &(all / 40_000)).collect();
+    assert!(rare.is_empty(), "{rare:?} hardly ever happened: {counted:?}; DJQS_SEED={seed}");
+}
+
+/// A number from the environment.
+fn number_of(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number from 0 to 2^64-1")))
+}
+
+/// Random numbers that a seed reproduces (Steele, Lea and Flood's SplitMix).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn within(&mut self, range: RangeInclusive<u64>) -> u64 {
+        match (range.end() - range.start()).checked_add(1) {
+            Some(count) => range.start() + self.below(count),
+            None => self.next(),
+        }
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        if from.is_empty() { None } else { Some(from[self.below(from.len() as u64) as usize]) }
+    }
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+enum Op {
+    OpenSession,
+    EndSession {
+        session: SessionId,
+        ending: Ending,
+        most: u64,
+    },
+    Submit {
+        queue: QueueNo,
+        options: Options,
+        body: Arc<[u8]>,
+    },
+    Get {
+        session: SessionId,
+        queues: Vec<QueueNo>,
+        wait: bool,
+    },
+    Leave {
+        session: SessionId,
+    },
+    TakeHanded {
+        session: SessionId,
+    },
+    Ack {
+        session: SessionId,
+        id: JobId,
+    },
+    Fail {
+        session: SessionId,
+        id: JobId,
+        delay: Option<Duration>,
+        dead: bool,
+        reason: Option<Arc<str>>,
+    },
+    GiveBack {
+        session: SessionId,
+        id: JobId,
+        delay: Duration,
+    },
+    Touch {
+        session: SessionId,
+        id: JobId,
+        ttr: Option<Duration>,
+    },
+    Peek {
+        id: JobId,
+    },
+    List {
+        queue: QueueNo,
+        state: Option<JobState>,
+        limit: usize,
+        after: Option<JobId>,
+    },
+    Retry {
+        id: JobId,
+    },
+    RetryQueue {
+        queue: QueueNo,
+        last: JobId,
+        most: u64,
+    },
+    Delete {
+        session: SessionId,
+        id: JobId,
+    },
+    Purge {
+        queue: QueueNo,
+        state: JobState,
+        last: JobId,
+        most: u64,
+    },
+    Pause {
+        queue: QueueNo,
+        time: Option<Duration>,
+    },
+    Resume {
+        queue: QueueNo,
+    },
+    QueueStats {
+        queue: QueueNo,
+    },
+    Queues {
+        most: usize,
+    },
+    /// Time passes, and nobody looks what is due.
+    Pass {
+        millis: u64,
+    },
+    /// A single call of [`State::tick`].
+    Tick {
+        most: u64,
+    },
+    /// All that is due, as the timekeeper does it.
+    TickAll {
+        most: u64,
+    },
+    /// The journal's oldest part is replaced by what of it is still so.
+    Compact {
+        changes: usize,
+    },
+    /// Another process takes over from the journal, after some time.
+    Restart {
+        millis: u64,
+    },
+    /// What would come of a restart, but all goes on.
+    TryRestart {
+        millis: u64,
+        from_exports: bool,
+    },
+}
+
+/// The real state and the model of it, side by side.
+struct Life {
+    profile: &'static Profile,
+    /// The test's seed, and the how manieth life this is.
+    origin: (u64, u64),
+    step: u64,
+    recent: VecDeque<(u64, Moment, Op)>,
+    random: Random,
+    names: Arc<[QueueName]>,
+    keys: Vec<Key>,
+    now: Now,
+    state: State,
+    model: Model,
+    /// Sessions that are open, those that are about to end excepted.
+    sessions: Vec<SessionId>,
+    /// Sessions that end slice by slice.
+    ending: Vec<(SessionId, Ending)>,
+    /// All changes so far, where there is a journal.
+    journal: Option<Vec<Change>>,
+    /// How often what is worth comparing has happened.
+    counted: BTreeMap<&'static str, u64>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (seed, number) = self.origin;
+        eprintln!("\nthe last operations of life {number} ({:?}), oldest first:", self.profile);
+        for (step, at, op) in &self.recent {
+            eprintln!("  {step:>6} {:>8} ms  {op:?}", at.as_millis());
+        }
+        eprintln!(
+            "it failed at step {} of life {number} of `{}`; to see it again: DJQS_SEED={seed}, \
+             and DJQS_MODEL_OPS as it was",
+            self.step, self.profile.name
+        );
+    }
+}
+
+impl Life {
+    fn new(profile: &'static Profile, mut random: Random, origin: (u64, u64)) -> Life {
+        let names: Arc<[QueueName]> =
+            (0..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
+        let keys = (0..3).map(|n| Key::new(&"key".repeat(n + 1)).unwrap()).collect();
+        let memory_max = random_memory_max(profile, &mut random);
+        let mut state = State::new(memory_max, random.next());
+        let journal = random.percent(profile.journal_percent).then(Vec::new);
+        if journal.is_some() {
+            state.set_measure(MEASURE);
+            state.set_journaled();
+        }
+        Life {
+            profile,
+            origin,
+            step: 0,
+            recent: VecDeque::new(),
+            now: Now { mono: Moment::from_millis(random.below(1_000)), wall_ms: ManualClock::WALL_ORIGIN_MS },
+            random,
+            model: Model::new(names.clone(), memory_max, rare_bytes()),
+            names,
+            keys,
+            state,
+            sessions: Vec::new(),
+            ending: Vec::new(),
+            journal,
+            counted: BTreeMap::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        self.step += 1;
+        let op = self.random_op();
+        if self.recent.len() == OPS_PRINTED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((self.step, self.now.mono, op.clone()));
+        self.carry_out(op);
+        self.compare_effects();
+        self.compare_figures();
+        if self.random.below(OPS_BETWEEN_COMPARISONS) == 0 {
+            self.compare_everything();
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counted.entry(what).or_default() += 1;
+    }
+
+    // ---- what happens ----
+
+    fn random_op(&mut self) -> Op {
+        let crowded = self.model.jobs.len() >= self.profile.jobs;
+        let (free, waiting, handed) = self.sessions_by_what_they_do();
+        if free.is_empty() || self.random.percent(2) && self.sessions.len() < self.profile.sessions {
+            return self.random_op_without_session(&waiting, &handed);
+        }
+        let session = self.random.pick(&free).expect("it is not empty");
+        let worker = self.random_worker(&free);
+        match self.random.below(100) {
+            0..18 if !crowded => self.random_submission(),
+            0..32 => Op::Get {
+                session,
+                queues: self.random_queues(),
+                wait: self.random.below(100) < self.profile.wait_percent,
+            },
+            32..42 => Op::Ack { session: worker, id: self.random_id(Some(worker)) },
+            42..52 => Op::Fail {
+                session: worker,
+                id: self.random_id(Some(worker)),
+                delay: if self.random.percent(30) { Some(self.random_time()) } else { None },
+                dead: self.random.percent(10),
+                reason: self.random_reason(),
+            },
+            52..56 => Op::GiveBack {
+                session: worker,
+                id: self.random_id(Some(worker)),
+                delay: if self.random.percent(50) { Duration::ZERO } else { self.random_time() },
+            },
+            56..60 => Op::Touch {
+                session: worker,
+                id: self.random_id(Some(worker)),
+                ttr: if self.random.percent(50) { None } else { Some(self.random_time()) },
+            },
+            60..62 => Op::Delete { session, id: self.random_id(None) },
+            62..63 => Op::EndSession {
+                session,
+                ending: if self.random.percent(50) { Ending::Lost } else { Ending::Quit },
+                most: self.random_most(),
+            },
+            _ => self.random_op_without_session(&waiting, &handed),
+        }
+    }
+
+    fn random_op_without_session(&mut self, waiting: &[SessionId], handed: &[SessionId]) -> Op {
+        let queue = self.random_queue();
+        match self.random.below(100) {
+            0..15 if self.sessions.len() < self.profile.sessions => Op::OpenSession,
+            0..20 if !handed.is_empty() => {
+                Op::TakeHanded { session: self.random.pick(handed).expect("it is not empty") }
+            }
+            20..24 if !waiting.is_empty() => {
+                Op::Leave { session: self.random.pick(waiting).expect("it is not empty") }
+            }
+            24..27 if !self.ending.is_empty() => {
+                let (session, ending) = self.random.pick(&self.ending).expect("it is not empty");
+                Op::EndSession { session, ending, most: self.random_most() }
+            }
+            27..28 if !self.sessions.is_empty() => {
+                let session = self.random.pick(&self.sessions).expect("it is not empty");
+                Op::EndSession { session, ending: Ending::Lost, most: self.random_most() }
+            }
+            28..30 => Op::Retry { id: self.random_dead_id() },
+            30..32 => Op::RetryQueue { queue, last: self.random_last(), most: self.random_most() },
+            32..34 => Op::Purge {
+                queue,
+                state: self
+                    .random
+                    .pick(&[JobState::Ready, JobState::Delayed, JobState::Dead])
+                    .expect("there are three"),
+                last: self.random_last(),
+                most: self.random_most(),
+            },
+            34..37 => Op::Pause {
+                queue,
+                time: if self.random.percent(30) { None } else { Some(self.random_time()) },
+            },
+            37..41 => Op::Resume { queue },
+            41..43 => Op::Peek { id: self.random_id(None) },
+            43..46 => Op::List {
+                queue,
+                state: self
+                    .random
+                    .pick(&[None, None, Some(0), Some(1), Some(2), Some(3)])
+                    .flatten()
+                    .map(|state: usize| JobState::ALL[state]),
+                limit: self.random.within(0..=10) as usize,
+                after: if self.random.percent(50) { None } else { Some(self.random_id(None)) },
+            },
+            46..48 => Op::QueueStats { queue },
+            48..50 => Op::Queues { most: self.random.within(1..=10) as usize },
+            50..75 => Op::Pass { millis: self.random_pass() },
+            75..85 => Op::Tick { most: self.random_most() },
+            85..97 => Op::TickAll { most: self.random_most() },
+            97 if self.journal.is_some() => self.random_op_on_the_journal(),
+            _ => self.random_submission(),
+        }
+    }
+
+    fn random_op_on_the_journal(&mut self) -> Op {
+        let length = self.journal.as_ref().map_or(0, Vec::len);
+        let millis = if self.random.percent(50) { 0 } else { self.random_pass() };
+        match self.random.below(10) {
+            0 => Op::Restart { millis },
+            1..4 => Op::TryRestart { millis, from_exports: self.random.percent(50) },
+            _ => Op::Compact { changes: self.random.within(0..=length as u64) as usize },
+        }
+    }
+
+    fn random_submission(&mut self) -> Op {
+        let attempts = [0, 1, 2, 3, 10];
+        let backoffs_ms = [0, 1, 3, 10, 700_000, 3_500_000, 5_000_000];
+        let priorities = [0, 1, 1024, 1024, 1024, 1025, u32::MAX];
+        let options = Options {
+            priority: Priority(self.random.pick(&priorities).expect("there are some")),
+            delay: if self.random.percent(60) { Duration::ZERO } else { self.random_time() },
+            ttr: self.random_time().max(Duration::from_millis(1)),
+            attempts: self.random.pick(&attempts).expect("there are some"),
+            backoff: Duration::from_millis(self.random.pick(&backoffs_ms).expect("there are some")),
+            key: if self.random.percent(30) {
+                Some(self.keys[self.random.below(self.keys.len() as u64) as usize].clone())
+            } else {
+                None
+            },
+        };
+        let body = (0..self.random.below(5)).map(|_| self.random.next() as u8).collect();
+        Op::Submit { queue: self.random_queue(), options, body }
+    }
+
+    fn random_queue(&mut self) -> QueueNo {
+        self.random.below(self.profile.queues as u64) as QueueNo
+    }
+
+    /// Some queues, now and then one of them twice.
+    fn random_queues(&mut self) -> Vec<QueueNo> {
+        let count = self.random.within(1..=self.profile.named);
+        (0..count).map(|_| self.random_queue()).collect()
+    }
+
+    /// Most often one that has leased something.
+    fn random_worker(&mut self, free: &[SessionId]) -> SessionId {
+        let busy = free.iter().copied().filter(|&session| !self.model.leases_of(session).is_empty());
+        let busy: Vec<_> = busy.collect();
+        let among = if busy.is_empty() || self.random.percent(20) { free } else { &busy };
+        self.random.pick(among).expect("it is not empty")
+    }
+
+    /// A job that the session has leased, or any, or none that there is.
+    fn random_id(&mut self, session: Option<SessionId>) -> JobId {
+        let leases = session.map(|session| self.model.leases_of(session)).unwrap_or_default();
+        if let Some((_, id)) = self.random.pick(&leases)
+            && self.random.percent(80)
+        {
+            return id;
+        }
+        let any = self.random_last();
+        let there = self.model.jobs.iter().map(|job| job.id).find(|&id| id >= any);
+        if self.random.percent(80) { there.unwrap_or(any) } else { any }
+    }
+
+    fn random_dead_id(&mut self) -> JobId {
+        let dead = self.model.jobs.iter().filter(|job| job.state() == JobState::Dead);
+        let dead: Vec<_> = dead.map(|job| job.id).collect();
+        match self.random.pick(&dead) {
+            Some(id) if self.random.percent(80) => id,
+            _ => self.random_id(None),
+        }
+    }
+
+    /// An id from among those that there are, more or less.
+    fn random_last(&mut self) -> JobId {
+        let first = self.model.jobs.first().map_or(self.model.last_id, |job| job.id);
+        JobId(self.random.within(first.0.saturating_sub(2)..=self.model.last_id.0 + 2))
+    }
+
+    fn random_most(&mut self) -> u64 {
+        self.random.pick(&[1, 1, 2, 3, 1_000]).expect("there are some")
+    }
+
+    fn random_time(&mut self) -> Duration {
+        Duration::from_millis(match self.random.below(100) {
+            0 => 3_600_000,
+            1..5 => 0,
+            _ => self.random.within(0..=self.profile.longest_ms),
+        })
+    }
+
+    fn random_pass(&mut self) -> u64 {
+        let now = self.now.mono;
+        let next = self.model.deadlines().iter().map(|&(at, _)| at).filter(|&at| at > now).min();
+        match (self.random.below(200), next) {
+            (0, _) => self.random.below(2 * 3_600_000),
+            (1..40, Some(next)) => next.as_millis() - now.as_millis(),
+            (1..60, _) => self.random.within(0..=self.profile.longest_ms),
+            _ => self.random.within(1..=3),
+        }
+    }
+
+    fn random_reason(&mut self) -> Option<Arc<str>> {
+        match self.random.below(20) {
+            0 => Some("é".repeat(MAX_REASON_BYTES / 2 + 1).into()),
+            1 => Some(format!("{}é", "x".repeat(MAX_REASON_BYTES - 1)).into()),
+            2..8 => Some("no such file".into()),
+            _ => None,
+        }
+    }
+
+    /// Those that may give a command, those that wait, and those that have been handed a job and not taken it.
+    fn sessions_by_what_they_do(&self) -> (Vec<SessionId>, Vec<SessionId>, Vec<SessionId>) {
+        let waiting: Vec<_> = self.model.line.iter().map(|waiter| waiter.0).collect();
+        let handed: Vec<_> = self.model.handed.iter().map(|handed| handed.0).collect();
+        let free = self.sessions.iter().copied();
+        let free = free.filter(|session| !waiting.contains(session) && !handed.contains(session)).collect();
+        (free, waiting, handed)
+    }
+
+    // ---- it happens, twice ----
+
+    fn carry_out(&mut self, op: Op) {
+        let now = self.now;
+        match op {
+            Op::OpenSession => self.open_session(),
+            Op::EndSession { session, ending, most } => self.end_session(session, ending, most),
+            Op::Submit { queue, options, body } => self.submit(queue, options, body),
+            Op::Get { session, queues, wait } => self.get(session, &queues, wait),
+            Op::Leave { session } => {
+                self.state.leave(session);
+                self.model.leave(session);
+            }
+            Op::TakeHanded { session } => {
+                let seen = self.state.take_handed(session);
+                let id = self.model.take_handed(session);
+                self.count(if id.is_some() { "handed jobs taken" } else { "handed jobs lapsed" });
+                assert_eq!(seen, id.map(|id| self.model.lease_of(id)));
+            }
+            Op::Ack { session, id } => {
+                assert_same(self.state.ack(session, id), self.model.ack(session, id));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+            }
+            Op::Fail { session, id, delay, dead, reason } => {
+                let seen = self.state.fail(now, session, id, delay, dead, reason.clone());
+                let how = (delay, dead, reason.as_deref());
+                let expected = self.model.fail(now, session, id, how, seen.as_ref().ok().copied());
+                if let Ok(Failed::RetryIn(wait)) = seen {
+                    self.count("jobs to be tried again");
+                    assert_eq!(wait.subsec_nanos() % 1_000_000, 0, "{wait:?} is whole milliseconds");
+                }
+                assert_same(seen, expected);
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+            }
+            Op::GiveBack { session, id, delay } => {
+                let seen = self.state.give_back(now, session, id, delay);
+                assert_same(seen, self.model.give_back(now, session, id, delay));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+            }
+            Op::Touch { session, id, ttr } => {
+                let seen = self.state.touch(now, session, id, ttr);
+                assert_same(seen, self.model.touch(now, session, id, ttr));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+            }
+            Op::Peek { id } => {
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+                assert_eq!(self.state.export(now, id).is_some(), self.model.job(id).is_some());
+            }
+            Op::List { queue, state, limit, after } => self.list(queue, state, limit, after),
+            Op::Retry { id } => assert_same(self.state.retry(now, id), self.model.retry(now, id)),
+            Op::RetryQueue { queue, last, most } => {
+                let seen = self.state.retry_queue(now, &self.names[queue], last, most);
+                assert_eq!(seen, self.model.retry_queue(now, queue, last, most));
+            }
+            Op::Delete { session, id } => {
+                assert_same(self.state.delete(session, id), self.model.delete(session, id));
+            }
+            Op::Purge { queue, state, last, most } => {
+                let seen = self.state.purge(&self.names[queue], state, last, most);
+                assert_eq!(seen, self.model.purge(queue, state, last, most));
+            }
+            Op::Pause { queue, time } => {
+                self.state.pause(now, &self.names[queue], time);
+                self.model.pause(now, queue, time);
+            }
+            Op::Resume { queue } => {
+                self.state.resume(now, &self.names[queue]);
+                self.model.resume(now, queue);
+            }
+            Op::QueueStats { queue } => {
+                let seen = self.state.queue_stats(now, &self.names[queue]);
+                assert_eq!(seen, self.model.queue_stats(now, queue));
+            }
+            Op::Queues { most } => self.compare_queues(most),
+            Op::Pass { millis } => self.now = later(now, millis),
+            Op::Tick { most } => self.tick(most),
+            Op::TickAll { most } => self.tick_all(most),
+            Op::Compact { changes } => self.compact(changes),
+            Op::Restart { millis } => self.restart(millis),
+            Op::TryRestart { millis, from_exports } => self.try_restart(millis, from_exports),
+        }
+    }
+
+    fn open_session(&mut self) {
+        let session = self.state.open_session();
+        let open = self.sessions.iter().chain(self.ending.iter().map(|(session, _)| session));
+        assert!(open.clone().all(|other| *other != session), "{session:?} is open already");
+        self.sessions.push(session);
+    }
+
+    fn end_session(&mut self, session: SessionId, ending: Ending, most: u64) {
+        let seen = self.state.end_session(self.now, session, ending, most);
+        let expected = self.model.end_session(self.now, session, ending, most);
+        assert_eq!(seen, expected, "whether it has ended");
+        self.sessions.retain(|other| *other != session);
+        self.ending.retain(|other| other.0 != session);
+        if !seen {
+            self.count("sessions ended in slices");
+            self.ending.push((session, ending));
+        }
+    }
+
+    fn submit(&mut self, queue: QueueNo, options: Options, body: Arc<[u8]>) {
+        let submission =
+            Submission { queue: self.names[queue].clone(), options: options.clone(), body: body.clone() };
+        let seen = self.state.submit(self.now, submission);
+        let expected = self.model.submit(self.now, queue, &options, &body);
+        if let Err(refusal) = &seen {
+            self.count("submissions refused");
+            assert!(refusal.retry_after.is_some(), "{refusal:?} says when to try again");
+        }
+        if let Ok(accepted) = seen {
+            self.count(if accepted.duplicate.is_some() { "duplicates" } else { "jobs accepted" });
+            assert_eq!(self.state.peek(self.now, accepted.id), self.model.peek(self.now, accepted.id));
+        }
+        assert_same(seen, expected);
+    }
+
+    fn get(&mut self, session: SessionId, queues: &[QueueNo], wait: bool) {
+        let names: Vec<_> = queues.iter().map(|&queue| self.names[queue].clone()).collect();
+        let seen = self.state.lease(self.now, session, &names);
+        let expected = self.model.lease(self.now, session, queues);
+        assert_eq!(seen, expected.map(|id| self.model.lease_of(id)));
+        if expected.is_some() {
+            self.count("jobs leased");
+        } else if wait {
+            self.count("waits");
+            self.state.wait(session, &names);
+            self.model.wait(session, queues);
+        }
+    }
+
+    fn list(&mut self, queue: QueueNo, state: Option<JobState>, limit: usize, after: Option<JobId>) {
+        let seen = self.state.list(self.now, &self.names[queue], state, limit, after);
+        let expected = self.model.list(queue, state, limit, after);
+        let expected: Vec<_> = expected.into_iter().filter_map(|id| self.model.peek(self.now, id)).collect();
+        assert_eq!(seen, expected);
+    }
+
+    // ---- time ----
+
+    /// What of all that is due was done, and in which order, is the state's to say: but nothing else may have been
+    /// done, no more than was asked for, and some order of it must explain what came of it.
+    fn tick(&mut self, most: u64) {
+        // So that there are not too many orders to try.
+        let most = if self.model.line.is_empty() { most } else { most.min(3) };
+        let due = self.model.due(self.now);
+        self.state.tick(self.now, most);
+        let done: Vec<Due> = due.iter().copied().filter(|&due| self.is_done(due)).collect();
+        let pauses = done.iter().filter(|due| matches!(due, Due::PauseOver(_))).count();
+        assert!((done.len() - pauses) as u64 <= most, "{done:?} is more than {most}");
+
+        let woken = std::mem::take(&mut self.state.effects().wakes);
+        if done.is_empty() {
+            return assert_eq!(woken, [], "nothing has happened");
+        }
+        // Which of several sessions got which job shows when they take it. One alone may take its time.
+        let mut taken = Vec::new();
+        if woken.len() > 1 {
+            for &session in &woken {
+                let lease = self.state.take_handed(session).expect("it was woken for it");
+                taken.push((session, lease.id));
+            }
+        }
+        let Some(explanation) = self.explain(&self.model, &done, &woken, &taken) else {
+            panic!(
+                "of {due:?}, {done:?} was done, which woke {woken:?} with {taken:?}: no order explains it"
+            );
+        };
+        for due in &done {
+            self.count(match due {
+                Due::DelayOver(_) => "delays over",
+                Due::LeaseLapsed(_) => "leases lapsed",
+                Due::PauseOver(_) => "pauses over",
+            });
+        }
+        if done.len() > 1 && !woken.is_empty() {
+            self.count("orders to be explained");
+        }
+        self.model = explanation;
+        self.model.woken.clear();
+        for &(session, id) in &taken {
+            assert_eq!(self.model.take_handed(session), Some(id));
+        }
+    }
+
+    fn is_done(&self, due: Due) -> bool {
+        let peek = |id| self.state.peek(self.now, id).expect("jobs outlive a tick");
+        match due {
+            Due::DelayOver(id) => peek(id).state != JobState::Delayed,
+            Due::LeaseLapsed(id) => peek(id).counts != self.model.job(id).expect("it is due").counts,
+            Due::PauseOver(queue) => {
+                let stats = self.state.queue_stats(self.now, &self.names[queue]);
+                stats.is_none_or(|stats| stats.paused.is_none())
+            }
+        }
+    }
+
+    /// A model that has done all of `left`, in an order that agrees with what has been seen.
+    fn explain(
+        &self,
+        model: &Model,
+        left: &[Due],
+        woken: &[SessionId],
+        taken: &[(SessionId, JobId)],
+    ) -> Option<Model> {
+        if left.is_empty() {
+            let fits = model.woken.len() == woken.len()
+                && taken.iter().all(|handed| model.woken.contains(handed))
+                && model
+                    .jobs
+                    .iter()
+                    .map(|job| job.id)
+                    .all(|id| self.state.peek(self.now, id) == model.peek(self.now, id));
+            return fits.then(|| model.clone());
+        }
+        for (at, &due) in left.iter().enumerate() {
+            if model.has_sooner_sibling(due) {
+                continue;
+            }
+            let mut next = model.clone();
+            next.carry_out(self.now, due);
+            let mut left = left.to_vec();
+            left.remove(at);
+            let sessions = next.woken.iter().map(|handed| handed.0);
+            let explanation = if sessions.eq(woken.iter().copied().take(next.woken.len())) {
+                self.explain(&next, &left, woken, taken)
+            } else {
+                None
+            };
+            // Where nobody waits, the order makes no difference.
+            if explanation.is_some() || model.line.is_empty() {
+                return explanation;
+            }
+        }
+        None
+    }
+
+    fn tick_all(&mut self, most: u64) {
+        let mut calls = 0;
+        while self.state.next_deadline().is_some_and(|next| next <= self.now.mono) {
+            self.tick(most);
+            calls += 1;
+            assert!(calls < 10_000, "it never gets done");
+        }
+        assert_eq!(self.model.due(self.now), [], "this was due, and has not been done");
+    }
+
+    // ---- the journal ----
+
+    fn compact(&mut self, changes: usize) {
+        self.count("compactions");
+        let journal = self.journal.as_mut().expect("there is one");
+        let old: Vec<Change> = journal.drain(..changes).collect();
+        for change in old {
+            match change {
+                Change::Job(spec, _) => journal.extend(self.state.export(self.now, spec.id)),
+                Change::Pause(name, _) => {
+                    let same = |change: &Change| matches!(change, Change::Pause(other, _) if *other == name);
+                    journal.extend(self.state.export_pauses(self.now).into_iter().filter(same));
+                }
+                Change::Status(..) | Change::Gone(_) | Change::IdsUsed(_) => {}
+            }
+        }
+        journal.push(Change::IdsUsed(self.state.last_id()));
+    }
+
+    /// A new process with these changes, whose clock begins elsewhere.
+    fn restored(&mut self, millis: u64, memory_max: u64, changes: &[Change]) -> (State, Now) {
+        let now =
+            Now { mono: Moment::from_millis(self.random.below(1_000)), wall_ms: self.now.wall_ms + millis };
+        let mut state = State::new(memory_max, self.random.next());
+        state.set_measure(MEASURE);
+        for change in changes {
+            state.restore(now, change.clone());
+            if self.random.percent(1) {
+                // A change may be read twice.
+                state.restore(now, change.clone());
+            }
+        }
+        assert!(state.effects().changes.is_empty() && state.effects().wakes.is_empty());
+        (state, now)
+    }
+
+    fn restart(&mut self, millis: u64) {
+        let journal = self.journal.take().expect("there is one");
+        let memory_max = random_memory_max(self.profile, &mut self.random);
+        let (state, now) = self.restored(millis, memory_max, &journal);
+        self.model = self.model.after_restart(self.now, now);
+        self.model.memory_max = memory_max;
+        (self.state, self.now, self.journal) = (state, now, Some(journal));
+        self.state.set_journaled();
+        self.sessions.clear();
+        self.ending.clear();
+        self.count("restarts");
+        while self.state.next_deadline().is_some_and(|next| next <= now.mono) {
+            self.state.tick(now, 1_000);
+        }
+        self.adopt_order_of_queues();
+        self.compare_effects();
+        self.compare_everything();
+    }
+
+    fn try_restart(&mut self, millis: u64, from_exports: bool) {
+        self.count("restarts tried");
+        let journal = self.journal.clone().expect("there is one");
+        let changes = if from_exports { self.exported() } else { journal };
+        let (mut state, now) = self.restored(millis, self.model.memory_max, &changes);
+        while state.next_deadline().is_some_and(|next| next <= now.mono) {
+            state.tick(now, 1_000);
+        }
+        // The other takes this one's place while it is looked at.
+        let model = self.model.after_restart(self.now, now);
+        let here = (
+            std::mem::replace(&mut self.state, state),
+            std::mem::replace(&mut self.model, model),
+            std::mem::replace(&mut self.now, now),
+        );
+        self.adopt_order_of_queues();
+        self.compare_everything();
+        (self.state, self.model, self.now) = here;
+    }
+
+    /// The whole state as compaction would write it, in any order.
+    fn exported(&mut self) -> Vec<Change> {
+        let mut changes = vec![Change::IdsUsed(self.state.last_id())];
+        let ids: Vec<_> = self.model.jobs.iter().map(|job| job.id).collect();
+        changes.extend(ids.into_iter().map(|id| self.state.export(self.now, id).expect("it is there")));
+        changes.extend(self.state.export_pauses(self.now));
+        for at in 1..changes.len() {
+            let other = self.random.within(0..=at as u64) as usize;
+            changes.swap(at, other);
+        }
+        changes
+    }
+
+    /// In which order queues come back is not promised.
+    fn adopt_order_of_queues(&mut self) {
+        let seen = self.state.queues(self.now, 0, usize::MAX);
+        let names = &self.names;
+        self.model.queues.sort_by_key(|queue| seen.iter().position(|s| s.1.name == names[queue.number]));
+    }
+
+    // ---- what can be seen of it ----
+
+    /// What is left to be done outside, after each operation.
+    fn compare_effects(&mut self) {
+        let effects = self.state.effects();
+        let changes = std::mem::take(&mut effects.changes);
+        let wakes = std::mem::take(&mut effects.wakes);
+        let expected = std::mem::take(&mut self.model.woken);
+        assert!(wakes.iter().eq(expected.iter().map(|handed| &handed.0)), "woke {wakes:?}, not {expected:?}");
+        match &mut self.journal {
+            Some(journal) => journal.extend(changes),
+            None => assert_eq!(changes, [], "there is no journal to be told"),
+        }
+    }
+
+    /// What can be had in no time, after each operation.
+    fn compare_figures(&self) {
+        let (state, model) = (&self.state, &self.model);
+        assert_eq!(state.counts(), model.counts(None));
+        assert_eq!(state.totals(), model.totals);
+        assert_eq!(state.last_id(), model.last_id);
+        assert_eq!(state.waiting(), model.line.len() as u64);
+        assert_eq!(state.queue_count(), model.queues.len() as u64);
+        assert_eq!(state.memory(), (model.memory(), model.memory_max));
+        let live_bytes = if self.journal.is_some() { model.live_bytes(&MEASURE) } else { 0 };
+        assert_eq!(state.live(), (model.jobs.len() as u64, live_bytes));
+        if let Some(first) = model.deadlines().iter().map(|&(at, _)| at).min() {
+            let next = state.next_deadline();
+            assert!(next.is_some_and(|next| next <= first), "{next:?} is too late for {first:?}");
+        }
+    }
+
+    fn compare_everything(&self) {
+        self.compare_figures();
+        let (state, model, now) = (&self.state, &self.model, self.now);
+        let first = model.jobs.first().map_or(model.last_id.0, |job| job.id.0).saturating_sub(3);
+        for id in (first..=model.last_id.0 + 2).chain([0, u64::MAX]).map(JobId) {
+            assert_eq!(state.peek(now, id), model.peek(now, id));
+        }
+        for (number, name) in self.names.iter().enumerate() {
+            assert_eq!(state.queue_stats(now, name), model.queue_stats(now, number));
+            for wanted in [None].into_iter().chain(JobState::ALL.map(Some)) {
+                let seen = state.list(now, name, wanted, usize::MAX, None);
+                let expected = model.list(number, wanted, usize::MAX, None);
+                assert!(seen.iter().map(|job| job.id).eq(expected), "{wanted:?} in {name}: {seen:?}");
+            }
+        }
+        self.compare_queues(7);
+    }
+
+    /// All queues, page by page.
+    fn compare_queues(&self, most: usize) {
+        let (mut seen, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.state.queues(self.now, after, most);
+            assert!(page.len() <= most);
+            let Some(&(last, _)) = page.last() else { break };
+            assert!(page.is_sorted_by(|one, next| one.0 < next.0) && page[0].0 > after);
+            after = last;
+            seen.extend(page.into_iter().map(|(_, stats)| stats));
+        }
+        let expected = self.model.queues.iter();
+        let expected: Vec<_> =
+            expected.filter_map(|queue| self.model.queue_stats(self.now, queue.number)).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+/// No limit, or one that is often reached.
+fn random_memory_max(profile: &Profile, random: &mut Random) -> u64 {
+    if random.percent(70) {
+        return u64::MAX;
+    }
+    let jobs = random.within(1..=profile.jobs as u64);
+    jobs * (JOB_OVERHEAD_BYTES + 50) + profile.queues as u64 * QUEUE_OVERHEAD_BYTES
+}
+
+#[track_caller]
+fn assert_same<T: Debug + PartialEq>(seen: Result<T, Refusal>, expected: Result<T, Code>) {
+    assert_eq!(seen.map_err(|refusal| refusal.code), expected);
+}
+
+fn later(now: Now, millis: u64) -> Now {
+    Now { mono: now.mono.after(Duration::from_millis(millis)), wall_ms: now.wall_ms + millis }
+}
+
+/// What the state takes a key to cost beside its text: found out by trying, so that it may be measured anew.
+fn rare_bytes() -> u64 {
+    let memory = |key: Option<Key>| {
+        let mut state = State::new(u64::MAX, 0);
+        let options = Options { key, ..Options::default() };
+        let submission = Submission { options, ..Submission::new(*b"") };
+        let now = Now { mono: Moment::from_millis(0), wall_ms: 0 };
+        state.submit(now, submission).expect("there is room");
+        state.memory().0
+    };
+    memory(Some(Key::new("k").expect("it is good"))) - memory(None) - 1
+}

@@ -1,0 +1,671 @@
+//! What the queue should do, written as plainly as can be: a list of jobs, a list of queues, a list of waiting
+//! sessions, and a scan of them all for every question.
+//!
+//! It follows docs/protocol.md, not the code under test; only plain values are shared with that. Two things it
+//! cannot know, and is told: by how much a backoff was lengthened, and in which order things were carried out
+//! that fell due together. The caller of [`Model::fail`] and [`Model::carry_out`] holds those to their limits.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use djqs::change::{JobSize, Measure};
+use djqs::clock::{Moment, Now};
+use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
+use djqs::queue::state::{
+    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, Slice,
+};
+use djqs::stats::{QueueStats, StateCounts, Totals};
+use djqs::{Code, Job, JobId, JobState, Lease, Options, QueueName};
+
+/// The reason of a job whose lease lapsed.
+const LAPSED: &str = "the lease lapsed";
+/// The reason of a job whose worker went away.
+const LOST: &str = "the connection that held the lease was lost";
+
+/// A queue's place in the list of names.
+pub(crate) type QueueNo = usize;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    /// The oldest first.
+    pub(crate) jobs: Vec<ModelJob>,
+    /// In the order in which they came to be.
+    pub(crate) queues: Vec<ModelQueue>,
+    /// Sessions that wait and the queues that they named, the oldest wait first.
+    pub(crate) line: Vec<(SessionId, Vec<QueueNo>)>,
+    /// Sessions that were handed a job while they waited, and have not taken it.
+    pub(crate) handed: Vec<(SessionId, JobId)>,
+    /// The same, but only of the operation that runs: the caller empties it.
+    pub(crate) woken: Vec<(SessionId, JobId)>,
+    pub(crate) last_id: JobId,
+    pub(crate) totals: Totals,
+    pub(crate) memory_max: u64,
+    /// What a key or a reason is taken to cost beside its text.
+    pub(crate) rare_bytes: u64,
+    names: Arc<[QueueName]>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ModelJob {
+    pub(crate) id: JobId,
+    pub(crate) queue: QueueNo,
+    pub(crate) options: Options,
+    pub(crate) body: Arc<[u8]>,
+    pub(crate) created_s: u64,
+    pub(crate) place: Place,
+    pub(crate) counts: Counts,
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Ready,
+    Delayed(Moment),
+    Leased(Moment, SessionId),
+    Dead,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ModelQueue {
+    pub(crate) number: QueueNo,
+    pub(crate) paused: Option<Pause>,
+    pub(crate) totals: Totals,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    UntilResumed,
+    Until(Moment),
+}
+
+/// Something that happens because its time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    DelayOver(JobId),
+    LeaseLapsed(JobId),
+    PauseOver(QueueNo),
+}
+
+impl ModelJob {
+    pub(crate) fn state(&self) -> JobState {
+        match self.place {
+            Place::Ready => JobState::Ready,
+            Place::Delayed(_) => JobState::Delayed,
+            Place::Leased(..) => JobState::Leased,
+            Place::Dead => JobState::Dead,
+        }
+    }
+
+    fn holder(&self) -> Option<SessionId> {
+        match self.place {
+            Place::Leased(_, holder) => Some(holder),
+            _ => None,
+        }
+    }
+
+    fn memory(&self, rare_bytes: u64) -> u64 {
+        let key = self.options.key.as_ref().map_or(0, |key| key.as_str().len() as u64);
+        let reason = self.reason.as_ref().map_or(0, |reason| reason.len() as u64);
+        let rare = self.options.key.is_some() || self.reason.is_some() || self.counts != Counts::default();
+        JOB_OVERHEAD_BYTES + self.body.len() as u64 + if rare { rare_bytes + key + reason } else { 0 }
+    }
+}
+
+impl Model {
+    pub(crate) fn new(names: Arc<[QueueName]>, memory_max: u64, rare_bytes: u64) -> Model {
+        Model {
+            jobs: Vec::new(),
+            queues: Vec::new(),
+            line: Vec::new(),
+            handed: Vec::new(),
+            woken: Vec::new(),
+            last_id: JobId(0),
+            totals: Totals::default(),
+            memory_max,
+            rare_bytes,
+            names,
+        }
+    }
+
+    // ---- verbs ----
+
+    pub(crate) fn submit(
+        &mut self,
+        now: Now,
+        queue: QueueNo,
+        options: &Options,
+        body: &Arc<[u8]>,
+    ) -> Result<Accepted, Code> {
+        let same_key = |job: &ModelJob| job.queue == queue && job.options.key == options.key;
+        if options.key.is_some()
+            && let Some(job) = self.jobs.iter().find(|job| same_key(job))
+        {
+            return Ok(Accepted { id: job.id, duplicate: Some(job.state()) });
+        }
+        let delayed = !options.delay.is_zero();
+        let job = ModelJob {
+            id: JobId(self.last_id.0 + 1),
+            queue,
+            options: options.clone(),
+            body: body.clone(),
+            created_s: now.wall_ms / 1000,
+            place: if delayed { Place::Delayed(now.mono.after(options.delay)) } else { Place::Ready },
+            counts: Counts::default(),
+            reason: None,
+        };
+        let queue_cost = if self.queue(queue).is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
+        if self.memory() + job.memory(self.rare_bytes) + queue_cost > self.memory_max {
+            return Err(Code::Full);
+        }
+        self.last_id = job.id;
+        self.jobs.push(job);
+        self.tally(queue, |totals| totals.submitted += 1);
+        self.serve(now);
+        Ok(Accepted { id: self.last_id, duplicate: None })
+    }
+
+    pub(crate) fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueNo]) -> Option<JobId> {
+        let id = self.next_ready(queues)?;
+        self.lend(now, id, session);
+        Some(id)
+    }
+
+    pub(crate) fn wait(&mut self, session: SessionId, queues: &[QueueNo]) {
+        self.line.push((session, queues.to_vec()));
+        queues.iter().for_each(|&queue| {
+            self.queue_mut(queue);
+        });
+    }
+
+    pub(crate) fn leave(&mut self, session: SessionId) {
+        self.line.retain(|waiter| waiter.0 != session);
+        self.forget_unused_queues();
+    }
+
+    pub(crate) fn take_handed(&mut self, session: SessionId) -> Option<JobId> {
+        let at = self.handed.iter().position(|handed| handed.0 == session)?;
+        let (_, id) = self.handed.remove(at);
+        (self.job(id)?.holder() == Some(session)).then_some(id)
+    }
+
+    pub(crate) fn ack(&mut self, session: SessionId, id: JobId) -> Result<(), Code> {
+        let queue = self.leased_by(session, id)?.queue;
+        self.tally(queue, |totals| totals.acked += 1);
+        self.jobs.retain(|job| job.id != id);
+        self.forget_unused_queues();
+        Ok(())
+    }
+
+    /// `seen` is what came of it: the wait in there is believed, if it is within its limits.
+    pub(crate) fn fail(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        (delay, dead, reason): (Option<Duration>, bool, Option<&str>),
+        seen: Option<Failed>,
+    ) -> Result<Failed, Code> {
+        let job = self.leased_by(session, id)?;
+        job.counts.failures += 1;
+        if let Some(reason) = reason {
+            job.reason = Some(beginning(reason).into());
+        }
+        let (queue, longest) = (job.queue, backoff(job.options.backoff, job.counts.failures));
+        self.tally(queue, |totals| totals.failed += 1);
+        if dead || self.attempts_spent(id) {
+            self.die(id);
+            return Ok(Failed::Dead);
+        }
+        let wait = match (delay, seen) {
+            (Some(delay), _) => delay,
+            (None, Some(Failed::RetryIn(wait))) if longest.contains(&wait) => wait,
+            (None, _) => *longest.start(),
+        };
+        self.put_back(now, id, wait);
+        Ok(Failed::RetryIn(wait))
+    }
+
+    pub(crate) fn give_back(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        delay: Duration,
+    ) -> Result<(), Code> {
+        self.leased_by(session, id)?;
+        self.hand_back(now, id, delay);
+        Ok(())
+    }
+
+    pub(crate) fn touch(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        ttr: Option<Duration>,
+    ) -> Result<(), Code> {
+        let job = self.leased_by(session, id)?;
+        job.place = Place::Leased(now.mono.after(ttr.unwrap_or(job.options.ttr)), session);
+        Ok(())
+    }
+
+    pub(crate) fn list(
+        &self,
+        queue: QueueNo,
+        state: Option<JobState>,
+        limit: usize,
+        after: Option<JobId>,
+    ) -> Vec<JobId> {
+        let wanted = |job: &&ModelJob| {
+            job.queue == queue
+                && state.is_none_or(|state| job.state() == state)
+                && after.is_none_or(|after| job.id > after)
+        };
+        self.jobs.iter().filter(wanted).map(|job| job.id).take(limit).collect()
+    }
+
+    pub(crate) fn retry(&mut self, now: Now, id: JobId) -> Result<(), Code> {
+        let job = self.job_mut(id).ok_or(Code::NotFound)?;
+        if job.place != Place::Dead {
+            return Err(Code::NotFound);
+        }
+        job.counts.failures = 0;
+        job.counts.crashes = 0;
+        let queue = job.queue;
+        self.tally(queue, |totals| totals.retried += 1);
+        self.put_back(now, id, Duration::ZERO);
+        Ok(())
+    }
+
+    pub(crate) fn retry_queue(&mut self, now: Now, queue: QueueNo, last: JobId, most: u64) -> Slice {
+        let (slice, ids) = self.slice(queue, JobState::Dead, last, most);
+        ids.into_iter().for_each(|id| self.retry(now, id).expect("it is dead"));
+        slice
+    }
+
+    pub(crate) fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Code> {
+        let job = self.job(id).ok_or(Code::NotFound)?;
+        if job.holder().is_some_and(|holder| holder != session) {
+            return Err(Code::NotLeased);
+        }
+        self.tally(job.queue, |totals| totals.deleted += 1);
+        self.jobs.retain(|job| job.id != id);
+        self.forget_unused_queues();
+        Ok(())
+    }
+
+    pub(crate) fn purge(&mut self, queue: QueueNo, state: JobState, last: JobId, most: u64) -> Slice {
+        let (slice, ids) = self.slice(queue, state, last, most);
+        for id in ids {
+            self.tally(queue, |totals| totals.deleted += 1);
+            self.jobs.retain(|job| job.id != id);
+        }
+        self.forget_unused_queues();
+        slice
+    }
+
+    pub(crate) fn pause(&mut self, now: Now, queue: QueueNo, time: Option<Duration>) {
+        let pause = time.map_or(Pause::UntilResumed, |time| Pause::Until(now.mono.after(time)));
+        self.queue_mut(queue).paused = Some(pause);
+    }
+
+    pub(crate) fn resume(&mut self, now: Now, queue: QueueNo) {
+        if self.is_paused(queue) {
+            self.queue_mut(queue).paused = None;
+            self.serve(now);
+            self.forget_unused_queues();
+        }
+    }
+
+    /// At most `most` of its leases now; whether it has ended.
+    pub(crate) fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
+        self.leave(session);
+        if let Some(id) = self.take_handed(session) {
+            // It never knew of this job, so nothing can have gone wrong with it.
+            self.hand_back(now, id, Duration::ZERO);
+        }
+        let leases = self.leases_of(session);
+        for &(_, id) in leases.iter().take(most as usize) {
+            match ending {
+                Ending::Lost => self.crash(now, id, LOST),
+                Ending::Quit => self.hand_back(now, id, Duration::ZERO),
+            }
+        }
+        leases.len() as u64 <= most
+    }
+
+    // ---- time ----
+
+    /// All that should have happened by now, with its time, the soonest first.
+    pub(crate) fn due(&self, now: Now) -> Vec<Due> {
+        let mut due = self.deadlines();
+        due.retain(|&(at, _)| at <= now.mono);
+        due.sort_by_key(|&(at, _)| at);
+        due.into_iter().map(|(_, due)| due).collect()
+    }
+
+    /// When something has to happen, whether or not it is over. Jobs in the order of their ids.
+    pub(crate) fn deadlines(&self) -> Vec<(Moment, Due)> {
+        let jobs = self.jobs.iter().filter_map(|job| match job.place {
+            Place::Delayed(until) => Some((until, Due::DelayOver(job.id))),
+            Place::Leased(until, _) => Some((until, Due::LeaseLapsed(job.id))),
+            Place::Ready | Place::Dead => None,
+        });
+        let pauses = self.queues.iter().filter_map(|queue| match queue.paused {
+            Some(Pause::Until(end)) => Some((end, Due::PauseOver(queue.number))),
+            Some(Pause::UntilResumed) | None => None,
+        });
+        jobs.chain(pauses).collect()
+    }
+
+    /// Whether something of the same kind should happen before this: the delays of a queue end in the order of
+    /// their deadlines, and so do the leases of a session.
+    pub(crate) fn has_sooner_sibling(&self, due: Due) -> bool {
+        match due {
+            Due::DelayOver(id) => {
+                let (queue, until) = match self.expect(id) {
+                    ModelJob { queue, place: Place::Delayed(until), .. } => (*queue, *until),
+                    other => panic!("{other:?} is not delayed"),
+                };
+                self.jobs.iter().any(|job| match job.place {
+                    Place::Delayed(at) => job.queue == queue && (at, job.id) < (until, id),
+                    _ => false,
+                })
+            }
+            Due::LeaseLapsed(id) => {
+                let holder = self.expect(id).holder().expect("it is leased");
+                self.leases_of(holder)[0].1 != id
+            }
+            Due::PauseOver(_) => false,
+        }
+    }
+
+    pub(crate) fn carry_out(&mut self, now: Now, due: Due) {
+        match due {
+            Due::DelayOver(id) => self.put_back(now, id, Duration::ZERO),
+            Due::LeaseLapsed(id) => self.crash(now, id, LAPSED),
+            Due::PauseOver(queue) => self.resume(now, queue),
+        }
+    }
+
+    /// What another process makes of the journal, once it has carried out what fell due by `after`: nothing of
+    /// jobs and pauses is lost, but sessions, what they had leased, and what was merely counted.
+    pub(crate) fn after_restart(&self, before: Now, after: Now) -> Model {
+        let passed = Duration::from_millis(after.wall_ms - before.wall_ms);
+        let moved = |until: Moment| {
+            let left = until.until(before.mono).saturating_sub(passed);
+            (!left.is_zero()).then(|| after.mono.after(left))
+        };
+        let mut model = self.clone();
+        for job in &mut model.jobs {
+            job.place = match job.place {
+                Place::Ready | Place::Leased(..) => Place::Ready,
+                Place::Delayed(until) => moved(until).map_or(Place::Ready, Place::Delayed),
+                Place::Dead => Place::Dead,
+            };
+        }
+        for queue in &mut model.queues {
+            queue.totals = Totals::default();
+            queue.paused = match queue.paused {
+                Some(Pause::Until(end)) => moved(end).map(Pause::Until),
+                other => other,
+            };
+        }
+        model.totals = Totals::default();
+        model.line.clear();
+        model.handed.clear();
+        model.forget_unused_queues();
+        model
+    }
+
+    // ---- what a user can see ----
+
+    pub(crate) fn peek(&self, now: Now, id: JobId) -> Option<Job> {
+        let job = self.job(id)?;
+        let Options { priority, ttr, attempts, backoff, ref key, delay: _ } = job.options;
+        Some(Job {
+            id,
+            queue: self.names[job.queue].clone(),
+            state: job.state(),
+            priority,
+            ttr,
+            attempts,
+            backoff,
+            key: key.clone(),
+            created: SystemTime::UNIX_EPOCH + Duration::from_secs(job.created_s),
+            remaining: match job.place {
+                Place::Delayed(until) | Place::Leased(until, _) => Some(until.until(now.mono)),
+                Place::Ready | Place::Dead => None,
+            },
+            counts: job.counts,
+            reason: job.reason.clone(),
+            body: job.body.clone(),
+        })
+    }
+
+    pub(crate) fn lease_of(&self, id: JobId) -> Lease {
+        let job = self.expect(id);
+        Lease {
+            id,
+            queue: self.names[job.queue].clone(),
+            attempt: job.counts.failures + job.counts.crashes + 1,
+            ttr: job.options.ttr,
+            body: job.body.clone(),
+        }
+    }
+
+    pub(crate) fn counts(&self, queue: Option<QueueNo>) -> StateCounts {
+        let mut counts = StateCounts::default();
+        for job in self.jobs.iter().filter(|job| queue.is_none_or(|queue| queue == job.queue)) {
+            match job.place {
+                Place::Ready => counts.ready += 1,
+                Place::Delayed(_) => counts.delayed += 1,
+                Place::Leased(..) => counts.leased += 1,
+                Place::Dead => counts.dead += 1,
+            }
+        }
+        counts
+    }
+
+    pub(crate) fn queue_stats(&self, now: Now, number: QueueNo) -> Option<QueueStats> {
+        let queue = self.queue(number)?;
+        Some(QueueStats {
+            name: self.names[number].clone(),
+            jobs: self.counts(Some(number)),
+            waiting: self.line.iter().filter(|(_, queues)| queues.contains(&number)).count() as u64,
+            paused: queue.paused.map(|pause| match pause {
+                Pause::UntilResumed => None,
+                Pause::Until(end) => Some(end.until(now.mono)),
+            }),
+            totals: queue.totals,
+        })
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
+        jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
+    }
+
+    /// What the journal has to keep, by its own measure.
+    pub(crate) fn live_bytes(&self, measure: &Measure) -> u64 {
+        let jobs = self.jobs.iter().map(|job| {
+            let Options { priority, ttr, attempts, backoff, ref key, delay: _ } = job.options;
+            (measure.job)(&JobSize {
+                id: job.id,
+                queue: &self.names[job.queue],
+                ttr,
+                attempts,
+                backoff,
+                key: key.as_ref(),
+                priority,
+                reason: job.reason.as_deref(),
+                body_bytes: job.body.len(),
+            })
+        });
+        let paused = self.queues.iter().filter(|queue| queue.paused.is_some());
+        jobs.sum::<u64>() + paused.map(|queue| (measure.pause)(&self.names[queue.number])).sum::<u64>()
+    }
+
+    pub(crate) fn is_paused(&self, queue: QueueNo) -> bool {
+        self.queue(queue).is_some_and(|queue| queue.paused.is_some())
+    }
+
+    /// What a session has leased, the first to lapse first.
+    pub(crate) fn leases_of(&self, session: SessionId) -> Vec<(Moment, JobId)> {
+        let mut leases: Vec<_> = self
+            .jobs
+            .iter()
+            .filter_map(|job| match job.place {
+                Place::Leased(until, holder) if holder == session => Some((until, job.id)),
+                _ => None,
+            })
+            .collect();
+        leases.sort();
+        leases
+    }
+
+    pub(crate) fn job(&self, id: JobId) -> Option<&ModelJob> {
+        self.jobs.iter().find(|job| job.id == id)
+    }
+
+    // ---- the rules behind the verbs ----
+
+    /// The lowest priority first, then the oldest, over all the queues named that are not paused.
+    fn next_ready(&self, queues: &[QueueNo]) -> Option<JobId> {
+        let ready = self.jobs.iter().filter(|job| {
+            job.place == Place::Ready && queues.contains(&job.queue) && !self.is_paused(job.queue)
+        });
+        ready.min_by_key(|job| (job.options.priority, job.id)).map(|job| job.id)
+    }
+
+    /// As long as there is a job for someone who waits, the oldest of these gets the next one.
+    fn serve(&mut self, now: Now) {
+        while let Some((at, id)) =
+            self.line.iter().enumerate().find_map(|(at, (_, queues))| Some((at, self.next_ready(queues)?)))
+        {
+            let (session, _) = self.line.remove(at);
+            self.lend(now, id, session);
+            self.handed.push((session, id));
+            self.woken.push((session, id));
+        }
+        self.forget_unused_queues();
+    }
+
+    fn lend(&mut self, now: Now, id: JobId, session: SessionId) {
+        let job = self.expect_mut(id);
+        job.place = Place::Leased(now.mono.after(job.options.ttr), session);
+        let queue = job.queue;
+        self.tally(queue, |totals| totals.leased += 1);
+    }
+
+    fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
+        let job = self.expect_mut(id);
+        job.counts.returns += 1;
+        let queue = job.queue;
+        self.tally(queue, |totals| totals.returned += 1);
+        self.put_back(now, id, delay);
+    }
+
+    fn crash(&mut self, now: Now, id: JobId, reason: &str) {
+        let job = self.expect_mut(id);
+        job.counts.crashes += 1;
+        job.reason = Some(reason.into());
+        let queue = job.queue;
+        self.tally(queue, |totals| totals.crashed += 1);
+        if self.attempts_spent(id) {
+            self.die(id);
+        } else {
+            self.put_back(now, id, Duration::ZERO);
+        }
+    }
+
+    fn attempts_spent(&self, id: JobId) -> bool {
+        let job = self.expect(id);
+        job.options.attempts != 0 && job.counts.failures + job.counts.crashes >= job.options.attempts
+    }
+
+    fn die(&mut self, id: JobId) {
+        let job = self.expect_mut(id);
+        job.place = Place::Dead;
+        let queue = job.queue;
+        self.tally(queue, |totals| totals.died += 1);
+    }
+
+    fn put_back(&mut self, now: Now, id: JobId, wait: Duration) {
+        let job = self.expect_mut(id);
+        job.place = if wait.is_zero() { Place::Ready } else { Place::Delayed(now.mono.after(wait)) };
+        self.serve(now);
+    }
+
+    fn leased_by(&mut self, session: SessionId, id: JobId) -> Result<&mut ModelJob, Code> {
+        let job = self.job_mut(id).ok_or(Code::NotFound)?;
+        if job.holder() == Some(session) { Ok(job) } else { Err(Code::NotLeased) }
+    }
+
+    fn job_mut(&mut self, id: JobId) -> Option<&mut ModelJob> {
+        self.jobs.iter_mut().find(|job| job.id == id)
+    }
+
+    fn expect(&self, id: JobId) -> &ModelJob {
+        self.job(id).expect("the caller has seen it")
+    }
+
+    fn expect_mut(&mut self, id: JobId) -> &mut ModelJob {
+        self.job_mut(id).expect("the caller has seen it")
+    }
+
+    /// The oldest `most` jobs of a queue in a state, up to an id, and whether these are all.
+    fn slice(&self, queue: QueueNo, state: JobState, last: JobId, most: u64) -> (Slice, Vec<JobId>) {
+        let mut ids = self.list(queue, Some(state), usize::MAX, None);
+        ids.retain(|&id| id <= last);
+        let finished = ids.len() as u64 <= most;
+        ids.truncate(most as usize);
+        (Slice { count: ids.len() as u64, finished }, ids)
+    }
+
+    fn queue(&self, number: QueueNo) -> Option<&ModelQueue> {
+        self.queues.iter().find(|queue| queue.number == number)
+    }
+
+    /// A queue comes to be when it is first named, …
+    fn queue_mut(&mut self, number: QueueNo) -> &mut ModelQueue {
+        if self.queue(number).is_none() {
+            self.queues.push(ModelQueue { number, paused: None, totals: Totals::default() });
+        }
+        self.queues.iter_mut().find(|queue| queue.number == number).expect("it is there by now")
+    }
+
+    /// … and goes when it is empty and unused.
+    fn forget_unused_queues(&mut self) {
+        let named = self.line.iter().flat_map(|(_, queues)| queues);
+        let used: Vec<_> = self.jobs.iter().map(|job| &job.queue).chain(named).copied().collect();
+        self.queues.retain(|queue| queue.paused.is_some() || used.contains(&queue.number));
+    }
+
+    fn tally(&mut self, queue: QueueNo, add: impl Fn(&mut Totals)) {
+        add(&mut self.totals);
+        add(&mut self.queue_mut(queue).totals);
+    }
+}
+
+/// Between which limits the wait lies after so many failures: the backoff doubled each time, and up to a quarter
+/// more; at most an hour.
+fn backoff(backoff: Duration, failures: u32) -> std::ops::RangeInclusive<Duration> {
+    let mut wait = backoff.min(MAX_BACKOFF);
+    for _ in 1..failures {
+        wait = (wait * 2).min(MAX_BACKOFF);
+    }
+    wait..=(wait + wait / 4).min(MAX_BACKOFF)
+}
+
+/// As many whole characters of a reason as are kept.
+fn beginning(reason: &str) -> String {
+    let mut kept = String::new();
+    for c in reason.chars() {
+        if kept.len() + c.len_utf8() > MAX_REASON_BYTES {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
+}
