@@ -19,6 +19,13 @@ demo: all ## Run all three: the sample tasks, then a real command over real file
 test: ## Run every test (about a minute; DJQS_MODEL_OPS, DJQS_SEED: see CONTRIBUTING.md)
 	$(CARGO) test --locked
 
+BENCH_FLAGS ?= --out docs
+
+bench: all ## Measure beside beanstalkd and Redis, installed if root may (30 minutes); writes docs/benchmarks.md
+	scripts/bench-peers
+	$(CARGO) build --release --locked -p djqs-bench
+	target/release/djqs-bench $(BENCH_FLAGS)
+
 lint: ## Check format, clippy and docs, with warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings

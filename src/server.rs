@@ -139,7 +139,7 @@ impl Server {
     }
 
     /// Accepts connections, a thread each, until it is stopped; then lets them end: what has been read is answered,
-    /// waiting workers are told. Blocks. Returns after at most [`STOP_WITHIN`] once it was told to stop.
+    /// waiting workers are told. Blocks. Returns at most four seconds after it was told to stop.
     pub fn run(self) {
         let mut trouble = Trouble::new(&self.shared);
         while !self.shared.is_stopping() {

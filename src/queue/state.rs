@@ -250,7 +250,7 @@ impl State {
         }
     }
 
-    /// Keeps the sum of [`State::live_bytes`] from now on: to be called on an empty state.
+    /// Keeps the sum behind [`State::live`] from now on: to be called on an empty state.
     pub fn set_measure(&mut self, measure: Measure) {
         self.measure = Some(measure);
     }

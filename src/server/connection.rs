@@ -46,15 +46,17 @@ pub(crate) fn serve(stream: Arc<TcpStream>, mut session: Session, shared: &Share
         unsent: Vec::new(),
     };
     let end = connection.run();
-    // Whatever a stopping server ends, no worker is to blame for.
-    let blameless = matches!(end, Ok(End::Quit)) || shared.is_stopping();
+    // Before the client can see the end: what it had leased must be back by then. Whatever a stopping server ends, no
+    // worker is to blame for.
+    if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
+        session.quit();
+    } else {
+        drop(session);
+    }
     match end {
         Ok(End::Gone) => log::debug!("{}: closed", shared.name_of(&stream)),
         Ok(End::Quit | End::Sent) => linger(&stream, shared),
         Err(error) => log::debug!("{}: dropped: {error}", shared.name_of(&stream)),
-    }
-    if blameless {
-        session.quit();
     }
 }
 
