@@ -924,7 +924,15 @@ impl Life {
                 Change::Status(..) | Change::Gone(_) | Change::IdsUsed(_) => {}
             }
         }
-        journal.push(Change::IdsUsed(self.state.last_id()));
+        let last = self.state.last_id();
+        let names_last = |change: &Change| match change {
+            Change::Job(spec, _) => spec.id == last,
+            Change::Gone(id) | Change::IdsUsed(id) => *id == last,
+            Change::Status(..) | Change::Pause(..) => false,
+        };
+        if !journal.iter().any(names_last) {
+            journal.push(Change::IdsUsed(last));
+        }
     }
 
     /// A new process with these changes, whose clock begins elsewhere.
