@@ -30,14 +30,16 @@ pub fn recover(data: &[u8]) {
     let mut changes = Vec::new();
     let found = read(&disk, &mut |change| changes.push(change));
     assert_eq!(report.damage.is_some(), found.is_err());
-    let options = Options { fsync: Fsync::Always, segment_bytes: 8 << 10, background: false, ..Options::default() };
+    let options =
+        Options { fsync: Fsync::Always, segment_bytes: 8 << 10, background: false, ..Options::default() };
     let Ok(found) = found else {
         assert!(Journal::open(Arc::new(disk.fork()), options.clone(), &mut |_| {}).is_err());
         salvage(&disk).map(|salvaged| assert!(salvaged.damaged)).unwrap_or(());
         return;
     };
     // What was read is there again after the next start, and what is added then as well.
-    let (journal, recovered) = Journal::open(Arc::new(disk.clone()), options, &mut |_| {}).expect("it can be read");
+    let (journal, recovered) =
+        Journal::open(Arc::new(disk.clone()), options, &mut |_| {}).expect("it can be read");
     assert_eq!(recovered.records, found.records);
     let added = Change::IdsUsed(JobId(u64::MAX));
     journal.wait(journal.append(&added)).expect("the disk is sound");

@@ -97,7 +97,8 @@ const SEGMENT_BYTES: usize = 16 << 20;
 fn read_file(storage: &dyn Storage, name: &str) -> Result<Vec<u8>, OpenError> {
     let read = || {
         let file = storage.open(name)?;
-        let length = usize::try_from(file.length()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let length =
+            usize::try_from(file.length()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let mut bytes = vec![0; length];
         let filled = read_full(&*file, &mut bytes, 0)?;
         bytes.truncate(filled);
@@ -278,9 +279,11 @@ impl<'a> Copier<'a> {
         for id in self.finished.iter().rev() {
             let name = segment::file_name(*id);
             let rename = self.storage.rename(&(name.clone() + UNFINISHED), &name);
-            rename
-                .and_then(|()| self.storage.sync_directory())
-                .map_err(failed(self.storage, "rename and sync", &name))?;
+            rename.and_then(|()| self.storage.sync_directory()).map_err(failed(
+                self.storage,
+                "rename and sync",
+                &name,
+            ))?;
         }
         Ok(())
     }

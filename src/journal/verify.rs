@@ -75,7 +75,8 @@ impl Tally {
         let Record::Change(change) = record else { return };
         match change {
             Change::Job(spec, status) => {
-                self.jobs.insert(spec.id, (record::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
+                self.jobs
+                    .insert(spec.id, (record::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
                 self.highest_id = self.highest_id.max(spec.id.0);
             }
             Change::Status(id, status) => {

@@ -313,15 +313,21 @@ impl Inner {
     }
 
     fn sync_directory(&mut self) {
+        for change in std::mem::take(&mut self.name_changes) {
+            if let NameChange::Remove(_, node) = change {
+                self.nodes[node] = Node::default();
+            }
+        }
         self.durable_names = self.names.clone();
-        self.name_changes.clear();
     }
 }
 
 impl NameChange {
     fn node(&self) -> usize {
         match self {
-            NameChange::Create(_, node) | NameChange::Rename(_, _, node) | NameChange::Remove(_, node) => *node,
+            NameChange::Create(_, node) | NameChange::Rename(_, _, node) | NameChange::Remove(_, node) => {
+                *node
+            }
         }
     }
 
