@@ -47,7 +47,7 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     // All under one lock, so before the waiter can look: the job is handed to it, and its lease is over.
     let options = Options { ttr: Duration::from_millis(1), ..Options::default() };
     let submission = Submission { options, ..Submission::new(*b"work") };
-    let (id, ()) = queue.with(|state, now| {
+    let (id, ()) = queue.with(queue.clock().now(), |state, now| {
         let id = state.submit(now, submission).expect("there is room").id;
         assert_eq!((state.counts().leased, state.waiting()), (1, 0), "it is handed to the waiter");
         clock.advance(Duration::from_millis(1));
