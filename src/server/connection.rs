@@ -111,7 +111,7 @@ impl Connection<'_> {
         loop {
             match self.decoder.next(self.input.unread()) {
                 Step::Incomplete => return Ok(None),
-                Step::Skip { consumed } => self.input.consume(consumed),
+                Step::Skip { consumed } => self.input.drop_bytes(consumed),
                 Step::Command { consumed, command, dialect } => {
                     self.input.consume(consumed);
                     match self.session.execute(command) {
@@ -292,9 +292,15 @@ impl Input {
         &self.bytes[self.start..self.end]
     }
 
+    /// Drops the bytes of a whole command: the next has all its time.
     fn consume(&mut self, bytes: usize) {
-        self.start += bytes;
         self.frame_deadline = None;
+        self.drop_bytes(bytes);
+    }
+
+    /// Drops bytes in the middle of a command, whose time goes on.
+    fn drop_bytes(&mut self, bytes: usize) {
+        self.start += bytes;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
