@@ -6,9 +6,9 @@
 //! # Pinning
 //!
 //! Nothing is pinned to a core unless `--pin` asks for it: the load generator to the first core, the servers to the others. On
-//! two cores that was looked at and left off. One connection at a time gets several times slower, for every server: sender and
-//! receiver take turns, so the scheduler does best to run both on one core, and pinned apart each command waits for a
-//! sleeping core to wake. With many connections it would give each single-threaded server just what it has anyway, a core of
+//! two cores that was looked at and left off. One connection at a time fell to between a fifth and a third of its rate, for
+//! every server (measured beside other work on the machine): sender and receiver take turns, so the scheduler does well to
+//! run both on one core, and pinned apart each command waits for the other core. With many connections it would give each single-threaded server just what it has anyway, a core of
 //! its own, and take from DJQS, a thread a connection, the second one that its users' machines let it have.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the time is what is measured here")]
