@@ -33,6 +33,7 @@ pub use compaction::Keeper;
 pub use recovery::{OpenError, TornTail};
 pub use segment::{Damage, FORMAT_VERSION};
 use storage::Storage;
+pub use writer::SEGMENT_BYTES_MIN;
 use writer::{Shared, Threads};
 
 /// When what was written is synced, and so what a reply promises.
@@ -65,7 +66,7 @@ pub type OnFailure = Arc<dyn Fn(&Failure) + Send + Sync>;
 pub struct Options {
     /// When it is synced. Default [`Fsync::Always`].
     pub fsync: Fsync,
-    /// The size of a segment. Default 16 MiB, at least 8 KiB; should be four times the longest record or more. A
+    /// The size of a segment. Default 16 MiB, at least [`SEGMENT_BYTES_MIN`]; should be four times the longest record or more. A
     /// longer record gets a longer segment.
     pub segment_bytes: u64,
     /// Called when the journal can no longer be written. Must not block, nor call the journal.

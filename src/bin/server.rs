@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use djqs::journal::storage::DiskStorage;
-use djqs::journal::{self, Failure, Fsync, OpenError, Recovered};
+use djqs::journal::{self, Failure, Fsync, OpenError, Recovered, SEGMENT_BYTES_MIN};
 use djqs::protocol::FrameLimits;
 use djqs::protocol::native::parse_duration;
 use djqs::server::{Config, Server, StopHandle, limits};
@@ -65,6 +65,11 @@ struct Flags {
     /// Keep jobs in memory only: they are gone when the server ends
     #[arg(long, env = "DJQS_MEMORY", conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
     memory: bool,
+
+    /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; should be four times the
+    /// longest job or more. The journal takes at most three times what its jobs do, and four such files
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
+    segment_size: u64,
 
     /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered "ERR full", and
     /// everything else goes on [default: three quarters of what the machine or the cgroup has]
@@ -161,8 +166,12 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
         (None, false) => flags.fsync,
     };
     let directory = flags.data.display();
-    let options =
-        journal::Options { fsync, on_failure: Some(Arc::new(end_soon)), ..journal::Options::default() };
+    let options = journal::Options {
+        fsync,
+        segment_bytes: flags.segment_size,
+        on_failure: Some(Arc::new(end_soon)),
+        ..journal::Options::default()
+    };
     let can_not_open = |error: OpenError| format!("can't open the journal in {directory}: {error}");
     let storage = DiskStorage::open(&flags.data).map_err(|error| can_not_open(error.into()))?;
     let (broker, recovered) = Broker::open(config, Arc::new(storage), options).map_err(can_not_open)?;
@@ -265,6 +274,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let number = text[..text.len() - unit.len()].trim().parse::<u64>().ok();
     let bytes = number.and_then(|number| number.checked_mul(factor)).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "a size is a whole number of bytes, or of KiB, MiB or GiB, such as 512MiB".into())
+}
+
+/// The longest segment: a file of zeros of its size is written each time that one is begun.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+fn parse_segment_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
+    if (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(format!("must be {} to {}", format_size(SEGMENT_BYTES_MIN), format_size(SEGMENT_BYTES_MAX)))
 }
 
 fn format_size(bytes: u64) -> String {

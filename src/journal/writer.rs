@@ -32,8 +32,8 @@ use crate::clock::Stopwatch;
 /// first who wait are not kept waiting for the last.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// The least size of a segment.
-pub(super) const SEGMENT_BYTES_MIN: u64 = 8 << 10;
+/// The least size of a segment, in bytes.
+pub const SEGMENT_BYTES_MIN: u64 = 8 << 10;
 
 /// What all threads of a journal share.
 pub(super) struct Shared {
