@@ -194,8 +194,9 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
         Fsync::Interval(_) => format!("fsync every {fsync}, a power cut takes at most the last {fsync}"),
         Fsync::Never => "fsync never, an acknowledged job survives kill -9 but no power cut".to_string(),
     };
-    let Recovered { bytes, duration, .. } = recovered;
-    let back = format!("{count} jobs came back from {bytes} bytes in {} ms", duration.as_millis());
+    let Recovered { bytes, duration, clean, .. } = recovered;
+    let after = if clean { "" } else { ", the server before did not end in good order" };
+    let back = format!("{count} jobs came back from {bytes} bytes in {} ms{after}", duration.as_millis());
     Ok((broker, format!("jobs in {directory}, {promise}; {back}")))
 }
 
