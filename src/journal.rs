@@ -114,6 +114,8 @@ pub enum Sabotage {
     /// None.
     #[default]
     None,
+    /// Those who wait are told that their changes are written when they are not.
+    ReplyBeforeWrite,
     /// Those who wait are told that their changes are durable when they are written.
     ReplyBeforeSync,
     /// The directory is never synced.

@@ -170,6 +170,8 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
         fsync,
         segment_bytes: flags.segment_size,
         on_failure: Some(Arc::new(end_soon)),
+        #[cfg(feature = "sabotage")]
+        sabotage: sabotage()?,
         ..journal::Options::default()
     };
     let can_not_open = |error: OpenError| format!("can't open the journal in {directory}: {error}");
@@ -212,6 +214,21 @@ fn end_soon(failure: &Failure) {
     };
     if std::thread::Builder::new().spawn(end).is_err() {
         std::process::exit(EXIT_FAILURE.into());
+    }
+}
+
+/// The fault that `make crash-check` asks for, to see whether the crash tests find it.
+#[cfg(feature = "sabotage")]
+fn sabotage() -> Result<journal::Sabotage, String> {
+    use journal::Sabotage;
+    match std::env::var("DJQS_SABOTAGE").unwrap_or_default().as_str() {
+        "" => Ok(Sabotage::None),
+        "reply-before-write" => Ok(Sabotage::ReplyBeforeWrite),
+        "reply-before-sync" => Ok(Sabotage::ReplyBeforeSync),
+        "skip-directory-sync" => Ok(Sabotage::SkipDirectorySync),
+        "ignore-sync-error" => Ok(Sabotage::IgnoreSyncError),
+        "drop-before-sync" => Ok(Sabotage::DropBeforeSync),
+        other => Err(format!("DJQS_SABOTAGE={other} is no fault that is known here")),
     }
 }
 

@@ -269,6 +269,10 @@ impl Shared {
 
     /// Blocks until the policy's promise holds for `position`.
     pub(super) fn wait(&self, position: Position) -> Result<(), Unavailable> {
+        if self.options.sabotage == Sabotage::ReplyBeforeWrite {
+            self.nudge();
+            return Ok(());
+        }
         if self.promised() >= position && !self.failed.load(Ordering::Acquire) {
             return Ok(());
         }
