@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     config: Config,
     watcher: watcher::Watcher,
     stopping: AtomicBool,
+    /// Whether a connection's thread is looking for its next command without sleeping.
+    eager: AtomicBool,
     connections: Mutex<Connections>,
     /// Notified when a connection ends while the server stops, and when it is told to stop.
     changed: Condvar,
@@ -116,6 +118,7 @@ impl Server {
             broker,
             config,
             stopping: AtomicBool::new(false),
+            eager: AtomicBool::new(false),
             connections: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -139,7 +142,7 @@ impl Server {
     }
 
     /// Accepts connections, a thread each, until it is stopped; then lets them end: what has been read is answered,
-    /// waiting workers are told. Blocks. Returns after at most [`STOP_WITHIN`] once it was told to stop.
+    /// waiting workers are told. Blocks. Returns at most four seconds after it was told to stop.
     pub fn run(self) {
         let mut trouble = Trouble::new(&self.shared);
         while !self.shared.is_stopping() {

@@ -132,6 +132,8 @@ pub(super) struct Scan {
     pub(super) segments: Vec<Segment>,
     /// Files of zeros that follow them.
     pub(super) spares: Vec<Spare>,
+    /// The one of them that has a part of a header.
+    pub(super) begun: Option<u64>,
     /// The last segment in use; `None` where there is none yet.
     pub(super) tail: Option<Tail>,
     /// Where the succession of batches has got to.
@@ -172,6 +174,7 @@ pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Res
     let mut scan = Scan {
         segments: Vec::new(),
         spares: Vec::new(),
+        begun: None,
         tail: None,
         chain: Chain::BEGINNING,
         torn: None,
@@ -189,9 +192,13 @@ pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Res
         let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
         let header = match first {
             FirstBlock::Header(header) => header,
-            FirstBlock::Unused => {
-                if segment::last_nonzero(&*file, 0).map_err(failed(storage, "read", &name))?.is_some() {
+            FirstBlock::Unused | FirstBlock::Begun => {
+                let from = segment::HEADER_BYTES as u64;
+                if segment::last_nonzero(&*file, from).map_err(failed(storage, "read", &name))?.is_some() {
                     return damaged(0, "the segment's header is not there");
+                }
+                if first == FirstBlock::Begun {
+                    scan.begun = Some(id);
                 }
                 let file_bytes = file.length().map_err(failed(storage, "read", &name))?;
                 scan.spares.push(Spare { id, file, file_bytes });
@@ -228,7 +235,7 @@ fn is_unused(storage: &dyn Storage, id: u64) -> Result<bool, OpenError> {
     let name = segment::file_name(id);
     let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
     let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
-    Ok(first == FirstBlock::Unused)
+    Ok(matches!(first, FirstBlock::Unused | FirstBlock::Begun))
 }
 
 impl Scan {
@@ -310,6 +317,12 @@ impl Scan {
         Ok(())
     }
 
+    /// What is known of the torn tail, if there is one.
+    pub(super) fn torn_tail(&self, storage: &dyn Storage, kept: Option<PathBuf>) -> Option<TornTail> {
+        let ((from, to), tail) = self.torn.zip(self.tail.as_ref())?;
+        Some(TornTail { path: storage.path(&segment::file_name(tail.header.id)), from, to, kept })
+    }
+
     /// Keeps the torn tail in a file of its own, puts zeros in its place, and makes the last segment and the
     /// directory durable: what recovery has seen must not be lost by the next power cut.
     ///
@@ -317,21 +330,26 @@ impl Scan {
     /// system may show bytes that are not on the disk and that it no longer means to write.
     pub(super) fn settle(&self, storage: &dyn Storage) -> Result<Option<TornTail>, OpenError> {
         remove_unfinished(storage)?;
+        for spare in self.spares.iter().filter(|spare| Some(spare.id) == self.begun) {
+            // A header that is written over another must not be mixed with it.
+            write_full(&*spare.file, &[0; segment::HEADER_BYTES], 0)
+                .and_then(|()| spare.file.sync_data())
+                .map_err(failed(storage, "write and sync", &segment::file_name(spare.id)))?;
+        }
         let Some(tail) = &self.tail else {
             return storage.sync_directory().map_err(failed(storage, "sync", "")).map(|()| None);
         };
         let name = segment::file_name(tail.header.id);
-        let mut torn_tail = None;
+        let mut kept = None;
         if let Some((from, to)) = self.torn {
-            let kept = keep_aside(storage, tail, from, to)?;
-            let path = storage.path(&name);
+            let path = storage.path(&keep_aside(storage, tail, from, to)?);
             log::warn!(
                 "{}: bytes {from} to {to} are of a batch that was not written in whole and was never acknowledged; \
                  they are kept in {}",
-                path.display(),
-                storage.path(&kept).display()
+                storage.path(&name).display(),
+                path.display()
             );
-            torn_tail = Some(TornTail { path, from, to, kept: Some(storage.path(&kept)) });
+            kept = Some(path);
             let zeros = vec![0; COPY_BYTES];
             let mut at = from;
             while at < to {
@@ -346,7 +364,7 @@ impl Scan {
             .and_then(|()| tail.file.sync_data())
             .map_err(failed(storage, "write and sync", &name))?;
         storage.sync_directory().map_err(failed(storage, "sync", ""))?;
-        Ok(torn_tail)
+        Ok(self.torn_tail(storage, kept))
     }
 }
 
@@ -386,7 +404,7 @@ fn keep_aside(storage: &dyn Storage, tail: &Tail, from: u64, to: u64) -> Result<
 }
 
 /// Creates `stem.suffix`, or where that exists `stem.1.suffix` and so on.
-fn create_numbered(
+pub(super) fn create_numbered(
     storage: &dyn Storage,
     stem: &str,
     suffix: &str,

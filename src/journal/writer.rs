@@ -65,10 +65,10 @@ pub(super) struct Shared {
     tail_room: AtomicU64,
     /// The segments in use, the oldest first.
     pub(super) segments: Mutex<VecDeque<Segment>>,
-    /// The bytes of their files.
+    /// The bytes of their files, and of one that is about to be among them.
     pub(super) used_bytes: AtomicU64,
-    /// How many there are before the one at the end.
-    pub(super) full_segments: AtomicU64,
+    /// How many there are, counted in the same way.
+    pub(super) begun_segments: AtomicU64,
     sync_latency: Mutex<Histogram>,
 }
 
@@ -194,7 +194,7 @@ impl Shared {
             live_jobs: AtomicU64::new(0),
             tail_room: AtomicU64::new(0),
             used_bytes: AtomicU64::new(scan.segments.iter().map(|segment| segment.file_bytes).sum()),
-            full_segments: AtomicU64::new((scan.segments.len() as u64).saturating_sub(1)),
+            begun_segments: AtomicU64::new(scan.segments.len() as u64),
             segments: Mutex::new(scan.segments.into()),
             sync_latency: Mutex::new(Histogram::default()),
             options,
@@ -364,6 +364,7 @@ impl Shared {
 
     /// Writes a chunk, syncs as the policy asks, and wakes those who waited for it.
     fn write_chunk(&self, chunk: &mut Chunk) -> Result<(), Unavailable> {
+        self.give_way();
         let mut output = self.output.lock();
         let number = self.write_batch(&mut output, Kind::Data, &mut chunk.bytes, chunk.records)?;
         let (batches, records) = (1, u64::from(chunk.records));
@@ -458,10 +459,6 @@ impl Shared {
         let name = segment::file_name(spare.id);
         self.sync_file(&*spare.file).map_err(self.io("sync", &name)).map_err(Unavailable::from)?;
         self.segments.lock().push_back(Segment { id: spare.id, file_bytes: spare.file_bytes });
-        self.used_bytes.fetch_add(spare.file_bytes, Ordering::Relaxed);
-        if output.segment > 0 {
-            self.full_segments.fetch_add(1, Ordering::Relaxed);
-        }
         self.compact_if_needed();
         output.segment = spare.id;
         output.file = spare.file;
@@ -585,13 +582,9 @@ impl Shared {
         }
     }
 
-    /// A number that no other segment has: it has to be unlike, and not to be guessed by who submits jobs, and
-    /// that is all. The standard library's hash keys are from the system's random numbers.
+    /// What begins the checksums of the segment `id`.
     pub(super) fn salt(&self, id: u64) -> u64 {
-        match self.options.salt {
-            Some(salt) => salt + id,
-            None => RandomState::new().build_hasher().finish(),
-        }
+        self.options.salt.map_or_else(random_salt, |salt| salt.wrapping_add(id))
     }
 
     /// Ends all success for ever.
@@ -683,18 +676,16 @@ impl Shared {
 
     /// What it has done.
     pub(super) fn stats(&self, recovered: Recovered) -> JournalStats {
-        let (segments, used): (u64, u64) = {
-            let segments = self.segments.lock();
-            (segments.len() as u64, segments.iter().map(|segment| segment.file_bytes).sum())
-        };
+        let segments = self.segments.lock().len() as u64;
+        let total_bytes = self.total_bytes();
+        let used = self.used_bytes.load(Ordering::Relaxed);
         let live_bytes = self.live_bytes.load(Ordering::Relaxed);
         let latency = self.sync_latency.lock().clone();
-        let ready = self.supply.ready_bytes();
         let state = self.state.lock();
         JournalStats {
             fsync: self.options.fsync,
             segments,
-            total_bytes: used + ready,
+            total_bytes,
             live_bytes,
             dead_bytes: used.saturating_sub(live_bytes),
             batches: state.batches,
@@ -706,6 +697,12 @@ impl Shared {
             recovered,
         }
     }
+}
+
+/// A number that no other segment has. It has to be unlike others, and not to be guessed by those who submit jobs;
+/// that is all, so the standard library's hash keys will do: they come from the system's random numbers.
+pub(super) fn random_salt() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 impl From<Failure> for Unavailable {

@@ -169,6 +169,9 @@ impl Decoder {
     /// than [`FrameLimits::frame_max`] bytes. However the bytes are cut into reads, the same commands and
     /// refusals come out.
     pub fn next(&mut self, buf: &[u8]) -> Step {
+        if let Skipping::Nothing = self.skipping {
+            return self.next_line(buf);
+        }
         match std::mem::replace(&mut self.skipping, Skipping::Nothing) {
             Skipping::Nothing => self.next_line(buf),
             Skipping::Line(oversize) => self.skip_line(oversize, buf),

@@ -9,14 +9,14 @@
 //! DJQS_MODEL_OPS=100000000 cargo test --release --test state_machine
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::change::Change;
+use djqs::change::{Change, JobSize, Measure};
 use djqs::clock::{ManualClock, Moment, Now};
 use djqs::job::MAX_REASON_BYTES;
 use djqs::queue::state::{Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State};
@@ -31,13 +31,46 @@ const OPS_DEFAULT: u64 = 1_000_000;
 /// How many of the last operations a failure prints.
 const OPS_PRINTED: usize = 40;
 
-/// Handing back, delays, …: every so many operations, all there is to see is compared.
-const OPS_BETWEEN_COMPARISONS: u64 = 100;
+/// Every so many operations, more or less, all there is to see is compared.
+const OPS_BETWEEN_COMPARISONS: u64 = 300;
+
+/// A journal's idea of the sizes of its records: such that it matters if any part of a job is left out of account.
+const MEASURE: Measure = Measure {
+    job: |job: &JobSize<'_>| {
+        let texts = [job.queue.as_str(), job.key.map_or("", Key::as_str), job.reason.unwrap_or_default()];
+        let numbers = [job.id.0, job.ttr.as_millis() as u64, job.attempts.into(), job.priority.0.into()];
+        let bytes = texts.map(str::len).iter().sum::<usize>() + 3 * job.body_bytes;
+        1 + bytes as u64 + numbers.iter().sum::<u64>() + job.backoff.as_millis() as u64
+    },
+    pause: |name| 11 + name.as_str().len() as u64,
+};
+
+/// What has to happen now and then for the comparison to be worth anything.
+const WORTH_COMPARING: [&str; 16] = [
+    "jobs accepted",
+    "submissions refused",
+    "duplicates",
+    "jobs leased",
+    "waits",
+    "handed jobs taken",
+    "handed jobs lapsed",
+    "jobs to be tried again",
+    "sessions ended in slices",
+    "delays over",
+    "leases lapsed",
+    "pauses over",
+    "orders to be explained",
+    "compactions",
+    "restarts",
+    "restarts tried",
+];
 
 /// What kind of life it is.
 #[derive(Debug)]
 struct Profile {
     name: &'static str,
+    /// How many of a hundred operations are lived like this.
+    share_percent: u64,
     queues: usize,
     sessions: usize,
     /// About how many jobs there are.
@@ -48,6 +81,8 @@ struct Profile {
     wait_percent: u64,
     /// The longest time to run, the longest delay and so on, but for a few.
     longest_ms: u64,
+    /// How many of a hundred lives have a journal.
+    journal_percent: u64,
     /// Operations until everything begins anew.
     ops: RangeInclusive<u64>,
 }
@@ -55,52 +90,62 @@ struct Profile {
 const PROFILES: [Profile; 5] = [
     Profile {
         name: "few_of_everything",
+        share_percent: 25,
         queues: 2,
         sessions: 3,
         jobs: 5,
         named: 2,
         wait_percent: 50,
         longest_ms: 4,
+        journal_percent: 75,
         ops: 50..=1_000,
     },
     Profile {
         name: "many_waiting_sessions",
+        share_percent: 25,
         queues: 4,
         sessions: 24,
         jobs: 10,
         named: 4,
         wait_percent: 95,
         longest_ms: 30,
+        journal_percent: 75,
         ops: 500..=5_000,
     },
     Profile {
         name: "many_queues",
+        share_percent: 15,
         queues: 40,
         sessions: 8,
         jobs: 30,
         named: 20,
         wait_percent: 50,
         longest_ms: 50,
+        journal_percent: 75,
         ops: 1_000..=10_000,
     },
     Profile {
         name: "many_jobs",
+        share_percent: 10,
         queues: 3,
         sessions: 8,
-        jobs: 80,
+        jobs: 70,
         named: 3,
         wait_percent: 30,
         longest_ms: 200,
+        journal_percent: 75,
         ops: 5_000..=20_000,
     },
     Profile {
         name: "one_long_life",
+        share_percent: 25,
         queues: 4,
         sessions: 6,
         jobs: 20,
         named: 3,
         wait_percent: 50,
         longest_ms: 20,
+        journal_percent: 100,
         ops: u64::MAX..=u64::MAX,
     },
 ];
@@ -133,10 +178,11 @@ fn one_long_life_agrees_with_the_model() {
 /// As many lives as the share of one profile allows.
 fn live(profile: usize) {
     let seed = number_of("DJQS_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    let mut left = number_of("DJQS_MODEL_OPS").unwrap_or(OPS_DEFAULT).div_ceil(PROFILES.len() as u64);
     let mut random = Random(seed.wrapping_add(profile as u64));
     let profile = &PROFILES[profile];
-    let mut number = 0;
+    let mut left = (number_of("DJQS_MODEL_OPS").unwrap_or(OPS_DEFAULT) * profile.share_percent).div_ceil(100);
+    let mut counted = BTreeMap::new();
+    let (all, mut number) = (left, 0);
     while left > 0 {
         number += 1;
         let ops = random.within(profile.ops.clone()).min(left);
@@ -146,7 +192,14 @@ fn live(profile: usize) {
         }
         life.compare_everything();
         left -= ops;
+        for (&what, count) in &life.counted {
+            *counted.entry(what).or_default() += count;
+        }
     }
+    // Where hardly anything happens, it's no wonder that nothing goes wrong.
+    let rare: Vec<_> =
+        WORTH_COMPARING.iter().filter(|&what| counted.get(what).unwrap_or(&0) < &(all / 40_000)).collect();
+    assert!(rare.is_empty(), "{rare:?} hardly ever happened: {counted:?}; DJQS_SEED={seed}");
 }
 
 /// A number from the environment.
@@ -319,6 +372,8 @@ struct Life {
     ending: Vec<(SessionId, Ending)>,
     /// All changes so far, where there is a journal.
     journal: Option<Vec<Change>>,
+    /// How often what is worth comparing has happened.
+    counted: BTreeMap<&'static str, u64>,
 }
 
 impl Drop for Life {
@@ -344,15 +399,11 @@ impl Life {
         let names: Arc<[QueueName]> =
             (0..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
         let keys = (0..3).map(|n| Key::new(&"key".repeat(n + 1)).unwrap()).collect();
-        let memory_max = if random.percent(30) {
-            random.within(1..=profile.jobs as u64) * (JOB_OVERHEAD_BYTES + 50)
-                + random.within(0..=profile.queues as u64) * QUEUE_OVERHEAD_BYTES
-        } else {
-            u64::MAX
-        };
+        let memory_max = random_memory_max(profile, &mut random);
         let mut state = State::new(memory_max, random.next());
-        let journal = random.percent(75).then(Vec::new);
+        let journal = random.percent(profile.journal_percent).then(Vec::new);
         if journal.is_some() {
+            state.set_measure(MEASURE);
             state.set_journaled();
         }
         Life {
@@ -369,6 +420,7 @@ impl Life {
             sessions: Vec::new(),
             ending: Vec::new(),
             journal,
+            counted: BTreeMap::new(),
         }
     }
 
@@ -387,6 +439,10 @@ impl Life {
         }
     }
 
+    fn count(&mut self, what: &'static str) {
+        *self.counted.entry(what).or_default() += 1;
+    }
+
     // ---- what happens ----
 
     fn random_op(&mut self) -> Op {
@@ -396,6 +452,7 @@ impl Life {
             return self.random_op_without_session(&waiting, &handed);
         }
         let session = self.random.pick(&free).expect("it is not empty");
+        let worker = self.random_worker(&free);
         match self.random.below(100) {
             0..18 if !crowded => self.random_submission(),
             0..32 => Op::Get {
@@ -403,22 +460,22 @@ impl Life {
                 queues: self.random_queues(),
                 wait: self.random.below(100) < self.profile.wait_percent,
             },
-            32..42 => Op::Ack { session, id: self.random_id(Some(session)) },
+            32..42 => Op::Ack { session: worker, id: self.random_id(Some(worker)) },
             42..52 => Op::Fail {
-                session,
-                id: self.random_id(Some(session)),
+                session: worker,
+                id: self.random_id(Some(worker)),
                 delay: if self.random.percent(30) { Some(self.random_time()) } else { None },
                 dead: self.random.percent(10),
                 reason: self.random_reason(),
             },
             52..56 => Op::GiveBack {
-                session,
-                id: self.random_id(Some(session)),
+                session: worker,
+                id: self.random_id(Some(worker)),
                 delay: if self.random.percent(50) { Duration::ZERO } else { self.random_time() },
             },
             56..60 => Op::Touch {
-                session,
-                id: self.random_id(Some(session)),
+                session: worker,
+                id: self.random_id(Some(worker)),
                 ttr: if self.random.percent(50) { None } else { Some(self.random_time()) },
             },
             60..62 => Op::Delete { session, id: self.random_id(None) },
@@ -441,13 +498,14 @@ impl Life {
             20..24 if !waiting.is_empty() => {
                 Op::Leave { session: self.random.pick(waiting).expect("it is not empty") }
             }
-            24..28 => match (self.random.pick(&self.ending), self.random.pick(&self.sessions)) {
-                (Some((session, ending)), _) => Op::EndSession { session, ending, most: self.random_most() },
-                (None, Some(session)) if self.random.percent(20) => {
-                    Op::EndSession { session, ending: Ending::Lost, most: self.random_most() }
-                }
-                (None, _) => Op::OpenSession,
-            },
+            24..27 if !self.ending.is_empty() => {
+                let (session, ending) = self.random.pick(&self.ending).expect("it is not empty");
+                Op::EndSession { session, ending, most: self.random_most() }
+            }
+            27..28 if !self.sessions.is_empty() => {
+                let session = self.random.pick(&self.sessions).expect("it is not empty");
+                Op::EndSession { session, ending: Ending::Lost, most: self.random_most() }
+            }
             28..30 => Op::Retry { id: self.random_dead_id() },
             30..32 => Op::RetryQueue { queue, last: self.random_last(), most: self.random_most() },
             32..34 => Op::Purge {
@@ -525,6 +583,14 @@ impl Life {
         (0..count).map(|_| self.random_queue()).collect()
     }
 
+    /// Most often one that has leased something.
+    fn random_worker(&mut self, free: &[SessionId]) -> SessionId {
+        let busy = free.iter().copied().filter(|&session| !self.model.leases_of(session).is_empty());
+        let busy: Vec<_> = busy.collect();
+        let among = if busy.is_empty() || self.random.percent(20) { free } else { &busy };
+        self.random.pick(among).expect("it is not empty")
+    }
+
     /// A job that the session has leased, or any, or none that there is.
     fn random_id(&mut self, session: Option<SessionId>) -> JobId {
         let leases = session.map(|session| self.model.leases_of(session)).unwrap_or_default();
@@ -534,13 +600,13 @@ impl Life {
             return id;
         }
         let any = self.random_last();
-        let there = self.model.jobs.range(any..).next().map(|(&id, _)| id);
+        let there = self.model.jobs.iter().map(|job| job.id).find(|&id| id >= any);
         if self.random.percent(80) { there.unwrap_or(any) } else { any }
     }
 
     fn random_dead_id(&mut self) -> JobId {
-        let dead = self.model.jobs.iter().filter(|(_, job)| job.state() == JobState::Dead);
-        let dead: Vec<_> = dead.map(|(&id, _)| id).collect();
+        let dead = self.model.jobs.iter().filter(|job| job.state() == JobState::Dead);
+        let dead: Vec<_> = dead.map(|job| job.id).collect();
         match self.random.pick(&dead) {
             Some(id) if self.random.percent(80) => id,
             _ => self.random_id(None),
@@ -549,7 +615,7 @@ impl Life {
 
     /// An id from among those that there are, more or less.
     fn random_last(&mut self) -> JobId {
-        let first = self.model.jobs.keys().next().copied().unwrap_or(self.model.last_id);
+        let first = self.model.jobs.first().map_or(self.model.last_id, |job| job.id);
         JobId(self.random.within(first.0.saturating_sub(2)..=self.model.last_id.0 + 2))
     }
 
@@ -610,35 +676,37 @@ impl Life {
             Op::TakeHanded { session } => {
                 let seen = self.state.take_handed(session);
                 let id = self.model.take_handed(session);
+                self.count(if id.is_some() { "handed jobs taken" } else { "handed jobs lapsed" });
                 assert_eq!(seen, id.map(|id| self.model.lease_of(id)));
             }
             Op::Ack { session, id } => {
                 assert_same(self.state.ack(session, id), self.model.ack(session, id));
-                assert_eq!(self.state.peek(now, id), self.model.job(now, id));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::Fail { session, id, delay, dead, reason } => {
                 let seen = self.state.fail(now, session, id, delay, dead, reason.clone());
                 let how = (delay, dead, reason.as_deref());
                 let expected = self.model.fail(now, session, id, how, seen.as_ref().ok().copied());
                 if let Ok(Failed::RetryIn(wait)) = seen {
+                    self.count("jobs to be tried again");
                     assert_eq!(wait.subsec_nanos() % 1_000_000, 0, "{wait:?} is whole milliseconds");
                 }
                 assert_same(seen, expected);
-                assert_eq!(self.state.peek(now, id), self.model.job(now, id));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::GiveBack { session, id, delay } => {
                 let seen = self.state.give_back(now, session, id, delay);
                 assert_same(seen, self.model.give_back(now, session, id, delay));
-                assert_eq!(self.state.peek(now, id), self.model.job(now, id));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::Touch { session, id, ttr } => {
                 let seen = self.state.touch(now, session, id, ttr);
                 assert_same(seen, self.model.touch(now, session, id, ttr));
-                assert_eq!(self.state.peek(now, id), self.model.job(now, id));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::Peek { id } => {
-                assert_eq!(self.state.peek(now, id), self.model.job(now, id));
-                assert_eq!(self.state.export(now, id).is_some(), self.model.jobs.contains_key(&id));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+                assert_eq!(self.state.export(now, id).is_some(), self.model.job(id).is_some());
             }
             Op::List { queue, state, limit, after } => self.list(queue, state, limit, after),
             Op::Retry { id } => assert_same(self.state.retry(now, id), self.model.retry(now, id)),
@@ -689,6 +757,7 @@ impl Life {
         self.sessions.retain(|other| *other != session);
         self.ending.retain(|other| other.0 != session);
         if !seen {
+            self.count("sessions ended in slices");
             self.ending.push((session, ending));
         }
     }
@@ -699,10 +768,12 @@ impl Life {
         let seen = self.state.submit(self.now, submission);
         let expected = self.model.submit(self.now, queue, &options, &body);
         if let Err(refusal) = &seen {
+            self.count("submissions refused");
             assert!(refusal.retry_after.is_some(), "{refusal:?} says when to try again");
         }
         if let Ok(accepted) = seen {
-            assert_eq!(self.state.peek(self.now, accepted.id), self.model.job(self.now, accepted.id));
+            self.count(if accepted.duplicate.is_some() { "duplicates" } else { "jobs accepted" });
+            assert_eq!(self.state.peek(self.now, accepted.id), self.model.peek(self.now, accepted.id));
         }
         assert_same(seen, expected);
     }
@@ -712,7 +783,10 @@ impl Life {
         let seen = self.state.lease(self.now, session, &names);
         let expected = self.model.lease(self.now, session, queues);
         assert_eq!(seen, expected.map(|id| self.model.lease_of(id)));
-        if expected.is_none() && wait {
+        if expected.is_some() {
+            self.count("jobs leased");
+        } else if wait {
+            self.count("waits");
             self.state.wait(session, &names);
             self.model.wait(session, queues);
         }
@@ -721,7 +795,7 @@ impl Life {
     fn list(&mut self, queue: QueueNo, state: Option<JobState>, limit: usize, after: Option<JobId>) {
         let seen = self.state.list(self.now, &self.names[queue], state, limit, after);
         let expected = self.model.list(queue, state, limit, after);
-        let expected: Vec<_> = expected.into_iter().filter_map(|id| self.model.job(self.now, id)).collect();
+        let expected: Vec<_> = expected.into_iter().filter_map(|id| self.model.peek(self.now, id)).collect();
         assert_eq!(seen, expected);
     }
 
@@ -739,6 +813,9 @@ impl Life {
         assert!((done.len() - pauses) as u64 <= most, "{done:?} is more than {most}");
 
         let woken = std::mem::take(&mut self.state.effects().wakes);
+        if done.is_empty() {
+            return assert_eq!(woken, [], "nothing has happened");
+        }
         // Which of several sessions got which job shows when they take it. One alone may take its time.
         let mut taken = Vec::new();
         if woken.len() > 1 {
@@ -747,13 +824,21 @@ impl Life {
                 taken.push((session, lease.id));
             }
         }
-        let mut start = self.model.clone();
-        start.woken.clear();
-        let Some(explanation) = self.explain(&start, &done, &woken, &taken) else {
+        let Some(explanation) = self.explain(&self.model, &done, &woken, &taken) else {
             panic!(
                 "of {due:?}, {done:?} was done, which woke {woken:?} with {taken:?}: no order explains it"
             );
         };
+        for due in &done {
+            self.count(match due {
+                Due::DelayOver(_) => "delays over",
+                Due::LeaseLapsed(_) => "leases lapsed",
+                Due::PauseOver(_) => "pauses over",
+            });
+        }
+        if done.len() > 1 && !woken.is_empty() {
+            self.count("orders to be explained");
+        }
         self.model = explanation;
         self.model.woken.clear();
         for &(session, id) in &taken {
@@ -765,7 +850,7 @@ impl Life {
         let peek = |id| self.state.peek(self.now, id).expect("jobs outlive a tick");
         match due {
             Due::DelayOver(id) => peek(id).state != JobState::Delayed,
-            Due::LeaseLapsed(id) => peek(id).counts != self.model.jobs[&id].counts,
+            Due::LeaseLapsed(id) => peek(id).counts != self.model.job(id).expect("it is due").counts,
             Due::PauseOver(queue) => {
                 let stats = self.state.queue_stats(self.now, &self.names[queue]);
                 stats.is_none_or(|stats| stats.paused.is_none())
@@ -784,7 +869,11 @@ impl Life {
         if left.is_empty() {
             let fits = model.woken.len() == woken.len()
                 && taken.iter().all(|handed| model.woken.contains(handed))
-                && model.jobs.keys().all(|&id| self.state.peek(self.now, id) == model.job(self.now, id));
+                && model
+                    .jobs
+                    .iter()
+                    .map(|job| job.id)
+                    .all(|id| self.state.peek(self.now, id) == model.peek(self.now, id));
             return fits.then(|| model.clone());
         }
         for (at, &due) in left.iter().enumerate() {
@@ -822,6 +911,7 @@ impl Life {
     // ---- the journal ----
 
     fn compact(&mut self, changes: usize) {
+        self.count("compactions");
         let journal = self.journal.as_mut().expect("there is one");
         let old: Vec<Change> = journal.drain(..changes).collect();
         for change in old {
@@ -834,14 +924,23 @@ impl Life {
                 Change::Status(..) | Change::Gone(_) | Change::IdsUsed(_) => {}
             }
         }
-        journal.push(Change::IdsUsed(self.state.last_id()));
+        let last = self.state.last_id();
+        let names_last = |change: &Change| match change {
+            Change::Job(spec, _) => spec.id == last,
+            Change::Gone(id) | Change::IdsUsed(id) => *id == last,
+            Change::Status(..) | Change::Pause(..) => false,
+        };
+        if !journal.iter().any(names_last) {
+            journal.push(Change::IdsUsed(last));
+        }
     }
 
     /// A new process with these changes, whose clock begins elsewhere.
-    fn restored(&mut self, millis: u64, changes: &[Change]) -> (State, Now) {
+    fn restored(&mut self, millis: u64, memory_max: u64, changes: &[Change]) -> (State, Now) {
         let now =
             Now { mono: Moment::from_millis(self.random.below(1_000)), wall_ms: self.now.wall_ms + millis };
-        let mut state = State::new(self.model.memory_max, self.random.next());
+        let mut state = State::new(memory_max, self.random.next());
+        state.set_measure(MEASURE);
         for change in changes {
             state.restore(now, change.clone());
             if self.random.percent(1) {
@@ -855,12 +954,15 @@ impl Life {
 
     fn restart(&mut self, millis: u64) {
         let journal = self.journal.take().expect("there is one");
-        let (state, now) = self.restored(millis, &journal);
+        let memory_max = random_memory_max(self.profile, &mut self.random);
+        let (state, now) = self.restored(millis, memory_max, &journal);
         self.model = self.model.after_restart(self.now, now);
+        self.model.memory_max = memory_max;
         (self.state, self.now, self.journal) = (state, now, Some(journal));
         self.state.set_journaled();
         self.sessions.clear();
         self.ending.clear();
+        self.count("restarts");
         while self.state.next_deadline().is_some_and(|next| next <= now.mono) {
             self.state.tick(now, 1_000);
         }
@@ -870,9 +972,10 @@ impl Life {
     }
 
     fn try_restart(&mut self, millis: u64, from_exports: bool) {
+        self.count("restarts tried");
         let journal = self.journal.clone().expect("there is one");
         let changes = if from_exports { self.exported() } else { journal };
-        let (mut state, now) = self.restored(millis, &changes);
+        let (mut state, now) = self.restored(millis, self.model.memory_max, &changes);
         while state.next_deadline().is_some_and(|next| next <= now.mono) {
             state.tick(now, 1_000);
         }
@@ -891,7 +994,7 @@ impl Life {
     /// The whole state as compaction would write it, in any order.
     fn exported(&mut self) -> Vec<Change> {
         let mut changes = vec![Change::IdsUsed(self.state.last_id())];
-        let ids: Vec<_> = self.model.jobs.keys().copied().collect();
+        let ids: Vec<_> = self.model.jobs.iter().map(|job| job.id).collect();
         changes.extend(ids.into_iter().map(|id| self.state.export(self.now, id).expect("it is there")));
         changes.extend(self.state.export_pauses(self.now));
         for at in 1..changes.len() {
@@ -932,6 +1035,8 @@ impl Life {
         assert_eq!(state.waiting(), model.line.len() as u64);
         assert_eq!(state.queue_count(), model.queues.len() as u64);
         assert_eq!(state.memory(), (model.memory(), model.memory_max));
+        let live_bytes = if self.journal.is_some() { model.live_bytes(&MEASURE) } else { 0 };
+        assert_eq!(state.live(), (model.jobs.len() as u64, live_bytes));
         if let Some(first) = model.deadlines().iter().map(|&(at, _)| at).min() {
             let next = state.next_deadline();
             assert!(next.is_some_and(|next| next <= first), "{next:?} is too late for {first:?}");
@@ -941,9 +1046,9 @@ impl Life {
     fn compare_everything(&self) {
         self.compare_figures();
         let (state, model, now) = (&self.state, &self.model, self.now);
-        let first = model.jobs.keys().next().map_or(model.last_id.0, |id| id.0).saturating_sub(3);
+        let first = model.jobs.first().map_or(model.last_id.0, |job| job.id.0).saturating_sub(3);
         for id in (first..=model.last_id.0 + 2).chain([0, u64::MAX]).map(JobId) {
-            assert_eq!(state.peek(now, id), model.job(now, id));
+            assert_eq!(state.peek(now, id), model.peek(now, id));
         }
         for (number, name) in self.names.iter().enumerate() {
             assert_eq!(state.queue_stats(now, name), model.queue_stats(now, number));
@@ -972,6 +1077,15 @@ impl Life {
             expected.filter_map(|queue| self.model.queue_stats(self.now, queue.number)).collect();
         assert_eq!(seen, expected);
     }
+}
+
+/// No limit, or one that is often reached.
+fn random_memory_max(profile: &Profile, random: &mut Random) -> u64 {
+    if random.percent(70) {
+        return u64::MAX;
+    }
+    let jobs = random.within(1..=profile.jobs as u64);
+    jobs * (JOB_OVERHEAD_BYTES + 50) + profile.queues as u64 * QUEUE_OVERHEAD_BYTES
 }
 
 #[track_caller]
