@@ -36,8 +36,8 @@ bench: all ## Measure beside beanstalkd and Redis, installed if root may (30 min
 	target/release/djqs-bench $(BENCH_FLAGS)
 
 lint: ## Check format, clippy and docs, with warnings denied
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECONDS); gets cargo-fuzz if it is not there
