@@ -158,7 +158,7 @@ impl<R: Recorder> Queue<R> {
             return Waited::Leased(lease, position);
         }
         let bell = inner.bells[session.0 as usize].clone();
-        inner.state.wait(session, queues);
+        inner.state.wait(session, queues, state::Warn::Never);
         let mut patient_until = Some(now.mono.after(patience));
         loop {
             if let Some(lease) = inner.state.take_handed(session) {
