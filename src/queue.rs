@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::change::Change;
 use crate::clock::{Clock, Moment, Now};
 use crate::job::{JobId, Lease, QueueName};
-use state::{Effects, Ending, SessionId, State};
+use state::{Effects, Ending, SessionId, State, Warn};
 
 mod idset;
 mod random;
@@ -72,8 +72,27 @@ pub enum Waited<P> {
     Leased(Lease, P),
     /// Time is up.
     TimedOut,
+    /// A lease of the session's own is about to lapse.
+    LapsesSoon,
     /// [`Queue::call_off`] ended it.
     CalledOff,
+}
+
+impl<R> Inner<R> {
+    /// Whether something is due before the timekeeper would wake: then it has to be woken, by whoever asked.
+    fn outruns_timekeeper(&mut self) -> bool {
+        let hurry = self.timekeeper_idle
+            && match (self.state.next_deadline(), self.sleeping_to) {
+                (Some(next), Some(sleeping_to)) => next < sleeping_to,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+        if hurry {
+            // Once is enough: others need not wake it for the same deadline.
+            self.timekeeper_idle = false;
+        }
+        hurry
+    }
 }
 
 impl<R: Recorder> Queue<R> {
@@ -100,7 +119,7 @@ impl<R: Recorder> Queue<R> {
         (result, position)
     }
 
-    /// Leases a job of the named queues, if there is one. Returns also the place that has to be safe before the job is
+    /// Leases a job of the named queues (none named: of those that the session watches), if there is one. Returns also the place that has to be safe before the job is
     /// shown to anybody.
     pub fn lease(&self, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
         let now = self.clock.now();
@@ -138,7 +157,8 @@ impl<R: Recorder> Queue<R> {
         self.in_slices(|state, now| state.end_session(now, session, ending, SLICE_JOBS));
     }
 
-    /// Leases a job of the named queues, or waits for one until `deadline` (`None`: for ever). Blocks.
+    /// Leases a job of the named queues (none named: of those that the session watches), or waits for one until `deadline`
+    /// (`None`: for ever). Blocks.
     ///
     /// `patience` is how long to wait before `on_long_wait` is called, once, without the lock: most waits are short,
     /// and what a long one needs arranged is not worth it for them.
@@ -146,6 +166,7 @@ impl<R: Recorder> Queue<R> {
         &self,
         session: SessionId,
         queues: &[QueueName],
+        warn: Warn,
         deadline: Option<Moment>,
         patience: Duration,
         on_long_wait: &mut dyn FnMut(),
@@ -157,15 +178,23 @@ impl<R: Recorder> Queue<R> {
             self.settle(inner);
             return Waited::Leased(lease, position);
         }
+        if warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session) {
+            return Waited::LapsesSoon;
+        }
         let bell = inner.bells[session.0 as usize].clone();
-        inner.state.wait(session, queues, state::Warn::Never);
+        inner.state.wait(session, queues, warn);
+        if warn == Warn::BeforeLapse && inner.outruns_timekeeper() {
+            self.timekeeper.notify_one();
+        }
         let mut patient_until = Some(now.mono.after(patience));
         loop {
             if let Some(lease) = inner.state.take_handed(session) {
                 let position = inner.recorder.position_of(lease.id);
                 return Waited::Leased(lease, position);
             }
-            let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
+            let over = if inner.state.take_warned(session) {
+                Some(Waited::LapsesSoon)
+            } else if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
                 Some(Waited::CalledOff)
             } else if deadline.is_some_and(|deadline| deadline <= self.clock.now().mono) {
                 Some(Waited::TimedOut)
@@ -267,16 +296,7 @@ impl<R: Recorder> Queue<R> {
         }
         let position = inner.recorder.position();
         let bells: Vec<_> = wakes.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
-        let hurry = inner.timekeeper_idle
-            && match (inner.state.next_deadline(), inner.sleeping_to) {
-                (Some(next), Some(sleeping_to)) => next < sleeping_to,
-                (Some(_), None) => true,
-                (None, _) => false,
-            };
-        if hurry {
-            // Once is enough: others need not wake it for the same deadline.
-            inner.timekeeper_idle = false;
-        }
+        let hurry = inner.outruns_timekeeper();
         drop(guard);
         for bell in bells {
             bell.condvar.notify_one();

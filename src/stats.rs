@@ -154,6 +154,8 @@ pub struct ServerDetails {
     pub submitters: u64,
     /// Connections that are open and have asked for jobs.
     pub workers: u64,
+    /// Jobs that compaction has written anew.
+    pub rewritten: u64,
     /// The largest body, in bytes.
     pub body_max: u64,
     /// Where it runs.

@@ -679,9 +679,10 @@ impl Shared {
 
     /// What it has done.
     pub(super) fn stats(&self, recovered: Recovered) -> JournalStats {
-        let (segments, used): (u64, u64) = {
+        let (segments, used, [oldest_segment, newest_segment]): (u64, u64, [u64; 2]) = {
             let segments = self.segments.lock();
-            (segments.len() as u64, segments.iter().map(|segment| segment.file_bytes).sum())
+            let ends = [segments.front(), segments.back()].map(|end| end.map_or(0, |segment| segment.id));
+            (segments.len() as u64, segments.iter().map(|segment| segment.file_bytes).sum(), ends)
         };
         let live_bytes = self.live_bytes.load(Ordering::Relaxed);
         let latency = self.sync_latency.lock().clone();
@@ -690,6 +691,9 @@ impl Shared {
         JournalStats {
             fsync: self.options.fsync,
             segments,
+            oldest_segment,
+            newest_segment,
+            segment_bytes: self.options.segment_bytes,
             total_bytes: used + ready,
             live_bytes,
             dead_bytes: used.saturating_sub(live_bytes),

@@ -764,6 +764,12 @@ impl State {
 
     // ---- looking things up ----
 
+    /// Whether the session has this job leased.
+    pub fn is_leased_by(&self, session: SessionId, id: JobId) -> bool {
+        let place = self.jobs.get(id).map(|slot| slot.place);
+        matches!(place, Some(Place::Leased { holder, .. }) if holder == session)
+    }
+
     fn leased_by(&self, session: SessionId, id: JobId) -> Result<&Slot, Refusal> {
         let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
         match slot.place {

@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::QueueName;
 use crate::protocol::{Decoder, Dialect, Reply, Step};
+use crate::queue::state::Warn;
 
 /// What a connection's buffers begin with, and shrink back to when it has nothing to do.
 const BUFFER_BYTES: usize = 4096;
@@ -107,7 +108,9 @@ impl Connection<'_> {
                     self.input.consume(consumed);
                     match self.session.execute(command) {
                         Outcome::Reply(reply) => self.reply(&reply, dialect),
-                        Outcome::Wait { queues, deadline } => self.wait(&queues, deadline, dialect)?,
+                        Outcome::Wait { queues, warn, deadline } => {
+                            self.wait(&queues, warn, deadline, dialect)?;
+                        }
                         Outcome::Goodbye => return Ok(Some(End::Quit)),
                     }
                 }
@@ -136,17 +139,25 @@ impl Connection<'_> {
     }
 
     /// Waits for a job. What is answered already is sent before: the client may be waiting for that.
-    fn wait(&mut self, queues: &[QueueName], deadline: Option<Moment>, dialect: Dialect) -> io::Result<()> {
+    fn wait(
+        &mut self,
+        queues: &[QueueName],
+        warn: Warn,
+        deadline: Option<Moment>,
+        dialect: Dialect,
+    ) -> io::Result<()> {
         self.flush()?;
         let (stream, shared, id) = (self.stream, self.shared, self.session.id());
         let mut watch = None;
-        let waited = self.session.wait(queues, deadline, &mut || match shared.watcher.watch(stream, id) {
-            Ok(watching) => watch = Some(watching),
-            Err(error) => log::warn!("can't watch a waiting connection: {error}"),
-        });
+        let waited =
+            self.session.wait(queues, warn, deadline, &mut || match shared.watcher.watch(stream, id) {
+                Ok(watching) => watch = Some(watching),
+                Err(error) => log::warn!("can't watch a waiting connection: {error}"),
+            });
         drop(watch);
         let reply = match waited {
             Waited::Leased(lease) => Reply::Leased(lease),
+            Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::CalledOff if shared.is_stopping() => Reply::Refused(Refusal::new(
                 Code::Draining,
                 "this server is shutting down: connect again in a moment, or to another one",
