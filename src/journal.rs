@@ -20,19 +20,25 @@ use crate::job::{JobId, QueueName};
 
 mod batch;
 mod compaction;
+#[doc(hidden)]
+pub mod fuzz;
 mod histogram;
 mod record;
 mod recovery;
+mod salvage;
 mod segment;
 mod spares;
 pub mod storage;
+mod verify;
 mod waiters;
 mod writer;
 
 pub use compaction::Keeper;
 pub use recovery::{OpenError, TornTail};
+pub use salvage::{Salvaged, salvage};
 pub use segment::{Damage, FORMAT_VERSION};
 use storage::Storage;
+pub use verify::{Report, verify};
 use writer::{Shared, Threads};
 
 /// When what was written is synced, and so what a reply promises.
@@ -261,6 +267,48 @@ pub fn pause_bytes(queue: &QueueName) -> u64 {
 
 pub use crate::change::JobSize;
 
+/// Reads a journal as [`Journal::open`] does, calls `replay` with every change in order, and changes nothing.
+///
+/// # Errors
+/// [`OpenError`], as for [`Journal::open`].
+pub fn read(storage: &dyn Storage, replay: &mut dyn FnMut(Change)) -> Result<Recovered, OpenError> {
+    let started = Stopwatch::start();
+    let (scan, highest_id) = replay_scan(storage, replay)?;
+    let torn = scan.torn_tail(storage, None);
+    Ok(recovered(&scan, torn, highest_id, started.elapsed()))
+}
+
+fn replay_scan(
+    storage: &dyn Storage,
+    replay: &mut dyn FnMut(Change),
+) -> Result<(recovery::Scan, u64), OpenError> {
+    let mut highest_id = 0;
+    let scan = recovery::scan(storage, &mut |record| {
+        if let record::Record::Change(change) = record {
+            highest_id = highest_id.max(id_of(&change).map_or(0, |id| id.0));
+            replay(change);
+        }
+    })?;
+    Ok((scan, highest_id))
+}
+
+fn recovered(
+    scan: &recovery::Scan,
+    torn: Option<TornTail>,
+    highest_id: u64,
+    duration: Duration,
+) -> Recovered {
+    Recovered {
+        records: scan.records,
+        bytes: scan.bytes,
+        segments: scan.segments.len(),
+        torn,
+        clean: scan.closed || scan.segments.is_empty(),
+        highest_id,
+        duration,
+    }
+}
+
 /// An open journal. Clones share it; it stops when the last one is dropped, without a clean mark unless
 /// [`Journal::close`] was called.
 #[derive(Clone)]
@@ -302,23 +350,9 @@ impl Journal {
         replay: &mut dyn FnMut(Change),
     ) -> Result<(Journal, Recovered), OpenError> {
         let started = Stopwatch::start();
-        let mut highest_id = 0;
-        let scan = recovery::scan(&*storage, &mut |record| {
-            if let record::Record::Change(change) = record {
-                highest_id = highest_id.max(id_of(&change).map_or(0, |id| id.0));
-                replay(change);
-            }
-        })?;
+        let (scan, highest_id) = replay_scan(&*storage, replay)?;
         let torn = scan.settle(&*storage)?;
-        let mut recovered = Recovered {
-            records: scan.records,
-            bytes: scan.bytes,
-            segments: scan.segments.len(),
-            torn,
-            clean: scan.closed || scan.segments.is_empty(),
-            highest_id,
-            duration: Duration::ZERO,
-        };
+        let mut recovered = recovered(&scan, torn, highest_id, Duration::ZERO);
         let shared = Shared::start(storage, options, scan)?;
         let threads = Threads::spawn(&shared)?;
         recovered.duration = started.elapsed();

@@ -22,17 +22,8 @@ const EXIT_IO: u8 = 74;
 /// From how many bytes on a progress bar is worth having.
 const LONG_INPUT_BYTES: u64 = 1 << 20;
 
-/// Sends commands to a djqs server and prints its replies.
-///
-/// Commands come from standard input, one a line, piped or typed, or one command stands as the arguments:
-///
-///     $ client < tasks.txt
-///     $ client TASK: CALCULATE_FINANCE: 5s_delay
-///     $ client TASK: CLEANUP_LOGS: 2s_delay
-///     $ client TASK: SEND_NOTIFICATION: 1s_delay
-///     $ client STATS
 #[derive(Parser)]
-#[command(name = "client", version, verbatim_doc_comment, after_help = AFTER_HELP)]
+#[command(name = "client", version, about = ABOUT, after_help = AFTER_HELP)]
 struct Flags {
     /// The server, as HOST:PORT
     #[arg(short, long, value_name = "HOST:PORT", default_value = "127.0.0.1:11300", env = "DJQS_SERVER",
@@ -40,6 +31,11 @@ struct Flags {
     server: String,
 
     /// Print each reply as a JSON object on one line, with the number of its command's line
+    ///
+    /// Always there: line, ok (true or false), reply (the reply's first word: ACK, JOB, EMPTY, OK, PONG or ERR). Then what
+    /// the reply says: id, duplicate, state; queue, attempt, ttr_ms, body (or body_base64 where it is not UTF-8), and
+    /// what PEEK tells; retry_ms, dead, count; lines (an array of texts, or of LIST's objects); for ERR code, text and
+    /// retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
@@ -52,26 +48,43 @@ struct Flags {
     command: Vec<OsString>,
 }
 
+const ABOUT: &str = "\
+Sends commands to a DJQS server and prints its replies. Commands come from standard
+input, one a line, piped or typed; or one command stands as the arguments:
+
+  $ client < tasks.txt
+  $ client TASK: CALCULATE_FINANCE: 5s_delay
+  $ client TASK: CLEANUP_LOGS: 2s_delay
+  $ client TASK: SEND_NOTIFICATION: 1s_delay
+  $ client STATS";
+
 const AFTER_HELP: &str = "\
-Commands (HELP has the whole list):
-  TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K]: body   submit a job: ACK id
-  GET [queue=Q[,Q...]] [wait=D]   lease a job: JOB ..., or EMPTY; waits for ever without wait=
-  ACK id, FAIL id [dead=yes][: reason], RETURN id, TOUCH id   what became of a leased job
-  PEEK id, LIST queue=Q [state=S], STATS [queue=Q], QUEUES   look
-  RETRY id|queue=Q, DELETE id, PURGE queue=Q, PAUSE queue=Q, RESUME queue=Q   change
-  PING, HELP, QUIT
+Commands (client HELP has the whole list):
+  TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K]: body
+                                        submit a job: ACK id
+  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB ..., or EMPTY if none in time
+  ACK id, RETURN id, TOUCH id, FAIL id [dead=yes][: reason]
+                                        what became of a leased job
+  PEEK id, LIST queue=Q [state=S]       look at jobs
+  RETRY id, DELETE id, PURGE queue=Q    change them
+  STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q, PING, HELP, QUIT
 
-Input: blank lines and lines that begin with # are left out. A command with len=N takes the N bytes behind its line,
-and then a line feed, as its body. QUIT ends the input. What GET leased here is handed back at the end.
+Input:
+  Blank lines and lines that begin with # are left out. Where a line says len=N, the
+  N bytes behind it are its body, and a line feed ends them. QUIT ends the input.
+  What GET leased is handed back when the client ends.
 
-Output: replies on standard output, in order; refused commands on standard error too, with their line numbers. Where
-standard output is closed early (as by head), the client stops without a word; with -q it needs none.
+Output:
+  The replies, in order. Refused commands are on standard error too, with their line
+  numbers. If standard output is closed early, as head does, the client stops without
+  a word; -q needs no output.
 
-Exit codes: 0 all accepted, 1 some refused, 2 wrong usage, 69 server unreachable or connection lost (standard error
-then says which lines were answered, and from where to go on), 74 input or output failed.";
+Exit codes:
+  0 all accepted   1 some refused   2 wrong usage   74 input or output failed
+  69 server unreachable, or connection lost: standard error says which lines were
+     answered, and from which one to go on";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let flags = Flags::parse();
     let typed = flags.command.is_empty() && io::stdin().is_terminal();
     let input = match flags.command.as_slice() {

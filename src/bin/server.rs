@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use djqs::journal::storage::DiskStorage;
-use djqs::journal::{self, Failure, Fsync, OpenError, Recovered};
+use djqs::journal::{self, Failure, Fsync, OpenError, Recovered, Salvaged};
 use djqs::protocol::FrameLimits;
 use djqs::protocol::native::parse_duration;
 use djqs::server::{Config, Server, StopHandle, limits};
@@ -66,6 +66,17 @@ struct Flags {
     #[arg(long, env = "DJQS_MEMORY", conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
     memory: bool,
 
+    /// Read the journal in DIR, change nothing, report what is in it, and exit: 0 where a server would start, 1 where
+    /// something is damaged. No server may have it open
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["memory", "salvage"])]
+    verify: Option<PathBuf>,
+
+    /// Get what can be read out of a damaged journal, keep the damaged files beside it under names that end in
+    /// .damaged, then start. What the damage held is lost, and some finished jobs may come back. Does nothing where
+    /// nothing is damaged
+    #[arg(long, conflicts_with = "memory")]
+    salvage: bool,
+
     /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered "ERR full", and
     /// everything else goes on [default: three quarters of what the machine or the cgroup has]
     #[arg(long, value_name = "SIZE", env = "DJQS_MAX_MEMORY", value_parser = parse_size)]
@@ -107,6 +118,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<(), String> {
+    if let Some(directory) = &flags.verify {
+        return verify(directory);
+    }
     let address = resolve(&flags.listen, flags.port)?;
     let cap = limits::connection_cap();
     let connections_max = flags.max_connections.unwrap_or(cap.connections);
@@ -163,8 +177,19 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
     let directory = flags.data.display();
     let options =
         journal::Options { fsync, on_failure: Some(Arc::new(end_soon)), ..journal::Options::default() };
-    let can_not_open = |error: OpenError| format!("can't open the journal in {directory}: {error}");
+    let can_not_open = |error: OpenError| {
+        let advice = match error {
+            OpenError::Damaged(_) | OpenError::Missing { .. } => {
+                "\n  nothing was changed; restore a backup, or start with --salvage to keep what can be read (see docs/journal.md)"
+            }
+            _ => "",
+        };
+        format!("can't open the journal in {directory}: {error}{advice}")
+    };
     let storage = DiskStorage::open(&flags.data).map_err(|error| can_not_open(error.into()))?;
+    if flags.salvage {
+        report_salvage(&journal::salvage(&storage).map_err(can_not_open)?);
+    }
     let (broker, recovered) = Broker::open(config, Arc::new(storage), options).map_err(can_not_open)?;
     if let Some(torn) = &recovered.torn {
         let kept = torn
@@ -188,6 +213,50 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
     let Recovered { bytes, duration, .. } = recovered;
     let back = format!("{count} jobs came back from {bytes} bytes in {} ms", duration.as_millis());
     Ok((broker, format!("jobs in {directory}, {promise}; {back}")))
+}
+
+/// Looks through a journal offline, and says what is in it.
+fn verify(directory: &Path) -> Result<(), String> {
+    let can_not_read = |error| format!("can't read the journal in {}: {error}", directory.display());
+    let report = journal::verify(&DiskStorage::open_read_only(directory).map_err(can_not_read)?);
+    let mut text = format!(
+        "jobs: {}\npaused queues: {}\nhighest id: {}\nrecords: {}\nsegments: {}\nfile bytes: {}\nlive bytes: {}\n\
+         dead bytes: {}\nclean end: {}\n",
+        report.jobs,
+        report.paused,
+        report.highest_id,
+        report.records,
+        report.segments,
+        report.file_bytes,
+        report.live_bytes,
+        report.dead_bytes,
+        if report.clean { "yes" } else { "no" },
+    );
+    if let Some(torn) = &report.torn {
+        text += &format!("torn last write: bytes {} to {} of {}\n", torn.from, torn.to, torn.path.display());
+    }
+    let _ = io::stdout().write_all(text.as_bytes());
+    report.damage.map_or(Ok(()), |damage| {
+        Err(format!("the journal is damaged: {damage}; the figures are of what lies before"))
+    })
+}
+
+fn report_salvage(salvaged: &Salvaged) {
+    if !salvaged.damaged {
+        log::warn!("--salvage: nothing is damaged, nothing was changed");
+        return;
+    }
+    for damage in &salvaged.damage {
+        log::warn!("--salvage: lost: {damage}");
+    }
+    for original in &salvaged.originals {
+        log::warn!("--salvage: kept the original as {}", original.display());
+    }
+    log::warn!(
+        "--salvage: {} records were kept, {} bytes could not be read",
+        salvaged.records,
+        salvaged.lost_bytes
+    );
 }
 
 /// How long clients have to be told, once the journal can no longer be written.

@@ -339,12 +339,12 @@ impl Receiving {
     fn account(mut self, why: Error, sent: &mut Sent) -> Result<Tally, FeedError> {
         let tally = self.tally;
         let all_answered = tally.answered >= sent.whole;
+        // An answer too many may mean that those before it were to other commands than it seemed.
+        let in_step = all_answered && matches!(why, Error::Disconnected { .. });
         match sent.ended.take() {
-            Some(Ok(Ending::Whole)) if all_answered => Ok(tally),
-            Some(Ok(Ending::InsideBody { line })) if all_answered => {
-                Err(FeedError::InsideBody { line, tally })
-            }
-            Some(Err(source)) if all_answered => Err(FeedError::Input { source, tally }),
+            Some(Ok(Ending::Whole)) if in_step => Ok(tally),
+            Some(Ok(Ending::InsideBody { line })) if in_step => Err(FeedError::InsideBody { line, tally }),
+            Some(Err(source)) if in_step => Err(FeedError::Input { source, tally }),
             _ => {
                 let unanswered = if all_answered { None } else { self.lines.next() };
                 Err(FeedError::Lost(Lost {
@@ -365,5 +365,44 @@ fn unasked(answer: Answer) -> Error {
     match answer {
         Answer::Refused(refusal) => Error::Refused(refusal),
         _ => Error::BadReply("it answers more than was asked".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(sent: u64, answered: u64, refused: u64, next_line: u64, last_line_sent: u64) -> String {
+        let why = Error::Disconnected { source: None };
+        Lost { why, sent, answered, refused, next_line, last_line_sent }.to_string()
+    }
+
+    #[test]
+    fn account_of_a_lost_connection_reads_well() {
+        assert_eq!(
+            lost(1294, 1234, 0, 1241, 1300),
+            "connection lost (the server closed it): 1234 of 1294 commands sent were answered (through line 1240); \
+             lines 1241 to 1300 were sent but not answered: they may or may not have taken effect; \
+             go on from line 1241"
+        );
+        assert_eq!(
+            lost(5, 4, 2, 5, 5),
+            "connection lost (the server closed it): 4 of 5 commands sent were answered (through line 4, 2 refused); \
+             line 5 was sent but not answered: it may or may not have taken effect; go on from line 5"
+        );
+        assert_eq!(
+            lost(2, 0, 0, 1, 2),
+            "connection lost (the server closed it): 0 of 2 commands sent were answered; \
+             lines 1 to 2 were sent but not answered: they may or may not have taken effect; go on from line 1"
+        );
+        assert_eq!(
+            lost(3, 3, 0, 4, 3),
+            "connection lost (the server closed it): 3 of 3 commands sent were answered (through line 3); \
+             go on from line 4"
+        );
+        assert_eq!(
+            lost(0, 0, 0, 1, 0),
+            "connection lost (the server closed it): nothing was sent; go on from line 1"
+        );
     }
 }

@@ -274,3 +274,172 @@ impl Batch {
         self.ends.push(End { offset: self.bytes.len(), next_line });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{Decoder, FrameLimits, Step as Decoded};
+
+    /// Gives at most so many bytes a read.
+    struct Bites<'a>(&'a [u8], usize);
+
+    impl Read for Bites<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let most = buf.len().min(self.1);
+            self.0.read(&mut buf[..most])
+        }
+    }
+
+    /// All that a script sends: the bytes, the lines that commands begin on, the lines behind them, and its end.
+    fn all(input: impl Read) -> (Vec<u8>, Vec<u64>, Vec<u64>, Ending) {
+        let mut script = Script::new(input);
+        let (mut bytes, mut begins, mut next_lines) = (Vec::new(), Vec::new(), Vec::new());
+        let mut batch = Batch::default();
+        loop {
+            if let Some(ending) = script.next_batch(&mut batch).unwrap() {
+                return (bytes, begins, next_lines, ending);
+            }
+            assert!(batch.ends.iter().all(|end| end.offset <= batch.bytes.len()));
+            bytes.extend_from_slice(&batch.bytes);
+            begins.extend_from_slice(&batch.begins);
+            next_lines.extend(batch.ends.iter().map(|end| end.next_line));
+        }
+    }
+
+    #[track_caller]
+    fn check(input: &[u8], sent: &[u8], begins: &[u64], next_lines: &[u64], ending: Ending) {
+        for bite in [1, 7, usize::MAX] {
+            let outcome = all(Bites(input, bite));
+            let expected = (sent.to_vec(), begins.to_vec(), next_lines.to_vec(), ending);
+            assert!(outcome == expected, "{bite} bytes a read: {} {:?}", outcome.0.escape_ascii(), &outcome);
+        }
+    }
+
+    #[test]
+    fn blank_lines_and_comments_are_left_out_but_counted() {
+        let input = b"# tasks\n\nPING\n \t\r\n#\n PING\n";
+        check(input, b"PING\n PING\n", &[3, 6], &[4, 7], Ending::Whole);
+    }
+
+    #[test]
+    fn last_line_without_lf_is_sent_with_one() {
+        check(b"PING\nSTATS", b"PING\nSTATS\n", &[1, 2], &[2, 3], Ending::Whole);
+        check(b"TASK len=2:\nab", b"TASK len=2:\nab\n", &[1], &[3], Ending::Whole);
+        check(b"TASK len=2:\nab\r", b"TASK len=2:\nab\n", &[1], &[3], Ending::Whole);
+        check(b"# nothing", b"", &[], &[], Ending::Whole);
+    }
+
+    #[test]
+    fn body_behind_its_line_is_passed_on_raw() {
+        let input = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
+        let sent = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
+        check(input, sent, &[1, 2, 8, 10], &[2, 8, 10, 11], Ending::Whole);
+    }
+
+    #[test]
+    fn len_in_a_body_is_no_option() {
+        check(
+            b"TASK: len=9\nTASK key=k: len=9:\n",
+            b"TASK: len=9\nTASK key=k: len=9:\n",
+            &[1, 2],
+            &[2, 3],
+            Ending::Whole,
+        );
+    }
+
+    #[test]
+    fn quit_ends_the_script() {
+        check(b"PING\n QUIT \r\nPING\n", b"PING\n", &[1], &[2], Ending::Whole);
+    }
+
+    #[test]
+    fn script_that_ends_inside_a_body_says_where_that_began() {
+        let ending = Ending::InsideBody { line: 2 };
+        check(b"PING\nTASK len=5:\nab\n", b"PING\nTASK len=5:\nab\n", &[1, 2], &[2], ending);
+        check(b"PING\nTASK len=5:\n", b"PING\nTASK len=5:\n", &[1, 2], &[2], ending);
+        check(
+            b"PING\nTASK len=18446744073709551615:",
+            b"PING\nTASK len=18446744073709551615:\n",
+            &[1, 2],
+            &[2],
+            ending,
+        );
+    }
+
+    #[test]
+    fn body_longer_than_it_says_is_left_to_the_server() {
+        check(
+            b"TASK len=2:\nabc\nPING\n",
+            b"TASK len=2:\nabc\nPING\n",
+            &[1, 2, 3],
+            &[2, 3, 4],
+            Ending::Whole,
+        );
+    }
+
+    #[test]
+    fn lines_and_bodies_larger_than_the_room_are_passed_on_in_parts() {
+        let long = "x".repeat(3 * ROOM_BYTES + 17);
+        let input = format!("TASK: {long}\n#{long}\nTASK len={}:\n{long}\n\n{long}", long.len());
+        let sent = format!("TASK: {long}\nTASK len={}:\n{long}\n{long}\n", long.len());
+        for bite in [1 << 16, usize::MAX] {
+            let outcome = all(Bites(input.as_bytes(), bite));
+            assert!(outcome.0 == sent.as_bytes());
+            assert_eq!((outcome.1, outcome.2, outcome.3), (vec![1, 3, 6], vec![2, 5, 7], Ending::Whole));
+        }
+    }
+
+    #[test]
+    fn batch_is_limited_in_commands() {
+        let mut script = Script::new(Cursor::new("PING\n".repeat(WRITE_COMMANDS_MAX + 1)));
+        let mut batch = Batch::default();
+        assert_eq!(script.next_batch(&mut batch).unwrap(), None);
+        assert_eq!(batch.begins.len(), WRITE_COMMANDS_MAX);
+        assert_eq!(script.next_batch(&mut batch).unwrap(), None);
+        assert_eq!(batch.begins, [WRITE_COMMANDS_MAX as u64 + 1]);
+    }
+
+    proptest! {
+        /// Each command gets one reply, so that replies are told apart by counting: client and server must agree on what
+        /// a command is.
+        #[test]
+        fn server_sees_as_many_commands_as_were_sent(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "PING", "TASK", ":", " ", "len=", "2", "0", "\n", "\r", "ab", "#", "x", "key=", "GET / HTTP/1.1", "QUIT",
+                ]),
+                0..40,
+            ),
+            bite in 1usize..9,
+        ) {
+            let text = parts.concat();
+            let (bytes, begins, next_lines, _) = all(Bites(text.as_bytes(), bite));
+            prop_assert!(begins.is_sorted() && next_lines.is_sorted());
+            let mut decoder = Decoder::new(FrameLimits::default());
+            let (mut rest, mut replies) = (&bytes[..], 0);
+            let closed = loop {
+                let consumed = match decoder.next(rest) {
+                    Decoded::Incomplete => break false,
+                    Decoded::Farewell { .. } | Decoded::Refused { close: true, .. } => break true,
+                    Decoded::Skip { consumed } => consumed,
+                    Decoded::Command { consumed, .. } | Decoded::Refused { consumed, .. } => {
+                        replies += 1;
+                        consumed
+                    }
+                };
+                rest = &rest[consumed..];
+            };
+            if closed {
+                prop_assert!(replies < begins.len(), "{replies} and a last one for {} in {text:?}", begins.len());
+            } else {
+                // A command that the input cut off is answered only if its header is refused already.
+                let cut_off = begins.len() - next_lines.len();
+                prop_assert!((next_lines.len()..=next_lines.len() + cut_off).contains(&replies), "{replies} in {text:?}");
+            }
+        }
+    }
+}

@@ -45,17 +45,21 @@ pub(super) struct BadRecord(pub(super) &'static str);
 /// The length of a job's record where it is ready and all its counts are below 128.
 pub(super) fn job_bytes(job: &JobSize<'_>) -> u64 {
     let (queue, key) = (job.queue.as_str().len(), job.key.map_or(0, |key| key.as_str().len()));
-    let reason = job.reason.map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());
-    let rest = int_length(job.id.0)
+    let variable = int_length(job.id.0)
         + int_length(millis(job.ttr))
         + int_length(u64::from(job.attempts))
         + int_length(millis(job.backoff))
         + int_length(key as u64)
-        + int_length(u64::from(job.priority.0))
         + int_length(job.body_bytes as u64);
     // The tag, the length of the queue's name, the time of submission, the place, three counts.
     let fixed = 1 + 1 + 4 + 1 + 3;
-    (fixed + rest + queue + key + reason + job.body_bytes) as u64
+    (fixed + variable + queue + key + job.body_bytes) as u64 + status_bytes(job.priority, job.reason)
+}
+
+/// The part of it that a status may change.
+pub(super) fn status_bytes(priority: Priority, reason: Option<&str>) -> u64 {
+    let reason = reason.map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());
+    (int_length(u64::from(priority.0)) + reason) as u64
 }
 
 /// Appends `change` to `out`.

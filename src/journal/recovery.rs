@@ -310,6 +310,12 @@ impl Scan {
         Ok(())
     }
 
+    /// What is known of the torn tail, if there is one.
+    pub(super) fn torn_tail(&self, storage: &dyn Storage, kept: Option<PathBuf>) -> Option<TornTail> {
+        let ((from, to), tail) = self.torn.zip(self.tail.as_ref())?;
+        Some(TornTail { path: storage.path(&segment::file_name(tail.header.id)), from, to, kept })
+    }
+
     /// Keeps the torn tail in a file of its own, puts zeros in its place, and makes the last segment and the
     /// directory durable: what recovery has seen must not be lost by the next power cut.
     ///
@@ -321,17 +327,16 @@ impl Scan {
             return storage.sync_directory().map_err(failed(storage, "sync", "")).map(|()| None);
         };
         let name = segment::file_name(tail.header.id);
-        let mut torn_tail = None;
+        let mut kept = None;
         if let Some((from, to)) = self.torn {
-            let kept = keep_aside(storage, tail, from, to)?;
-            let path = storage.path(&name);
+            let path = storage.path(&keep_aside(storage, tail, from, to)?);
             log::warn!(
                 "{}: bytes {from} to {to} are of a batch that was not written in whole and was never acknowledged; \
                  they are kept in {}",
-                path.display(),
-                storage.path(&kept).display()
+                storage.path(&name).display(),
+                path.display()
             );
-            torn_tail = Some(TornTail { path, from, to, kept: Some(storage.path(&kept)) });
+            kept = Some(path);
             let zeros = vec![0; COPY_BYTES];
             let mut at = from;
             while at < to {
@@ -346,7 +351,7 @@ impl Scan {
             .and_then(|()| tail.file.sync_data())
             .map_err(failed(storage, "write and sync", &name))?;
         storage.sync_directory().map_err(failed(storage, "sync", ""))?;
-        Ok(torn_tail)
+        Ok(self.torn_tail(storage, kept))
     }
 }
 
@@ -386,7 +391,7 @@ fn keep_aside(storage: &dyn Storage, tail: &Tail, from: u64, to: u64) -> Result<
 }
 
 /// Creates `stem.suffix`, or where that exists `stem.1.suffix` and so on.
-fn create_numbered(
+pub(super) fn create_numbered(
     storage: &dyn Storage,
     stem: &str,
     suffix: &str,

@@ -581,13 +581,9 @@ impl Shared {
         }
     }
 
-    /// A number that no other segment has: it has to be unlike, and not to be guessed by who submits jobs, and
-    /// that is all. The standard library's hash keys are from the system's random numbers.
+    /// What begins the checksums of the segment `id`.
     pub(super) fn salt(&self, id: u64) -> u64 {
-        match self.options.salt {
-            Some(salt) => salt + id,
-            None => RandomState::new().build_hasher().finish(),
-        }
+        self.options.salt.map_or_else(random_salt, |salt| salt.wrapping_add(id))
     }
 
     /// Ends all success for ever.
@@ -706,6 +702,12 @@ impl Shared {
             recovered,
         }
     }
+}
+
+/// A number that no other segment has. It has to be unlike others, and not to be guessed by those who submit jobs;
+/// that is all, so the standard library's hash keys will do: they come from the system's random numbers.
+pub(super) fn random_salt() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 impl From<Failure> for Unavailable {

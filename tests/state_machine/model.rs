@@ -1,4 +1,4 @@
-//! What the queue should do, written as plainly as can be: a map of jobs, a list of queues, a list of waiting
+//! What the queue should do, written as plainly as can be: a list of jobs, a list of queues, a list of waiting
 //! sessions, and a scan of them all for every question.
 //!
 //! It follows docs/protocol.md, not the code under test; only plain values are shared with that. Two things it
@@ -33,7 +33,8 @@ const WARNED: JobId = JobId(0);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    pub(crate) jobs: BTreeMap<JobId, ModelJob>,
+    /// The oldest first.
+    pub(crate) jobs: Vec<ModelJob>,
     /// In the order in which they came to be.
     pub(crate) queues: Vec<ModelQueue>,
     /// Sessions that wait and the queues that they named, the oldest wait first.
@@ -58,6 +59,7 @@ pub(crate) struct Model {
 
 #[derive(Clone, Debug)]
 pub(crate) struct ModelJob {
+    pub(crate) id: JobId,
     pub(crate) queue: QueueNo,
     pub(crate) options: Options,
     pub(crate) body: Arc<[u8]>,
@@ -150,7 +152,7 @@ impl ModelJob {
 impl Model {
     pub(crate) fn new(names: Arc<[QueueName]>, memory_max: u64, rare_bytes: u64) -> Model {
         Model {
-            jobs: BTreeMap::new(),
+            jobs: Vec::new(),
             queues: Vec::new(),
             line: Vec::new(),
             handed: Vec::new(),
@@ -177,12 +179,13 @@ impl Model {
     ) -> Result<Accepted, Code> {
         let same_key = |job: &ModelJob| job.queue == queue && job.options.key == options.key;
         if options.key.is_some()
-            && let Some((&id, job)) = self.jobs.iter().find(|(_, job)| same_key(job))
+            && let Some(job) = self.jobs.iter().find(|job| same_key(job))
         {
-            return Ok(Accepted { id, duplicate: Some(job.state()) });
+            return Ok(Accepted { id: job.id, duplicate: Some(job.state()) });
         }
         let delayed = !options.delay.is_zero();
         let job = ModelJob {
+            id: JobId(self.last_id.0 + 1),
             queue,
             options: options.clone(),
             body: body.clone(),
@@ -198,8 +201,8 @@ impl Model {
         if self.memory() + job.memory(self.rare_bytes) + queue_cost > self.memory_max {
             return Err(Code::Full);
         }
-        self.last_id.0 += 1;
-        self.jobs.insert(self.last_id, job);
+        self.last_id = job.id;
+        self.jobs.push(job);
         self.tally(queue, |totals| totals.submitted += 1);
         self.serve(now);
         Ok(Accepted { id: self.last_id, duplicate: None })
@@ -230,13 +233,13 @@ impl Model {
     pub(crate) fn take_handed(&mut self, session: SessionId) -> Option<JobId> {
         let at = self.handed.iter().position(|handed| handed.0 == session)?;
         let (_, id) = self.handed.remove(at);
-        (self.jobs.get(&id)?.holder() == Some(session)).then_some(id)
+        (self.job(id)?.holder() == Some(session)).then_some(id)
     }
 
     pub(crate) fn ack(&mut self, session: SessionId, id: JobId) -> Result<(), Code> {
         let queue = self.leased_by(session, id)?.queue;
         self.tally(queue, |totals| totals.acked += 1);
-        self.jobs.remove(&id);
+        self.jobs.retain(|job| job.id != id);
         self.forget_unused_queues();
         Ok(())
     }
@@ -301,16 +304,16 @@ impl Model {
         limit: usize,
         after: Option<JobId>,
     ) -> Vec<JobId> {
-        let wanted = |id: JobId, job: &ModelJob| {
+        let wanted = |job: &&ModelJob| {
             job.queue == queue
                 && state.is_none_or(|state| job.state() == state)
-                && after.is_none_or(|after| id > after)
+                && after.is_none_or(|after| job.id > after)
         };
-        self.jobs.iter().filter(|&(&id, job)| wanted(id, job)).map(|(&id, _)| id).take(limit).collect()
+        self.jobs.iter().filter(wanted).map(|job| job.id).take(limit).collect()
     }
 
     pub(crate) fn retry(&mut self, now: Now, id: JobId) -> Result<(), Code> {
-        let job = self.jobs.get_mut(&id).ok_or(Code::NotFound)?;
+        let job = self.job_mut(id).ok_or(Code::NotFound)?;
         if job.place != Place::Dead {
             return Err(Code::NotFound);
         }
@@ -332,12 +335,12 @@ impl Model {
     }
 
     pub(crate) fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Code> {
-        let job = self.jobs.get(&id).ok_or(Code::NotFound)?;
+        let job = self.job(id).ok_or(Code::NotFound)?;
         if job.holder().is_some_and(|holder| holder != session) {
             return Err(Code::NotLeased);
         }
         self.tally(job.queue, |totals| totals.deleted += 1);
-        self.jobs.remove(&id);
+        self.jobs.retain(|job| job.id != id);
         self.forget_unused_queues();
         Ok(())
     }
@@ -346,7 +349,7 @@ impl Model {
         let (slice, ids) = self.slice(queue, state, last, most);
         for id in ids {
             self.tally(queue, |totals| totals.deleted += 1);
-            self.jobs.remove(&id);
+            self.jobs.retain(|job| job.id != id);
         }
         self.forget_unused_queues();
         slice
@@ -440,7 +443,7 @@ impl Model {
     }
 
     pub(crate) fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Code> {
-        match self.jobs.get(&id).ok_or(Code::NotFound)?.place {
+        match self.job(id).ok_or(Code::NotFound)?.place {
             Place::Leased(..) => return Err(Code::NotFound),
             Place::Ready | Place::Delayed(_) | Place::Dead => self.lend(now, id, session),
         }
@@ -487,7 +490,7 @@ impl Model {
     }
 
     pub(crate) fn kick_job(&mut self, now: Now, id: JobId) -> Result<(), Code> {
-        let job = self.jobs.get_mut(&id).ok_or(Code::NotFound)?;
+        let job = self.job_mut(id).ok_or(Code::NotFound)?;
         match job.place {
             Place::Dead => self.retry(now, id),
             Place::Delayed(_) => {
@@ -501,13 +504,13 @@ impl Model {
 
     /// Jobs in the order in which they leave this state; of ready jobs, only the next.
     pub(crate) fn in_order(&self, queue: QueueNo, state: JobState) -> Vec<JobId> {
-        let jobs = self.jobs.iter().filter(|(_, job)| job.queue == queue && job.state() == state);
+        let jobs = self.jobs.iter().filter(|job| job.queue == queue && job.state() == state);
         let mut jobs: Vec<_> = jobs
-            .map(|(&id, job)| match job.place {
-                Place::Ready => (u64::from(job.options.priority.0), id),
-                Place::Delayed(until) => (until.as_millis(), id),
-                Place::Dead => (job.turn, id),
-                Place::Leased(..) => (0, id),
+            .map(|job| match job.place {
+                Place::Ready => (u64::from(job.options.priority.0), job.id),
+                Place::Delayed(until) => (until.as_millis(), job.id),
+                Place::Dead => (job.turn, job.id),
+                Place::Leased(..) => (0, job.id),
             })
             .collect();
         jobs.sort();
@@ -552,9 +555,9 @@ impl Model {
 
     /// When something has to happen, whether or not it is over. Jobs in the order of their ids.
     pub(crate) fn deadlines(&self) -> Vec<(Moment, Due)> {
-        let jobs = self.jobs.iter().filter_map(|(&id, job)| match job.place {
-            Place::Delayed(until) => Some((until, Due::DelayOver(id))),
-            Place::Leased(until, _) => Some((until, Due::LeaseLapsed(id))),
+        let jobs = self.jobs.iter().filter_map(|job| match job.place {
+            Place::Delayed(until) => Some((until, Due::DelayOver(job.id))),
+            Place::Leased(until, _) => Some((until, Due::LeaseLapsed(job.id))),
             Place::Ready | Place::Dead => None,
         });
         let pauses = self.queues.iter().filter_map(|queue| match queue.paused {
@@ -573,17 +576,17 @@ impl Model {
     pub(crate) fn has_sooner_sibling(&self, due: Due) -> bool {
         match due {
             Due::DelayOver(id) => {
-                let (queue, until) = match &self.jobs[&id] {
+                let (queue, until) = match self.expect(id) {
                     ModelJob { queue, place: Place::Delayed(until), .. } => (*queue, *until),
                     other => panic!("{other:?} is not delayed"),
                 };
-                self.jobs.iter().any(|(&other, job)| match job.place {
-                    Place::Delayed(at) => job.queue == queue && (at, other) < (until, id),
+                self.jobs.iter().any(|job| match job.place {
+                    Place::Delayed(at) => job.queue == queue && (at, job.id) < (until, id),
                     _ => false,
                 })
             }
             Due::LeaseLapsed(id) => {
-                let holder = self.jobs[&id].holder().expect("it is leased");
+                let holder = self.expect(id).holder().expect("it is leased");
                 self.leases_of(holder)[0].1 != id || self.wary.contains(&holder)
             }
             Due::PauseOver(_) | Due::Warning(_) => false,
@@ -611,7 +614,7 @@ impl Model {
             (!left.is_zero()).then(|| after.mono.after(left))
         };
         let mut model = self.clone();
-        for job in model.jobs.values_mut() {
+        for job in &mut model.jobs {
             job.past = Past::default();
             if let Place::Delayed(until) = job.place {
                 job.delay = until.until(before.mono).saturating_sub(passed);
@@ -645,8 +648,8 @@ impl Model {
 
     // ---- what a user can see ----
 
-    pub(crate) fn job(&self, now: Now, id: JobId) -> Option<Job> {
-        let job = self.jobs.get(&id)?;
+    pub(crate) fn peek(&self, now: Now, id: JobId) -> Option<Job> {
+        let job = self.job(id)?;
         let Options { priority, ttr, attempts, backoff, ref key, delay: _ } = job.options;
         Some(Job {
             id,
@@ -669,7 +672,7 @@ impl Model {
     }
 
     pub(crate) fn lease_of(&self, id: JobId) -> Lease {
-        let job = &self.jobs[&id];
+        let job = self.expect(id);
         Lease {
             id,
             queue: self.names[job.queue].clone(),
@@ -681,7 +684,7 @@ impl Model {
 
     pub(crate) fn counts(&self, queue: Option<QueueNo>) -> StateCounts {
         let mut counts = StateCounts::default();
-        for job in self.jobs.values().filter(|job| queue.is_none_or(|queue| queue == job.queue)) {
+        for job in self.jobs.iter().filter(|job| queue.is_none_or(|queue| queue == job.queue)) {
             match job.place {
                 Place::Ready => counts.ready += 1,
                 Place::Delayed(_) => counts.delayed += 1,
@@ -725,17 +728,17 @@ impl Model {
     }
 
     pub(crate) fn urgent(&self, queue: Option<QueueNo>) -> u64 {
-        let mine = self.jobs.values().filter(|job| queue.is_none_or(|queue| queue == job.queue));
+        let mine = self.jobs.iter().filter(|job| queue.is_none_or(|queue| queue == job.queue));
         mine.filter(|job| job.place == Place::Ready && job.options.priority.0 < 1024).count() as u64
     }
 
     pub(crate) fn job_stats(&self, now: Now, id: JobId) -> Option<JobStats> {
-        let ModelJob { past, counts, place, created_s, delay, .. } = self.jobs.get(&id)?;
+        let ModelJob { past, counts, place, created_s, delay, .. } = self.job(id)?;
         let lapses = past.forgiven_crashes + counts.crashes;
         let leased = u32::from(matches!(place, Place::Leased(..)));
         let leases = lapses + past.forgiven_failures + counts.failures + counts.returns + leased;
         Some(JobStats {
-            job: self.job(now, id)?,
+            job: self.peek(now, id)?,
             age: Duration::from_secs(now.wall_ms / 1000 - created_s),
             delay: match place {
                 Place::Delayed(_) => Duration::from_secs(delay.as_millis().div_ceil(1000) as u64),
@@ -750,7 +753,7 @@ impl Model {
     }
 
     pub(crate) fn memory(&self) -> u64 {
-        let jobs: u64 = self.jobs.values().map(|job| job.memory(self.rare_bytes)).sum();
+        let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
     }
 
@@ -763,8 +766,8 @@ impl Model {
         let mut leases: Vec<_> = self
             .jobs
             .iter()
-            .filter_map(|(&id, job)| match job.place {
-                Place::Leased(until, holder) if holder == session => Some((until, id)),
+            .filter_map(|job| match job.place {
+                Place::Leased(until, holder) if holder == session => Some((until, job.id)),
                 _ => None,
             })
             .collect();
@@ -772,14 +775,18 @@ impl Model {
         leases
     }
 
+    pub(crate) fn job(&self, id: JobId) -> Option<&ModelJob> {
+        self.jobs.iter().find(|job| job.id == id)
+    }
+
     // ---- the rules behind the verbs ----
 
     /// The lowest priority first, then the oldest, over all the queues named that are not paused.
     fn next_ready(&self, queues: &[QueueNo]) -> Option<JobId> {
-        let ready = self.jobs.iter().filter(|(_, job)| {
+        let ready = self.jobs.iter().filter(|job| {
             job.place == Place::Ready && queues.contains(&job.queue) && !self.is_paused(job.queue)
         });
-        ready.min_by_key(|(id, job)| (job.options.priority, **id)).map(|(&id, _)| id)
+        ready.min_by_key(|job| (job.options.priority, job.id)).map(|job| job.id)
     }
 
     /// As long as there is a job for someone who waits, the oldest of these gets the next one.
@@ -797,14 +804,14 @@ impl Model {
     }
 
     fn lend(&mut self, now: Now, id: JobId, session: SessionId) {
-        let job = self.jobs.get_mut(&id).expect("it is ready");
+        let job = self.expect_mut(id);
         job.place = Place::Leased(now.mono.after(job.options.ttr), session);
         let queue = job.queue;
         self.tally(queue, |totals| totals.leased += 1);
     }
 
     fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
-        let job = self.jobs.get_mut(&id).expect("it is leased");
+        let job = self.expect_mut(id);
         job.counts.returns += 1;
         let queue = job.queue;
         self.tally(queue, |totals| totals.returned += 1);
@@ -812,7 +819,7 @@ impl Model {
     }
 
     fn crash(&mut self, now: Now, id: JobId, reason: &str) {
-        let job = self.jobs.get_mut(&id).expect("it is leased");
+        let job = self.expect_mut(id);
         job.counts.crashes += 1;
         job.reason = Some(reason.into());
         let queue = job.queue;
@@ -825,30 +832,43 @@ impl Model {
     }
 
     fn attempts_spent(&self, id: JobId) -> bool {
-        let job = &self.jobs[&id];
+        let job = self.expect(id);
         job.options.attempts != 0 && job.counts.failures + job.counts.crashes >= job.options.attempts
     }
 
     fn die(&mut self, id: JobId) {
-        let job = self.jobs.get_mut(&id).expect("it has just failed");
+        self.deaths += 1;
+        let turn = self.deaths;
+        let job = self.expect_mut(id);
         job.place = Place::Dead;
         job.past.deaths += 1;
-        self.deaths += 1;
-        job.turn = self.deaths;
+        job.turn = turn;
         let queue = job.queue;
         self.tally(queue, |totals| totals.died += 1);
     }
 
     fn put_back(&mut self, now: Now, id: JobId, wait: Duration) {
-        let job = self.jobs.get_mut(&id).expect("it was taken");
+        let job = self.expect_mut(id);
         job.delay = wait;
         job.place = if wait.is_zero() { Place::Ready } else { Place::Delayed(now.mono.after(wait)) };
         self.serve(now);
     }
 
     fn leased_by(&mut self, session: SessionId, id: JobId) -> Result<&mut ModelJob, Code> {
-        let job = self.jobs.get_mut(&id).ok_or(Code::NotFound)?;
+        let job = self.job_mut(id).ok_or(Code::NotFound)?;
         if job.holder() == Some(session) { Ok(job) } else { Err(Code::NotLeased) }
+    }
+
+    fn job_mut(&mut self, id: JobId) -> Option<&mut ModelJob> {
+        self.jobs.iter_mut().find(|job| job.id == id)
+    }
+
+    fn expect(&self, id: JobId) -> &ModelJob {
+        self.job(id).expect("the caller has seen it")
+    }
+
+    fn expect_mut(&mut self, id: JobId) -> &mut ModelJob {
+        self.job_mut(id).expect("the caller has seen it")
     }
 
     /// The oldest `most` jobs of a queue in a state, up to an id, and whether these are all.
@@ -880,15 +900,14 @@ impl Model {
 
     /// … and goes when it is empty and unused.
     fn forget_unused_queues(&mut self) {
-        let Model { queues, jobs, line, attached, .. } = self;
-        queues.retain(|queue| {
-            attached.values().any(|attached| {
-                attached.uses == queue.number && queue.number != DEFAULT
-                    || attached.watches.contains(&queue.number) && attached.said_so
-            }) || queue.paused.is_some()
-                || jobs.values().any(|job| job.queue == queue.number)
-                || line.iter().any(|(_, named)| named.contains(&queue.number))
+        let named = self.line.iter().flat_map(|(_, queues)| queues);
+        let attached = self.attached.values().flat_map(|attached| {
+            let watches = attached.watches.iter().filter(|_| attached.said_so);
+            watches.chain(Some(&attached.uses).filter(|queue| **queue != DEFAULT))
         });
+        let used = self.jobs.iter().map(|job| &job.queue).chain(named).chain(attached);
+        let used: Vec<_> = used.copied().collect();
+        self.queues.retain(|queue| queue.paused.is_some() || used.contains(&queue.number));
     }
 
     fn tally(&mut self, queue: QueueNo, add: impl Fn(&mut Totals)) {

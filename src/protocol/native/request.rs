@@ -358,3 +358,49 @@ fn push_verb_queue(out: &mut Vec<u8>, verb: &str, queue: &QueueName) {
     out.extend_from_slice(verb.as_bytes());
     push_text_option(out, "queue", queue.as_str());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_behind_a_line_is_what_its_len_says() {
+        let sizes: [(&[u8], Option<u64>); 10] = [
+            (b"TASK len=5:", Some(5)),
+            (b"TASK queue=q len=0: \r", Some(0)),
+            (b"PING len=3", Some(3)),
+            (b"TASK: len=5", None),
+            (b"TASK key=a:len=5: b", None),
+            (b"TASK key=a: len=5:", None),
+            (b"TASK len=5: b", None),
+            (b"TASK len=x:", None),
+            (b"TASK len=1 len=1:", None),
+            (b"", None),
+        ];
+        for (line, size) in sizes {
+            assert_eq!(body_behind(line), size, "{}", line.escape_ascii());
+        }
+        let long = format!("TASK key={} len=5:", "k".repeat(HEADER_BYTES_MAX));
+        assert_eq!(body_behind(long.as_bytes()), None);
+    }
+
+    #[test]
+    fn text_is_written_so_that_its_body_comes_across_whole() {
+        let written = |text: &str| {
+            let mut out = Vec::new();
+            write_text(text.as_bytes(), &mut out).map(|()| String::from_utf8(out).unwrap())
+        };
+        assert_eq!(written("TASK: a: b"), Ok("TASK: a: b\n".into()));
+        assert_eq!(written("STATS  queue=q"), Ok("STATS  queue=q\n".into()));
+        assert_eq!(written("TASK:a\nb"), Ok("TASK len=3:\na\nb\n".into()));
+        assert_eq!(written("TASK key=a:b ttr=5: \n"), Ok("TASK key=a:b ttr=5 len=1:\n\n\n".into()));
+        assert_eq!(written("TASK: a\r"), Ok("TASK len=2:\na\r\n".into()));
+        assert_eq!(written("TASK : a\nb"), Ok("TASK  len=3:\na\nb\n".into()));
+        assert_eq!(written("TASK key=a\nb: c"), Err(BadText::LfOutsideBody));
+        assert_eq!(written("PING\nPING"), Err(BadText::LfOutsideBody));
+        assert_eq!(written("TASK len=3:"), Err(BadText::Len));
+        assert_eq!(written("TASK len=x: a"), Err(BadText::Len));
+        let long = format!("TASK key={}: a\nb", "k".repeat(HEADER_BYTES_MAX));
+        assert_eq!(written(&long), Err(BadText::LfOutsideBody));
+    }
+}

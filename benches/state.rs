@@ -1,0 +1,2 @@
+//! Micro-benchmarks of the state machine: to come.
+fn main() {}

@@ -1,0 +1,885 @@
+//! The worker against the real server: one behaviour a test. Programs and closures tell where they are through
+//! files, pipes and the worker's log; nothing here sleeps in the hope that it was long enough.
+#![allow(clippy::disallowed_methods, reason = "a test's patience is not the program's time")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use common::{PATIENCE, Server, aside, until};
+use djqs::worker::{Outcome, Summary, Worker as Library, WorkerJob};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+mod common;
+
+/// A running worker process; killed when dropped.
+struct Worker {
+    child: Child,
+    log: Receiver<String>,
+    /// What came of the log so far.
+    seen: Vec<String>,
+}
+
+impl Worker {
+    /// Starts a worker with these flags and, behind `--`, this command.
+    fn start(server: &Server, flags: &[&str], command: &[&str]) -> Worker {
+        Worker::of(Worker::command(&server.address.to_string(), flags, command).stdout(Stdio::null()))
+    }
+
+    fn command(server: &str, flags: &[&str], command: &[&str]) -> Command {
+        let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
+        worker.env_remove("RUST_LOG").args(["-s", server]).args(flags);
+        if !command.is_empty() {
+            worker.arg("--").args(command);
+        }
+        worker
+    }
+
+    fn of(command: &mut Command) -> Worker {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the worker starts");
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, log) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Worker { child, log, seen: Vec::new() }
+    }
+
+    /// Waits for the next line of the log that has this in it.
+    fn says(&mut self, what: &str) -> String {
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(error) => panic!("no {what:?}: {error} after {:#?}", self.seen),
+            }
+            if let Some(line) = self.seen.last().filter(|line| line.contains(what)) {
+                return line.clone();
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end of the log and of the process.
+    fn ended(&mut self) -> ExitStatus {
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return self.child.wait().unwrap(),
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end: {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Waits for the end, which must be a good one.
+    fn ended_well(&mut self) {
+        let status = self.ended();
+        assert_eq!(status.code(), Some(0), "{:#?}", self.seen);
+    }
+
+    fn said(&self, what: &str) -> usize {
+        self.seen.iter().filter(|line| line.contains(what)).count()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a worker to its end, and returns what it and its commands wrote to stdout.
+fn output(server: &Server, flags: &[&str], command: &[&str]) -> String {
+    let output = Worker::command(&server.address.to_string(), flags, command).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into()
+}
+
+fn server() -> Server {
+    Server::start(&["--memory"])
+}
+
+fn submit(server: &Server, task: &str) {
+    let answer = server.connect().ask(task);
+    assert!(answer.starts_with("ACK "), "{task:?} was answered {answer:?}");
+}
+
+/// What LIST has to say of a job; null if there is no such job.
+fn job(server: &Server, id: u64) -> Value {
+    let after = if id > 1 { format!(" after={}", id - 1) } else { String::new() };
+    let lines = server.connect().ask_lines(&format!("LIST queue=default limit=1{after}"));
+    let found = lines.first().map_or(Value::Null, |line| serde_json::from_str(line).unwrap());
+    if found["id"] == id { found } else { Value::Null }
+}
+
+/// A job's failures, crashes and returns.
+fn counts(job: &Value) -> [u64; 3] {
+    ["failures", "crashes", "returns"].map(|name| job[name].as_u64().unwrap_or_else(|| panic!("{job}")))
+}
+
+/// A directory with named pipes in it, by which programs and the test wait for each other.
+struct Pipes(TempDir);
+
+impl Pipes {
+    fn new(names: &[&str]) -> Pipes {
+        let pipes = Pipes(TempDir::new().unwrap());
+        for name in names {
+            assert!(Command::new("mkfifo").arg(pipes.path(name)).status().unwrap().success());
+        }
+        pipes
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The path as an argument.
+    fn arg(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().into()
+    }
+
+    /// Waits for a program to write to the pipe and close it; returns what it wrote.
+    fn read(&self, name: &str) -> String {
+        let path = self.path(name);
+        let text = aside(move || fs::read_to_string(path).unwrap());
+        text.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("nobody writes to {name}"))
+    }
+
+    /// Waits for a program to read from the pipe.
+    fn write(&self, name: &str) {
+        let path = self.path(name);
+        let done = aside(move || fs::write(path, "go\n").unwrap());
+        done.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("nobody reads from {name}"));
+    }
+}
+
+/// Whether a process runs; one that has ended and was not waited for does not.
+fn runs(process: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(process.trim()).join("stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// A script that says, through the pipe `$1`, which process it is, and then waits for the pipe `$2`.
+const WAITS: &str = "echo $$ > \"$1\"; read line < \"$2\"";
+
+// What a command gets.
+
+#[test]
+fn exit_code_is_the_outcome() {
+    let server = server();
+    for exit in ["0", "65", "75", "3", "kill"] {
+        submit(&server, &format!("TASK backoff=1h: EXIT: {exit}"));
+    }
+    let script = "echo \"this is $1\" >&2; case $1 in kill) kill -9 $$;; *) exit $1;; esac";
+    output(&server, &["--drain"], &["sh", "-c", script, "sh", "{args}"]);
+    let outcomes: Vec<Value> = (1..=5).map(|id| job(&server, id)).collect();
+    assert_eq!(outcomes[0], Value::Null, "0 is ACK");
+    for (id, state, reason) in [
+        (2, "dead", "exit 65: this is 65"),
+        (3, "delayed", "exit 75: this is 75"),
+        (4, "delayed", "exit 3: this is 3"),
+        (5, "delayed", "killed by signal 9: this is kill"),
+    ] {
+        let job = &outcomes[id - 1];
+        assert_eq!((&job["state"], &job["reason"]), (&state.into(), &reason.into()));
+        assert_eq!(counts(job), [1, 0, 0], "{job}");
+    }
+}
+
+#[test]
+fn reason_is_the_last_lines_of_stderr_which_are_passed_on() {
+    let server = server();
+    submit(&server, "TASK: LONG");
+    let mut worker = Worker::start(&server, &["--once"], &["sh", "-c", "seq 1 500 >&2; exit 1"]);
+    worker.ended_well();
+    let expected: Vec<String> = (481..=500).map(|n| n.to_string()).collect();
+    assert_eq!(job(&server, 1)["reason"], format!("exit 1: {}", expected.join("\n")));
+    let passed_on = worker.seen.iter().filter(|line| line.parse::<u32>().is_ok()).count();
+    assert_eq!(passed_on, 500, "{:#?}", worker.seen);
+}
+
+#[test]
+fn placeholders_never_pass_through_a_shell() {
+    let server = server();
+    submit(&server, r#"TASK queue=mail: SEND: $(touch pwned) `id` "a"  'b' ; {id} * -x"#);
+    let out = output(
+        &server,
+        &["-q", "other,mail", "--once"],
+        &["printf", "<%s>", "{id}", "{queue}-{attempt}", "{task}", "{args}"],
+    );
+    assert_eq!(out, r#"<1><mail-1><SEND><$(touch pwned) `id` "a"  'b' ; {id} * -x>"#);
+}
+
+#[test]
+fn body_is_stdin_and_environment_tells_the_rest() {
+    let server = server();
+    submit(&server, "TASK attempts=3 len=16:\nSEND: two\nlines ");
+    let script = "cat; echo \"|$DJQS_JOB_ID|$DJQS_QUEUE|$DJQS_ATTEMPT|$DJQS_TASK|${DJQS_DEADLINE-unset}\"";
+    let mut command = Worker::command(&server.address.to_string(), &["--once"], &["sh", "-c", script]);
+    let output = command.env("DJQS_DEADLINE", "of an outer worker").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "SEND: two\nlines |1|default|1|SEND|unset\n");
+}
+
+#[test]
+fn body_with_nuls_reaches_stdin_but_no_argument() {
+    let server = server();
+    server.connect().dialogue("> TASK len=5:\n> a: \0b\n< ACK 1\n> TASK len=5:\n> a: \0b\n< ACK 2");
+    assert_eq!(output(&server, &["--once"], &["od", "-An", "-tx1"]).trim(), "61 3a 20 00 62");
+    output(&server, &["--once"], &["echo", "{args}"]);
+    let job = job(&server, 2);
+    assert_eq!(job["state"], "dead", "{job}");
+    assert!(job["reason"].as_str().unwrap().contains("NUL"), "{job}");
+}
+
+#[test]
+fn deadline_is_told_where_there_is_a_timeout() {
+    let server = server();
+    submit(&server, "TASK: A");
+    let seconds = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let before = seconds();
+    let told = output(&server, &["--once", "--timeout", "1h"], &["sh", "-c", "echo $DJQS_DEADLINE"]);
+    let deadline: u64 = told.trim().parse().unwrap();
+    assert!((before..=seconds()).contains(&(deadline - 3600)), "{before} {deadline}");
+}
+
+#[test]
+fn command_need_not_read_its_input() {
+    let server = server();
+    submit(&server, &format!("TASK: {}", "x".repeat(60_000)));
+    submit(&server, "TASK: x");
+    output(&server, &["--drain"], &["true"]);
+    assert_eq!(server.stat("total_acked"), "2");
+}
+
+#[test]
+fn command_reads_a_body_larger_than_a_pipe() {
+    let server = Server::start(&["--memory", "-z", "1000000"]);
+    submit(&server, &format!("TASK: {}", "x".repeat(999_000)));
+    assert_eq!(output(&server, &["--once"], &["wc", "-c"]).trim(), "999000");
+}
+
+// The lease.
+
+#[test]
+fn lease_is_renewed_for_as_long_as_the_command_runs() {
+    let server = server();
+    submit(&server, "TASK ttr=1s: LONG");
+    let other = server.address;
+    let mut worker = Worker::start(&server, &["--once"], &["sleep", "3"]);
+    worker.says("started job 1");
+    // If the lease lapsed, this connection would get the job.
+    let theirs = aside(move || common::Talk::to(other).ask("GET wait=2s"));
+    worker.ended_well();
+    assert_eq!(theirs.recv().unwrap(), "EMPTY");
+    assert_eq!(job(&server, 1), Value::Null);
+    assert_eq!(worker.said("done"), 2, "{:#?}", worker.seen);
+}
+
+#[test]
+fn command_is_killed_when_the_server_goes_away() {
+    let mut server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK: A");
+    let mut worker =
+        Worker::start(&server, &["-n", "2"], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let pid = pipes.read("pid");
+    server.child.kill().unwrap();
+    server.ended();
+    worker.says("lost the lease of job 1");
+    worker.says("ended job 1");
+    until("the end of the command", || !runs(&pid));
+    worker.says("no connection");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+}
+
+#[test]
+fn command_is_killed_when_the_server_falls_silent() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK ttr=500ms: A");
+    let mut worker =
+        Worker::start(&server, &[], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let pid = pipes.read("pid");
+    server.signal(Signal::STOP);
+    worker.says("lost the lease of job 1");
+    until("the end of the command", || !runs(&pid));
+    server.signal(Signal::CONT);
+    // The job comes back, as the next attempt.
+    worker.says("started job 1 queue=default attempt=2");
+    assert_ne!(pipes.read("pid"), pid);
+}
+
+#[test]
+fn worker_that_slept_too_long_kills_its_command() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK ttr=500ms: A");
+    let mut worker =
+        Worker::start(&server, &[], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let pid = pipes.read("pid");
+    worker.signal(Signal::STOP);
+    let mut other = server.connect();
+    assert_eq!(other.ask("GET"), "JOB 1 queue=default attempt=2 ttr=500ms: A");
+    assert!(runs(&pid));
+    worker.signal(Signal::CONT);
+    worker.says("lost the lease of job 1");
+    worker.says("ended job 1 queue=default attempt=1");
+    until("the end of the command", || !runs(&pid));
+}
+
+#[test]
+fn job_of_a_killed_worker_goes_to_another() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go", "go, too"]);
+    submit(&server, "TASK: A");
+    let command = |go| ["sh".into(), "-c".into(), WAITS.into(), "sh".into(), pipes.arg("pid"), pipes.arg(go)];
+    let mut first = Worker::start(&server, &[], &command("go").each_ref().map(String::as_str));
+    let pid = pipes.read("pid");
+    first.child.kill().unwrap();
+    let mut second = Worker::start(&server, &["--once"], &command("go, too").each_ref().map(String::as_str));
+    second.says("started job 1 queue=default attempt=2");
+    pipes.read("pid");
+    assert_eq!(counts(&job(&server, 1)), [0, 1, 0]);
+    // Nothing ends a command whose worker was killed with KILL: both may run.
+    assert!(runs(&pid));
+    pipes.write("go");
+    pipes.write("go, too");
+    second.ended_well();
+    assert_eq!(job(&server, 1), Value::Null);
+}
+
+// Timeouts.
+
+#[test]
+fn timeout_sends_term_and_then_kill() {
+    let server = server();
+    submit(&server, "TASK backoff=1h: A");
+    let script = "trap 'echo not yet >&2' TERM; while :; do sleep 0.1; done";
+    output(&server, &["--once", "--timeout", "1s", "--kill-after", "300ms"], &["sh", "-c", script]);
+    let job = job(&server, 1);
+    let reason = job["reason"].as_str().unwrap();
+    assert!(reason.starts_with("timed out after 1s: ") && reason.ends_with("not yet"), "{reason}");
+    assert_eq!(counts(&job), [1, 0, 0]);
+}
+
+#[test]
+fn command_may_end_well_after_term_but_has_failed() {
+    let server = server();
+    submit(&server, "TASK backoff=1h: A");
+    let script = "trap 'echo cleaned up >&2; exit 0' TERM; while :; do sleep 0.1; done";
+    output(&server, &["--once", "--timeout", "1s", "--kill-after", "1h"], &["sh", "-c", script]);
+    let job = job(&server, 1);
+    let reason = job["reason"].as_str().unwrap();
+    assert!(reason.starts_with("timed out after 1s: ") && reason.ends_with("cleaned up"), "{reason}");
+}
+
+#[test]
+fn timeout_reaches_grandchildren() {
+    let server = server();
+    let pipes = Pipes::new(&[]);
+    submit(&server, "TASK backoff=1h: A");
+    // Neither takes notice of TERM, and the grandchild has nothing of the worker's open.
+    let script = "trap '' TERM; sh -c 'while :; do sleep 0.1; done' </dev/null >/dev/null 2>&1 & echo $! > \"$1\"; wait";
+    output(
+        &server,
+        &["--once", "--timeout", "1s", "--kill-after", "0"],
+        &["sh", "-c", script, "sh", &pipes.arg("pid")],
+    );
+    let grandchild = fs::read_to_string(pipes.path("pid")).unwrap();
+    until("the end of the grandchild", || !runs(&grandchild));
+    assert_eq!(job(&server, 1)["reason"], "timed out after 1s");
+}
+
+// Stopping.
+
+#[test]
+fn first_term_waits_for_what_runs_and_fetches_no_more() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK: A");
+    submit(&server, "TASK: B");
+    let mut worker =
+        Worker::start(&server, &[], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    pipes.read("pid");
+    worker.signal(Signal::TERM);
+    worker.says("stopping");
+    pipes.write("go");
+    worker.ended_well();
+    assert_eq!(job(&server, 1), Value::Null);
+    assert_eq!(counts(&job(&server, 2)), [0, 0, 0]);
+    assert_eq!(job(&server, 2)["state"], "ready");
+}
+
+#[test]
+fn what_runs_when_the_grace_is_over_is_ended_and_returned() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK: A");
+    let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
+    let mut worker = Worker::start(&server, &["--grace", "200ms"], &command);
+    let pid = pipes.read("pid");
+    worker.signal(Signal::INT);
+    worker.ended_well();
+    assert!(!runs(&pid));
+    let job = job(&server, 1);
+    assert_eq!((counts(&job), &job["state"]), ([0, 0, 1], &"ready".into()), "{:#?}", worker.seen);
+}
+
+#[test]
+fn command_that_ignores_term_is_killed_after_the_grace() {
+    let server = server();
+    let pipes = Pipes::new(&["pid"]);
+    submit(&server, "TASK: A");
+    let script = "trap '' TERM; echo $$ > \"$1\"; while :; do sleep 0.1; done";
+    let flags = ["--grace", "0", "--kill-after", "200ms"];
+    let mut worker = Worker::start(&server, &flags, &["sh", "-c", script, "sh", &pipes.arg("pid")]);
+    let pid = pipes.read("pid");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+    assert!(!runs(&pid));
+    assert_eq!(counts(&job(&server, 1)), [0, 0, 1], "{:#?}", worker.seen);
+}
+
+#[test]
+fn second_signal_ends_at_once() {
+    let server = server();
+    let pipes = Pipes::new(&["pid"]);
+    submit(&server, "TASK: A");
+    let script = "trap '' TERM; echo $$ > \"$1\"; while :; do sleep 0.1; done";
+    let flags = ["--grace", "1h", "--kill-after", "1h"];
+    let mut worker = Worker::start(&server, &flags, &["sh", "-c", script, "sh", &pipes.arg("pid")]);
+    let pid = pipes.read("pid");
+    worker.signal(Signal::TERM);
+    worker.says("stopping");
+    worker.signal(Signal::INT);
+    worker.ended_well();
+    assert!(!runs(&pid));
+    assert_eq!(counts(&job(&server, 1)), [0, 0, 1], "{:#?}", worker.seen);
+}
+
+#[test]
+fn worker_that_waits_stops_without_a_trace() {
+    let server = server();
+    let mut worker = Worker::start(&server, &["-c", "4"], &["true"]);
+    until("four waiting connections", || server.stat("waiting") == "4");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+    assert_eq!(server.stat("waiting"), "0");
+}
+
+#[test]
+fn worker_stops_while_the_server_is_away() {
+    let mut worker = Worker::of(&mut Worker::command("127.0.0.1:1", &[], &["true"]));
+    worker.says("no connection to 127.0.0.1:1");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+}
+
+#[test]
+fn pause_finishes_what_runs_and_fetches_nothing_until_resumed() {
+    for (pause, resume) in [(Signal::TSTP, Signal::CONT), (Signal::USR1, Signal::USR2)] {
+        let server = server();
+        let pipes = Pipes::new(&["pid", "go"]);
+        submit(&server, "TASK: A");
+        let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
+        let mut worker = Worker::start(&server, &["-c", "2"], &command);
+        pipes.read("pid");
+        until("the other slot waits", || server.stat("waiting") == "1");
+        worker.signal(pause);
+        worker.says("paused");
+        until("the other slot waits no more", || server.stat("waiting") == "0");
+        submit(&server, "TASK: B");
+        pipes.write("go");
+        worker.says("ended job 1");
+        assert_eq!(job(&server, 2)["state"], "ready");
+        worker.signal(resume);
+        worker.says("resumed");
+        worker.says("started job 2 queue=default attempt=1");
+        pipes.read("pid");
+        pipes.write("go");
+        worker.says("ended job 2");
+        assert_eq!(worker.said("connected"), 1, "a pause is no absence: {:#?}", worker.seen);
+    }
+}
+
+#[test]
+fn paused_worker_can_be_stopped() {
+    let server = server();
+    let mut worker = Worker::start(&server, &["-c", "2"], &["true"]);
+    worker.says("connected");
+    worker.signal(Signal::TSTP);
+    worker.says("paused");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+}
+
+#[test]
+fn command_that_is_not_there_stops_the_worker() {
+    let server = server();
+    let pipes = Pipes::new(&[]);
+    fs::write(pipes.path("text"), "not a program").unwrap();
+    let text = pipes.arg("text");
+    let commands: [(&[&str], i32); 4] = [
+        (&["/no/such/program"], 127),
+        (&[&text], 126),
+        (&["sh", "-c", "exit 127"], 127),
+        (&["sh", "-c", "exit 126"], 126),
+    ];
+    submit(&server, "TASK: A");
+    for (n, (command, code)) in commands.into_iter().enumerate() {
+        let mut worker = Worker::start(&server, &[], command);
+        assert_eq!(worker.ended().code(), Some(code), "{command:?} {:#?}", worker.seen);
+        assert_eq!(worker.said("ERROR"), 1, "{:#?}", worker.seen);
+        let job = job(&server, 1);
+        assert_eq!((counts(&job), &job["state"]), ([0, 0, n as u64 + 1], &"ready".into()));
+    }
+}
+
+// How much to do.
+
+#[test]
+fn once_waits_for_a_job_and_does_one() {
+    let server = server();
+    let mut worker = Worker::start(&server, &["--once", "-c", "4"], &["true"]);
+    until("one waiting connection", || server.stat("waiting") == "1");
+    submit(&server, "TASK: A");
+    submit(&server, "TASK: B");
+    worker.ended_well();
+    assert_eq!((worker.said("started"), &job(&server, 2)["state"]), (1, &"ready".into()));
+}
+
+#[test]
+fn worker_stops_after_n_jobs_however_they_end() {
+    let server = server();
+    (0..5).for_each(|_| submit(&server, "TASK backoff=1h: A"));
+    output(&server, &["-n", "3", "-c", "2"], &["false"]);
+    let states: Vec<Value> = (1..=5).map(|id| job(&server, id)["state"].clone()).collect();
+    assert_eq!(states, ["delayed", "delayed", "delayed", "ready", "ready"]);
+}
+
+#[test]
+fn drain_ends_when_the_queues_are_empty() {
+    let server = server();
+    for n in 0..50 {
+        submit(&server, &format!("TASK queue={}: A", ["a", "b"][n % 2]));
+    }
+    submit(&server, "TASK queue=a delay=1h: LATER");
+    submit(&server, "TASK queue=c: A");
+    output(&server, &["--drain", "-q", "a,b", "-c", "4"], &["true"]);
+    assert_eq!(
+        (server.stat("total_acked"), server.stat("jobs_ready"), server.stat("jobs_delayed")),
+        ("50".into(), "1".into(), "1".into())
+    );
+}
+
+#[test]
+fn drain_waits_for_what_a_running_job_may_submit() {
+    let server = server();
+    submit(&server, "TASK: FIRST");
+    let address = server.address;
+    let summary = Library::new(address.to_string())
+        .concurrency(4)
+        .drain()
+        .on("FIRST", move |_| {
+            // All others have found nothing by now, or soon will.
+            (0..10).for_each(|_| assert!(common::Talk::to(address).ask("TASK: NEXT").starts_with("ACK")));
+        })
+        .on("NEXT", |_| ())
+        .run()
+        .unwrap();
+    assert_eq!(summary.done, 11, "{summary}");
+}
+
+#[test]
+fn four_jobs_run_at_a_time() {
+    let server = server();
+    let pipes = Pipes::new(&[]);
+    (0..8).for_each(|_| submit(&server, "TASK: A"));
+    // Each waits until its whole group of four is there.
+    let script = "n=$((($2 - 1) / 4)); touch \"$1/$n-$2\"
+        until [ \"$(ls \"$1\" | grep -c \"^$n-\")\" = 4 ]; do sleep 0.02; done";
+    output(&server, &["-c", "4", "--drain"], &["sh", "-c", script, "sh", &pipes.arg(""), "{id}"]);
+    assert_eq!(server.stat("total_acked"), "8");
+}
+
+// The server comes and goes.
+
+#[test]
+fn absence_of_the_server_is_said_once_and_so_is_its_return() {
+    let mut server = server();
+    let address = server.address;
+    let mut worker = Worker::start(&server, &["-c", "4", "-n", "4"], &["true"]);
+    until("four waiting connections", || server.stat("waiting") == "4");
+    for signal in [Signal::KILL, Signal::TERM] {
+        server.signal(signal);
+        server.ended();
+        worker.says("no connection to");
+        server = Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args([
+            "--memory",
+            "-p",
+            &address.port().to_string(),
+        ]));
+        worker.says("again");
+        until("four waiting connections", || server.stat("waiting") == "4");
+    }
+    (0..4).for_each(|_| submit(&server, "TASK: A"));
+    worker.ended_well();
+    assert_eq!((worker.said("no connection"), worker.said("again")), (2, 2 + 2), "{:#?}", worker.seen);
+}
+
+#[test]
+fn server_that_is_full_is_waited_for() {
+    let server = Server::start(&["--memory", "--max-connections", "1"]);
+    let mut first = server.connect();
+    assert_eq!(first.ask("PING"), "PONG");
+    let mut worker = Worker::start(&server, &["--once"], &["true"]);
+    worker.says("no connection");
+    assert_eq!(first.ask("TASK: A"), "ACK 1");
+    drop(first);
+    worker.says("connected");
+    worker.ended_well();
+}
+
+#[test]
+fn peer_that_is_no_djqs_server_is_named_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = aside(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut ping = [0; 5];
+        stream.read_exact(&mut ping).unwrap();
+        stream.write_all(b"UNKNOWN_COMMAND\r\n").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+        ping
+    });
+    let mut worker = Worker::of(&mut Worker::command(&address, &[], &["true"]));
+    let said = worker.says("no connection");
+    assert!(said.contains("is this a DJQS server?"), "{said}");
+    assert_eq!(&peer.recv_timeout(PATIENCE).unwrap(), b"PING\n");
+}
+
+#[test]
+fn queue_list_that_the_server_refuses_ends_the_worker() {
+    let server = server();
+    let queues: Vec<String> = (0..400).map(|n| format!("a-queue-with-a-long-name-{n}")).collect();
+    let mut worker = Worker::start(&server, &["-q", &queues.join(",")], &["true"]);
+    assert_eq!(worker.ended().code(), Some(1), "{:#?}", worker.seen);
+    assert_eq!(worker.said("the server refused GET"), 1, "{:#?}", worker.seen);
+}
+
+// What it shows.
+
+#[test]
+fn demonstration_prints_what_it_works_on_and_takes_its_time() {
+    let server = server();
+    submit(&server, "TASK: CALCULATE_FINANCE: 300ms_delay");
+    submit(&server, "TASK: NO_\u{1b}[2J_DELAY");
+    let begun = std::time::Instant::now();
+    let out = output(&server, &["--drain"], &[]);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    let expected =
+        "working on 1 CALCULATE_FINANCE: 300ms_delay\ndone 1\nworking on 2 NO_\\u{1b}[2J_DELAY\ndone 2\n";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn demonstration_gives_a_long_job_back_when_it_is_stopped() {
+    let server = server();
+    submit(&server, "TASK: CALCULATE_FINANCE: 1h_delay");
+    let mut worker = Worker::start(&server, &["--grace", "0"], &[]);
+    worker.says("started job 1");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+    assert_eq!(counts(&job(&server, 1)), [0, 0, 1]);
+}
+
+#[test]
+fn log_has_a_line_as_a_job_starts_and_one_as_it_ends() {
+    let server = server();
+    submit(&server, "TASK: SEND_\u{1b}[2J: x");
+    let script = "printf 'bad\\033[2J\\n' >&2; exit 65";
+    let mut worker = Worker::start(&server, &["--once"], &["sh", "-c", script]);
+    worker.ended_well();
+    let lines: Vec<&String> = worker.seen.iter().filter(|line| line.contains("job 1")).collect();
+    let [start, end] = lines[..] else { panic!("{lines:#?}") };
+    assert!(start.ends_with(r"started job 1 queue=default attempt=1: SEND_\u{1b}[2J"), "{start}");
+    assert!(end.contains("ended job 1 queue=default attempt=1 seconds="), "{end}");
+    assert!(end.ends_with(r": dead: exit 65: bad\u{1b}[2J"), "{end}");
+}
+
+#[test]
+fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
+    let server = server();
+    submit(&server, "TASK backoff=1h: SEND: \"x\"");
+    let script = "printf 'a \\033 b\\nc' >&2; exit 1";
+    let mut worker = Worker::start(&server, &["--once", "--log", "json"], &["sh", "-c", script]);
+    worker.ended_well();
+    let lines: Vec<Value> = worker.seen.iter().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    let [start] = of("started")[..] else { panic!("{lines:#?}") };
+    assert_eq!(
+        (&start["id"], &start["queue"], &start["attempt"], &start["task"]),
+        (&1.into(), &"default".into(), &1.into(), &"SEND".into())
+    );
+    let [end] = of("ended")[..] else { panic!("{lines:#?}") };
+    assert_eq!((&end["outcome"], &end["reason"]), (&"failed".into(), &"exit 1: a \u{1b} b\nc".into()));
+    assert!(end["seconds"].is_f64() && end["retry_in"].is_string(), "{end}");
+    let said: Vec<&Value> = of("stderr").into_iter().map(|line| &line["line"]).collect();
+    assert_eq!(said, ["a \u{1b} b", "c"]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let wrong: [&[&str]; 8] = [
+        &["--once", "-n", "2"],
+        &["-c", "0"],
+        &["-n", "0"],
+        &["--timeout", "5s"],
+        &["--timeout", "0", "--", "true"],
+        &["-q", "-mail"],
+        &["-s", "nowhere"],
+        &["--", "{task}"],
+    ];
+    for flags in wrong {
+        let status = Command::new(env!("CARGO_BIN_EXE_worker")).args(flags).stderr(Stdio::null()).status();
+        assert_eq!(status.unwrap().code(), Some(2), "{flags:?}");
+    }
+}
+
+#[test]
+fn every_flag_can_be_set_in_the_environment() {
+    let server = server();
+    (0..3).for_each(|_| submit(&server, "TASK queue=mail backoff=1h: A"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+    let environment = [
+        ("DJQS_SERVER", server.address.to_string()),
+        ("DJQS_WORKER_QUEUES", "other,mail".into()),
+        ("DJQS_WORKER_CONCURRENCY", "2".into()),
+        ("DJQS_WORKER_JOBS", "3".into()),
+        ("DJQS_WORKER_DRAIN", "1".into()),
+        ("DJQS_WORKER_GRACE", "1s".into()),
+        ("DJQS_WORKER_TIMEOUT", "1h".into()),
+        ("DJQS_WORKER_KILL_AFTER", "1s".into()),
+        ("DJQS_WORKER_LOG", "json".into()),
+    ];
+    command.env_remove("RUST_LOG").envs(environment).args(["--", "true"]);
+    let mut worker = Worker::of(&mut command);
+    worker.ended_well();
+    assert!(worker.seen[0].contains("\"jobs_at_a_time\":2"), "{:#?}", worker.seen);
+    assert_eq!(server.stat("total_acked"), "3");
+}
+
+// The library.
+
+/// Runs a library's worker in a thread; the receiver gets its summary.
+fn run(worker: Library) -> Receiver<Summary> {
+    aside(move || worker.run().unwrap())
+}
+
+#[test]
+fn closures_do_jobs_by_task_name() {
+    let server = server();
+    for task in ["SEND: 9", "FAIL: no such user", "PANIC: oh", "DEAD: for good", "LATER: x", "OTHER"] {
+        submit(&server, &format!("TASK backoff=1h: {task}"));
+    }
+    let (sender, sent) = mpsc::channel();
+    let worker = Library::new(server.address.to_string())
+        .drain()
+        .on("SEND", move |job| sender.send((job.id().0, job.args().into_owned())).unwrap())
+        .on("FAIL", |job| -> Result<(), String> { Err(job.args().into()) })
+        .on("PANIC", |job| -> () { panic!("{}", job.args()) })
+        .on("DEAD", |job| Outcome::dead(job.args()))
+        .on("LATER", |_| Outcome::Return { delay: Duration::from_secs(3600) });
+    let summary = worker.run().unwrap();
+    assert_eq!(summary.to_string(), "1 done, 3 failed, 1 dead, 1 returned, 0 lost");
+    assert_eq!(sent.recv().unwrap(), (1, "9".into()));
+    let reasons: Vec<Value> = (2..=6).map(|id| job(&server, id)["reason"].clone()).collect();
+    let expected: [Value; 5] = [
+        "no such user".into(),
+        "panicked: oh".into(),
+        "for good".into(),
+        Value::Null,
+        "this worker has no handler for OTHER".into(),
+    ];
+    assert_eq!(reasons, expected);
+    assert_eq!((counts(&job(&server, 5)), &job(&server, 5)["state"]), ([0, 0, 1], &"delayed".into()));
+}
+
+#[test]
+fn closure_sees_that_its_work_has_lost_its_point() {
+    let server = server();
+    submit(&server, "TASK: A");
+    let (sender, started) = mpsc::channel();
+    let worker = Library::new(server.address.to_string()).on("A", move |job: &WorkerJob| {
+        sender.send(()).unwrap();
+        assert!(job.wait_cancelled(PATIENCE) && job.cancelled());
+        Err::<(), _>("interrupted")
+    });
+    let control = worker.control();
+    let ended = run(worker);
+    started.recv_timeout(PATIENCE).unwrap();
+    assert!(!control.is_stopping());
+    control.stop_at_once();
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap().returned, 1);
+    assert_eq!(counts(&job(&server, 1)), [0, 0, 1]);
+}
+
+#[test]
+fn closure_that_does_not_end_is_left_behind() {
+    let server = server();
+    submit(&server, "TASK: A");
+    let (sender, started) = mpsc::channel();
+    let (_never, waits) = crossbeam_channel::bounded::<()>(1);
+    let worker = Library::new(server.address.to_string()).on("A", move |_| {
+        sender.send(()).unwrap();
+        let _ = waits.recv();
+    });
+    let control = worker.control();
+    let ended = run(worker);
+    started.recv_timeout(PATIENCE).unwrap();
+    control.stop_at_once();
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap().returned, 1);
+    assert_eq!(counts(&job(&server, 1)), [0, 0, 1]);
+}
+
+#[test]
+fn stopping_as_a_job_arrives_charges_no_attempt() {
+    let server = server();
+    let mut client = server.connect();
+    let mut done = 0;
+    for round in 0..60 {
+        let worker = Library::new(server.address.to_string()).concurrency(2).on("A", |_| ());
+        let control = worker.control();
+        let ended = run(worker);
+        until("a waiting connection", || server.stat("waiting") != "0");
+        client.send("TASK: A\n");
+        match round % 3 {
+            0 => {}
+            1 => thread::yield_now(),
+            _ => drop(client.line()),
+        }
+        control.stop();
+        if round % 3 != 2 {
+            client.line().unwrap();
+        }
+        let summary = ended.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((summary.failed, summary.dead, summary.lost), (0, 0, 0), "round {round}: {summary}");
+        done += summary.done;
+    }
+    assert_eq!(server.stat("total_acked"), done.to_string());
+    let left = server.connect().ask_lines("LIST queue=default limit=1000");
+    assert_eq!(done + left.len() as u64, 60);
+    for line in left {
+        let job: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(counts(&job)[..2], [0, 0], "{job}");
+    }
+}
