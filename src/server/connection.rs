@@ -5,9 +5,11 @@
 //! one that is idle between commands may be so for ever.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
+
+use socket2::Socket;
 
 use super::Shared;
 use crate::broker::{Outcome, Session, Waited};
@@ -36,7 +38,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Serves one client until it goes, or has to.
-pub(crate) fn serve(stream: Arc<TcpStream>, mut session: Session, shared: &Shared) {
+pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) {
     let mut connection = Connection {
         stream: &stream,
         session: &mut session,
@@ -70,7 +72,7 @@ enum End {
 }
 
 struct Connection<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Socket,
     session: &'a mut Session,
     shared: &'a Shared,
     decoder: Decoder,
@@ -218,7 +220,7 @@ impl Connection<'_> {
 
 /// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time, so that no single
 /// write blocks longer.
-pub(crate) fn send(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+pub(crate) fn send(mut stream: &Socket, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
     let mut deadline = None;
     loop {
         match stream.write(bytes) {
@@ -246,7 +248,7 @@ pub(crate) fn send(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) ->
 }
 
 /// Says that nothing more comes, and reads on for a moment, so that the last reply is not lost.
-fn linger(mut stream: &TcpStream, shared: &Shared) {
+fn linger(mut stream: &Socket, shared: &Shared) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
@@ -304,7 +306,7 @@ impl Input {
 
     /// Lets reads block at most for about `limit`. A limit that is near enough, or not needed any more, is left as it is:
     /// a client that sends ahead has half a command at the end of most reads, and each change is a system call.
-    fn limit_reading(&mut self, stream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
+    fn limit_reading(&mut self, stream: &Socket, limit: Option<Duration>) -> io::Result<()> {
         let good = match (self.limited_to, limit) {
             (None, None) => true,
             (Some(_), None) => !self.stale_limit,
@@ -321,7 +323,7 @@ impl Input {
 
     /// Reads once. The buffer grows while reads fill it, so that a client that sends ahead needs few of them, and shrinks
     /// when a read comes to little.
-    fn read_from(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
+    fn read_from(&mut self, mut stream: &Socket) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
