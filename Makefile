@@ -3,6 +3,7 @@
 PREFIX  ?= /usr/local
 BINDIR  ?= $(DESTDIR)$(PREFIX)/bin
 CARGO   ?= cargo
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := all
 .PHONY: help all demo test lint fuzz bench install clean
@@ -19,10 +20,24 @@ demo: all ## Run all three: the sample tasks, then a real command over real file
 test: ## Run every test (about a minute; DJQS_MODEL_OPS, DJQS_SEED: see CONTRIBUTING.md)
 	$(CARGO) test --locked
 
+BENCH_FLAGS ?= --out docs
+
+bench: all ## Measure beside beanstalkd and Redis, installed if root may (30 minutes); writes docs/benchmarks.md
+	scripts/bench-peers
+	$(CARGO) build --release --locked -p djqs-bench
+	target/release/djqs-bench $(BENCH_FLAGS)
+
 lint: ## Check format, clippy and docs, with warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECONDS); gets cargo-fuzz if it is not there
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	cd fuzz && for target in $$($(CARGO) fuzz list); do \
+	    $(CARGO) fuzz run --sanitizer none $$target -- $$(test -f $$target.dict && echo -dict=$$target.dict) \
+	        -max_len=9000 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 install: all ## Install djqs-server, djqs-worker and djqs-client under PREFIX (default /usr/local)
 	install -d $(BINDIR)

@@ -7,8 +7,8 @@
 //! - [`feed`] carries out a text of commands, for the `client` program and programs like it; [`print`](mod@print)
 //!   shows the replies as text or as JSON.
 //!
-//! What the client deliberately does not do: it has no pool of connections and no thread of its own between calls.
-//! Open a second client for a second thread; leases belong to the connection that got them.
+//! What the client deliberately does not do: it has no pool of connections and no thread of its own between
+//! calls. Open a second client for a second thread; leases belong to the connection that got them.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -40,20 +40,20 @@ const WRITE_COMMANDS_MAX: usize = 1024;
 /// A write goes out when it has come to this much, even if it holds fewer commands.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How many writes may wait for their replies before the next goes out, beside the one whose replies are coming in. It
-/// keeps the server from being stopped by replies that this side is slow to take, and bounds what is not known
-/// when a connection breaks: at most 17 writes.
+/// How many writes may wait for their replies before the next goes out, beside the one whose replies are
+/// coming in. It keeps the server from being stopped by replies that this side is slow to take, and bounds
+/// what is not known when a connection breaks: at most 17 writes.
 const WRITES_AHEAD: usize = 16;
 
 /// One connection to a server.
 ///
-/// Every method sends one command and blocks until its reply has come; but for [`Client::get`], servers reply at once.
-/// What was leased through a client goes back to its queue when the client is dropped, and that counts as a crash
-/// of the job: end with [`Client::quit`] to hand it back without blame.
+/// Every method sends one command and blocks until its reply has come; but for [`Client::get`], servers reply
+/// at once. What was leased through a client goes back to its queue when the client is dropped, and that
+/// counts as a crash of the job: end with [`Client::quit`] to hand it back without blame.
 ///
 /// After an error that leaves it unknown what the server has received or will send ([`Error::Disconnected`],
-/// [`Error::BadReply`]), the client refuses all further calls: an answer could be taken for another command's.
-/// Connect again with [`Client::reconnect`].
+/// [`Error::BadReply`]), the client refuses all further calls: an answer could be taken for another
+/// command's. Connect again with [`Client::reconnect`].
 ///
 /// ```no_run
 /// use djqs::{Client, Submission};
@@ -79,8 +79,8 @@ pub struct Client {
 pub struct Accepted {
     /// Its number.
     pub id: JobId,
-    /// Where an unfinished job with the same key was there before: that job's state. `id` is then its number, and
-    /// no job was added.
+    /// Where an unfinished job with the same key was there before: that job's state. `id` is then its number,
+    /// and no job was added.
     pub duplicate: Option<JobState>,
 }
 
@@ -94,8 +94,8 @@ pub enum AfterFailure {
 }
 
 impl Client {
-    /// Connects to `server`, which is HOST:PORT, such as `127.0.0.1:11300`. A name is resolved, and all of its addresses are
-    /// tried in turn, for at most 5 seconds each.
+    /// Connects to `server`, which is HOST:PORT, such as `127.0.0.1:11300`. A name is resolved, and all of
+    /// its addresses are tried in turn, for at most 5 seconds each.
     ///
     /// # Errors
     /// [`Error::Connect`] with the last address's reason.
@@ -105,7 +105,8 @@ impl Client {
         Ok(Client { server: server.into(), stream, incoming, out: Vec::new(), in_step: true })
     }
 
-    /// Gives the connection up and makes a new one to the same server. What the old one had leased counts as crashed.
+    /// Gives the connection up and makes a new one to the same server. What the old one had leased counts as
+    /// crashed.
     ///
     /// # Errors
     /// [`Error::Connect`]; the client is then as it was.
@@ -119,12 +120,12 @@ impl Client {
         &self.server
     }
 
-    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has no
-    /// answer: use [`Client::quit`].
+    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has
+    /// no answer: use [`Client::quit`].
     ///
     /// # Errors
-    /// [`Error::Refused`] where the server did not carry it out; the client can go on. [`Error::Disconnected`] and
-    /// [`Error::BadReply`]: see [`Client`].
+    /// [`Error::Refused`] where the server did not carry it out; the client can go on.
+    /// [`Error::Disconnected`] and [`Error::BadReply`]: see [`Client`].
     pub fn call(&mut self, command: &Command) -> Result<Answer, Error> {
         let answer = self.exchange(command)?;
         self.in_step = true;
@@ -164,8 +165,8 @@ impl Client {
         }
     }
 
-    /// Leases the next job of these queues (of the queue `default` where none is named). Blocks as long as `wait` says
-    /// if there is none; `None` where there was none in time.
+    /// Leases the next job of these queues (of the queue `default` where none is named). Blocks as long as
+    /// `wait` says if there is none; `None` where there was none in time.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -180,14 +181,15 @@ impl Client {
     /// Says that a leased job is done. It is gone then.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) where the lease has lapsed: the job may be
-    /// with another worker by now. Else see [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) where the lease has lapsed: the
+    /// job may be with another worker by now. Else see [`Client::call`].
     pub fn ack(&mut self, id: JobId) -> Result<(), Error> {
         self.done(&Command::Ack { id })
     }
 
-    /// Says that a leased job failed. `delay` replaces the job's own backoff; `dead` gives it up, whatever attempts it
-    /// has left; `reason` is kept with it, at most [`MAX_REASON_BYTES`](crate::job::MAX_REASON_BYTES) of it.
+    /// Says that a leased job failed. `delay` replaces the job's own backoff; `dead` gives it up, whatever
+    /// attempts it has left; `reason` is kept with it, at most
+    /// [`MAX_REASON_BYTES`](crate::job::MAX_REASON_BYTES) of it.
     ///
     /// # Errors
     /// As for [`Client::ack`].
@@ -224,7 +226,8 @@ impl Client {
     /// Looks at a job without leasing it.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none; else see [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none; else see
+    /// [`Client::call`].
     pub fn peek(&mut self, id: JobId) -> Result<Found, Error> {
         match self.call(&Command::Peek { id })? {
             Answer::Found(found) => Ok(*found),
@@ -232,9 +235,9 @@ impl Client {
         }
     }
 
-    /// Lists a queue's jobs, oldest first, each as the text of a JSON object: those in `state`, or all; at most `limit`
-    /// (the server gives at most 1000, or about 1 MiB); those behind the job `after`, or from the first. Go on with
-    /// `after` the last id until nothing comes.
+    /// Lists a queue's jobs, oldest first, each as the text of a JSON object: those in `state`, or all; at
+    /// most `limit` (the server gives at most 1000, or about 1 MiB); those behind the job `after`, or from
+    /// the first. Go on with `after` the last id until nothing comes.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -261,7 +264,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none, with
-    /// [`Code::NotLeased`](crate::Code::NotLeased) where it is leased by another connection; else see [`Client::call`].
+    /// [`Code::NotLeased`](crate::Code::NotLeased) where it is leased by another connection; else see
+    /// [`Client::call`].
     pub fn delete(&mut self, id: JobId) -> Result<(), Error> {
         self.done(&Command::Delete { id })
     }
@@ -293,8 +297,8 @@ impl Client {
     /// The server's counters, or one queue's: names and values, in the server's order.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is no such queue; else see
-    /// [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is no such queue; else
+    /// see [`Client::call`].
     pub fn stats(&mut self, queue: Option<&QueueName>) -> Result<Vec<(String, String)>, Error> {
         let lines = self.lines(&Command::Stats { queue: queue.cloned() })?;
         let pair = |line: String| line.split_once(": ").map(|(name, value)| (name.into(), value.into()));
@@ -323,11 +327,12 @@ impl Client {
         }
     }
 
-    /// Says goodbye: what is still leased goes back to its queue, and no attempt is charged for it. Blocks until the
-    /// server has closed.
+    /// Says goodbye: what is still leased goes back to its queue, and no attempt is charged for it. Blocks
+    /// until the server has closed.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] where the connection breaks before, [`Error::BadReply`] where anything is answered.
+    /// [`Error::Disconnected`] where the connection breaks before, [`Error::BadReply`] where anything is
+    /// answered.
     pub fn quit(mut self) -> Result<(), Error> {
         match self.exchange(&Command::Quit) {
             Err(Error::Disconnected { source: None }) => Ok(()),

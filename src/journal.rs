@@ -424,7 +424,8 @@ impl Journal {
     }
 
     /// Whether a new job whose record takes so many bytes may be appended. False only while the disk is full, and
-    /// while there is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on.
+    /// while there is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on. Whoever wants
+    /// to keep a reason for a failure is to ask for room for it, too.
     pub fn has_room(&self, bytes: u64) -> bool {
         self.inner.shared.has_room(bytes)
     }

@@ -1,5 +1,59 @@
-//! DJQS, the Distributed Job Queue System.
+//! DJQS, the Distributed Job Queue System: a job queue that keeps what it acknowledged, as a server, a worker and a client
+//! that speak lines of text over TCP, and as the library that these three programs are made of.
+//!
+//! # The map
+//!
+//! | to | look at |
+//! |---|---|
+//! | submit jobs, or look after a queue | [`Client`] |
+//! | work on jobs, with a closure for each task name | [`Worker`] |
+//! | have the queue inside your own program | [`Broker`], whose clients are [`broker::Session`]s |
+//! | serve it to others | [`server::Server`] |
+//! | keep jobs on disk | [`journal`] |
+//! | speak the protocol yourself | [`protocol`], and docs/protocol.md |
+//!
+//! # A job's life
+//!
+//! ```text
+//!             TASK delay=…            TASK
+//!                  |                    |
+//!                  v      time is up    v        GET             ACK
+//!              [delayed] ----------> [ready] ----------> [leased] ----> gone
+//!                  ^                  ^  ^                 |  |
+//!                  |  FAIL: backoff   |  |  RETURN, lease  |  |
+//!                  +------------------|--|--lapsed or lost-+  | FAIL, attempts spent
+//!                                     |  +-----------------+  v
+//!                                     +----- RETRY ------ [dead]
+//! ```
+//!
+//! # All of it in one program
+//!
+//! A broker in memory, served on a port that the system chooses, and a client that submits a job and does it:
+//!
+//! ```
+//! use djqs::protocol::Wait;
+//! use djqs::server::{Config, Server};
+//! use djqs::{Broker, Client, Submission, broker};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = Broker::in_memory(broker::Config::default());
+//! let server = Server::bind("127.0.0.1:0".parse()?, broker, Config::default())?;
+//! let (address, stop) = (server.local_addr()?, server.stop_handle()?);
+//! let serving = std::thread::spawn(move || server.run());
+//!
+//! let mut client = Client::connect(&address.to_string())?;
+//! let accepted = client.submit(Submission::new(*b"SEND_NOTIFICATION: 1s_delay"))?;
+//! let lease = client.get(&[], Wait::AtMost(std::time::Duration::ZERO))?.expect("there is a job");
+//! assert_eq!((lease.id, &lease.body[..]), (accepted.id, &b"SEND_NOTIFICATION: 1s_delay"[..]));
+//! client.ack(lease.id)?;
+//!
+//! stop.stop();
+//! serving.join().expect("the server does not panic");
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 pub mod broker;
 pub mod change;

@@ -109,10 +109,9 @@ impl<R: Recorder> Queue<R> {
         Queue { inner: Mutex::new(inner), timekeeper: Condvar::new(), clock }
     }
 
-    /// Calls `verb` with the state, under the lock and at one moment; then passes on what it left to be done. Returns
+    /// Calls `verb` with the state, under the lock, at the moment `now`; then passes on what it left to be done. Returns
     /// also the place of all that happened up to then.
-    pub fn with<T>(&self, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
-        let now = self.clock.now();
+    pub fn with<T>(&self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
         let mut inner = self.inner.lock();
         let result = verb(&mut inner.state, now);
         let position = self.settle(inner);
@@ -121,8 +120,7 @@ impl<R: Recorder> Queue<R> {
 
     /// Leases a job of the named queues (none named: of those that the session watches), if there is one. Returns also the place that has to be safe before the job is
     /// shown to anybody.
-    pub fn lease(&self, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
-        let now = self.clock.now();
+    pub fn lease(&self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
         let mut inner = self.inner.lock();
         let lease = inner.state.lease(now, session, queues)?;
         let position = inner.recorder.position_of(lease.id);
@@ -134,7 +132,7 @@ impl<R: Recorder> Queue<R> {
     /// that happened up to then.
     pub fn in_slices(&self, mut slice: impl FnMut(&mut State, Now) -> bool) -> R::Position {
         loop {
-            let (finished, position) = self.with(&mut slice);
+            let (finished, position) = self.with(self.clock.now(), &mut slice);
             if finished {
                 return position;
             }
@@ -171,32 +169,28 @@ impl<R: Recorder> Queue<R> {
         patience: Duration,
         on_long_wait: &mut dyn FnMut(),
     ) -> Waited<R::Position> {
-        let now = self.clock.now();
+        let mut now = self.clock.now();
         let mut inner = self.inner.lock();
-        if let Some(lease) = inner.state.lease(now, session, queues) {
-            let position = inner.recorder.position_of(lease.id);
-            self.settle(inner);
-            return Waited::Leased(lease, position);
-        }
-        if warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session) {
-            return Waited::LapsesSoon;
-        }
         let bell = inner.bells[session.0 as usize].clone();
-        inner.state.wait(session, queues, warn);
-        if warn == Warn::BeforeLapse && inner.outruns_timekeeper() {
-            self.timekeeper.notify_one();
-        }
         let mut patient_until = Some(now.mono.after(patience));
         loop {
-            if let Some(lease) = inner.state.take_handed(session) {
+            // It asks the first time round, and again where the lease that it was handed lapsed before it woke.
+            let state = &mut inner.state;
+            let asks = !state.is_waiting(session);
+            if asks
+                && let Some(lease) = state.take_handed(session).or_else(|| state.lease(now, session, queues))
+            {
                 let position = inner.recorder.position_of(lease.id);
+                self.settle(inner);
                 return Waited::Leased(lease, position);
             }
-            let over = if inner.state.take_warned(session) {
-                Some(Waited::LapsesSoon)
-            } else if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
+            let warned = inner.state.take_warned(session)
+                || asks && warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session);
+            let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
                 Some(Waited::CalledOff)
-            } else if deadline.is_some_and(|deadline| deadline <= self.clock.now().mono) {
+            } else if warned {
+                Some(Waited::LapsesSoon)
+            } else if deadline.is_some_and(|deadline| deadline <= now.mono) {
                 Some(Waited::TimedOut)
             } else {
                 None
@@ -205,9 +199,16 @@ impl<R: Recorder> Queue<R> {
                 inner.state.leave(session);
                 return over;
             }
-            if patient_until.is_some_and(|until| until <= self.clock.now().mono) {
+            if asks {
+                inner.state.wait(session, queues, warn);
+                if warn == Warn::BeforeLapse && inner.outruns_timekeeper() {
+                    self.timekeeper.notify_one();
+                }
+            }
+            if patient_until.is_some_and(|until| until <= now.mono) {
                 patient_until = None;
                 MutexGuard::unlocked(&mut inner, &mut *on_long_wait);
+                now = self.clock.now();
                 continue;
             }
             let wake_at = [deadline, patient_until].into_iter().flatten().min();
@@ -217,6 +218,7 @@ impl<R: Recorder> Queue<R> {
                 }
                 None => bell.condvar.wait(&mut inner),
             }
+            now = self.clock.now();
         }
     }
 

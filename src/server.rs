@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     config: Config,
     watcher: watcher::Watcher,
     stopping: AtomicBool,
+    /// Whether a connection's thread is looking for its next command without sleeping.
+    eager: AtomicBool,
     connections: Mutex<Connections>,
     /// Notified when a connection ends while the server stops, and when it is told to stop.
     changed: Condvar,
@@ -106,8 +108,16 @@ impl Server {
     ///
     /// # Errors
     /// The system's, where the address can't be listened on.
-    pub fn bind(listen: impl Into<Listen>, broker: Broker, config: Config) -> io::Result<Server> {
-        Server::on(listen.into().socket()?, broker, config)
+    pub fn bind(address: SocketAddr, broker: Broker, config: Config) -> io::Result<Server> {
+        Server::listen(&Listen::Tcp(address), broker, config)
+    }
+
+    /// Listens on an address or on a path, for the broker's clients.
+    ///
+    /// # Errors
+    /// The system's, where that can't be listened on.
+    pub fn listen(listen: &Listen, broker: Broker, config: Config) -> io::Result<Server> {
+        Server::on(listen.socket()?, broker, config)
     }
 
     /// Serves the broker's clients on a socket that listens already, such as [`inherited`] gives.
@@ -127,6 +137,7 @@ impl Server {
             broker,
             config,
             stopping: AtomicBool::new(false),
+            eager: AtomicBool::new(false),
             connections: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -159,7 +170,7 @@ impl Server {
     }
 
     /// Accepts connections, a thread each, until it is stopped; then lets them end: what has been read is answered,
-    /// waiting workers are told. Blocks. Returns after at most [`STOP_WITHIN`] once it was told to stop.
+    /// waiting workers are told. Blocks. Returns at most four seconds after it was told to stop.
     pub fn run(self) {
         let mut trouble = Trouble::new(&self.shared);
         while !self.shared.is_stopping() {

@@ -38,6 +38,7 @@ mod turns;
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -275,8 +276,9 @@ fn start(shared: &Arc<Shared>, slots: usize, runs: &Sender<Run>, to_run: &Receiv
             threads.runners.push(runner.spawn(move || shared.run_all(&to_run))?);
         }
         for n in 1..=slots {
-            let slot = Slot::new(shared.clone(), runs.clone());
-            threads.slots.push(thread::Builder::new().name(format!("slot-{n}")).spawn(move || slot.serve())?);
+            let (shared, slot) = (shared.clone(), Slot::new(shared.clone(), runs.clone()));
+            let thread = thread::Builder::new().name(format!("slot-{n}"));
+            threads.slots.push(thread.spawn(move || shared.serve(slot))?);
         }
         Ok(())
     };
@@ -338,15 +340,18 @@ impl Shared {
         self.left_behind.store(true, Ordering::SeqCst);
     }
 
-    fn wait_for(&self, threads: Threads) {
-        let mut ended_well =
-            threads.slots.into_iter().map(|slot| slot.join().is_ok()).fold(true, |a, b| a & b);
-        if !self.left_behind.load(Ordering::SeqCst) {
-            ended_well &=
-                threads.runners.into_iter().map(|runner| runner.join().is_ok()).fold(true, |a, b| a & b);
-        }
-        if !ended_well {
+    /// What a slot's thread does. The others would wait for ever for one that panicked.
+    fn serve(&self, slot: Slot) {
+        if catch_unwind(AssertUnwindSafe(|| slot.serve())).is_err() {
             self.fail(WorkerError::Internal);
+        }
+    }
+
+    /// Waits for the slots, and for the runners that still can be waited for. None of them panics.
+    fn wait_for(&self, threads: Threads) {
+        threads.slots.into_iter().for_each(|slot| drop(slot.join()));
+        if !self.left_behind.load(Ordering::SeqCst) {
+            threads.runners.into_iter().for_each(|runner| drop(runner.join()));
         }
     }
 

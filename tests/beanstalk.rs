@@ -264,6 +264,15 @@ fn line_may_end_in_lf_alone() {
 }
 
 #[test]
+fn typed_line_that_is_no_command_is_answered_by_the_dialect_for_people() {
+    let (_server, mut talk) = start();
+    assert!(talk.ask("task: CLEANUP_LOGS").starts_with("ERR unknown-verb "));
+    talk.send("nonsense len=8:\nuse evil\n");
+    assert!(talk.line().unwrap().starts_with("ERR unknown-verb "));
+    talk.say("use good\n", "USING good\r\n");
+}
+
+#[test]
 fn what_is_no_command_is_told_so() {
     let (_server, mut talk) = start();
     for line in ["foo", "delete", "peek", "kick", "touch", "bury", "use", "putt 0 0 60 1", "reserv", "x y z"]

@@ -1,5 +1,5 @@
-//! The client program as its users meet it: one behaviour a test, through the real binary, against the real server or, where
-//! a connection has to break at a certain point, against a scripted peer.
+//! The client program as its users meet it: one behaviour a test, through the real binary, against the real
+//! server or, where a connection has to break at a certain point, against a scripted peer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -55,7 +55,8 @@ fn objects(stdout: &[u8]) -> Vec<Value> {
 #[test]
 fn sample_tasks_piped_are_acknowledged_in_order() {
     let server = Server::start(&[]);
-    let tasks = "TASK: CALCULATE_FINANCE: 5s_delay\nTASK: CLEANUP_LOGS: 2s_delay\nTASK: SEND_NOTIFICATION: 1s_delay\n";
+    let tasks = "TASK: CALCULATE_FINANCE: 5s_delay\nTASK: CLEANUP_LOGS: 2s_delay\n\
+        TASK: SEND_NOTIFICATION: 1s_delay\n";
     check(&run(&mut client(server.address), tasks), 0, "ACK 1\nACK 2\nACK 3\n", "");
     assert_eq!(
         server.connect().ask("GET"),
@@ -203,14 +204,14 @@ fn input_that_ends_inside_a_body_is_told_and_nothing_of_it_carried_out() {
     let problem =
         "client: line 2: the input ends inside this command's body (len=): it was not carried out\n";
     check(&output, 1, "PONG\n", problem);
-    assert_eq!(server.stat("total_submitted"), "0");
+    assert_eq!(server.stat("submitted_total"), "0");
 }
 
 #[test]
 fn quit_ends_the_input() {
     let server = Server::start(&[]);
     check(&run(&mut client(server.address), "PING\nQUIT\nTASK: a\n"), 0, "PONG\n", "");
-    assert_eq!(server.stat("total_submitted"), "0");
+    assert_eq!(server.stat("submitted_total"), "0");
 }
 
 #[test]
@@ -257,12 +258,14 @@ fn interrupt_ends_a_client_that_waits() {
 #[test]
 fn json_has_an_object_a_reply() {
     let server = Server::start(&[]);
-    let input = "\nTASK key=k: a\nTASK key=k: a\nGET wait=0\nFAIL 1 delay=5s: no disk\nLIST queue=default\nQUEUES\nNO\n\
+    let input = "\nTASK key=k: a\nTASK key=k: a\nGET wait=0\nFAIL 1 delay=5s: no disk\n\
+                 LIST queue=default\nQUEUES\nNO\n\
                  TASK len=1:\n\u{1}\nGET wait=0";
     let output = run(client(server.address).arg("--json"), input);
     assert_eq!(output.status.code(), Some(1));
     let seen = objects(&output.stdout);
-    let job = json!({"line": 4, "ok": true, "reply": "JOB", "id": 1, "queue": "default", "attempt": 1, "ttr_ms": 60_000,
+    let job = json!({"line": 4, "ok": true, "reply": "JOB", "id": 1, "queue": "default",
+        "attempt": 1, "ttr_ms": 60_000,
         "body": "a"});
     assert_eq!(seen[0], json!({"line": 2, "ok": true, "reply": "ACK", "id": 1}));
     let duplicate =
@@ -328,9 +331,28 @@ fn broken_connection_is_accounted_for_to_the_line() {
         69,
         "ACK 1\nERR full no room\nACK 2\n",
         "line 3: ERR full no room\n\
-         client: connection lost (the server closed it): 3 of 6 commands sent were answered (through line 8, 1 refused); \
-         lines 9 to 12 were sent but not answered: they may or may not have taken effect; go on from line 9\n",
+         client: connection lost (the server closed it): 3 of 6 commands sent were answered \
+         (through line 8, 1 of them refused); \
+         lines 9 to 12 were sent but not answered: they may or may not have taken effect; \
+         go on from line 9\n",
     );
+}
+
+#[test]
+fn refused_command_that_was_not_sent_whole_is_where_to_go_on() {
+    let body = "x\n".repeat(20 << 20);
+    let input = format!("PING\nTASK len={}:\n{body}\nPING\n", body.len());
+    let (address, _) = peer(|mut stream| {
+        read_to(&stream, &format!("TASK len={}:", 40 << 20));
+        stream.write_all(b"PONG\nERR too-big\n").unwrap();
+    });
+    let output = run(client(address).arg("-q"), input);
+    assert_eq!(output.status.code(), Some(69));
+    let problem = text(&output.stderr);
+    let expected =
+        ": 2 of 2 commands sent were answered (through line 1, 1 of them refused); go on from line 2\n";
+    assert!(problem.starts_with("line 2: ERR too-big\nclient: connection lost ("), "{problem}");
+    assert!(problem.ends_with(expected), "{problem}");
 }
 
 #[test]
@@ -343,7 +365,8 @@ fn reply_that_is_cut_off_is_no_answer() {
         &run(&mut client(address), "TASK: 1\nTASK: 2\n"),
         69,
         "ACK 1\n",
-        "client: connection lost (the server closed it): 1 of 2 commands sent were answered (through line 1); \
+        "client: connection lost (the server closed it): 1 of 2 commands sent were answered \
+         (through line 1, 0 of them refused); \
          line 2 was sent but not answered: it may or may not have taken effect; go on from line 2\n",
     );
 }
@@ -379,7 +402,7 @@ fn account_names_no_more_lines_than_the_server_received() {
         "",
         &format!(
             "client: connection lost (the server closed it): 2000 of {received} commands sent were answered \
-             (through line 2000){unanswered}; go on from line 2001\n"
+             (through line 2000, 0 of them refused){unanswered}; go on from line 2001\n"
         ),
     );
 }
@@ -404,7 +427,10 @@ fn killed_server_leaves_an_account_that_adds_up() {
     assert_eq!(output.status.code(), Some(69), "{account}");
     assert!(account.starts_with("client: connection lost ("), "{account}");
     assert!(account.contains(&format!(": {answered} of ")), "{answered} printed: {account}");
-    assert!(account.contains(&format!(" (through line {answered})")), "{answered} printed: {account}");
+    assert!(
+        account.contains(&format!(" (through line {answered}, 0 of them refused)")),
+        "{answered} printed: {account}"
+    );
     assert!(
         account.ends_with(&format!("; go on from line {}\n", answered + 1)),
         "{answered} printed: {account}"

@@ -1,5 +1,5 @@
-//! The client library as programs use it: one behaviour a test, against the real server or, where a connection has to break
-//! at a certain point, against a scripted peer.
+//! The client library as programs use it: one behaviour a test, against the real server or, where a
+//! connection has to break at a certain point, against a scripted peer.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -173,14 +173,14 @@ fn broken_batch_gives_back_what_was_answered() {
     let error = client.submit_all((0..5).map(|n| task(&n.to_string()))).unwrap_err();
     let answers: Vec<_> =
         error.results.iter().map(|result| result.as_ref().map(|accepted| accepted.id.0)).collect();
-    assert!(
-        matches!(answers[..], [Ok(1), Err(refusal), Ok(2)] if refusal.retry_after == Some(Duration::from_secs(2)))
-    );
+    let [Ok(1), Err(refusal), Ok(2)] = answers[..] else { panic!("{answers:?}") };
+    assert_eq!(refusal.retry_after, Some(Duration::from_secs(2)));
     assert_eq!(error.taken, 5);
     assert!(matches!(error.source, Error::Disconnected { source: None }));
     assert_eq!(
         error.to_string(),
-        "the server closed the connection: 3 of 5 submissions were answered, the others may or may not be accepted"
+        "the server closed the connection: 3 of 5 submissions were answered, \
+         the others may or may not be accepted"
     );
 }
 

@@ -14,7 +14,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Some command was refused, or could not be sent whole.
 const EXIT_REFUSED: u8 = 1;
-/// The server can't be reached, does not speak the protocol, or the connection broke: sysexits' EX_UNAVAILABLE.
+/// The server can't be reached, does not speak the protocol, or the connection broke: sysexits'
+/// EX_UNAVAILABLE.
 const EXIT_UNAVAILABLE: u8 = 69;
 /// The commands can't be read, or the replies not written: sysexits' EX_IOERR.
 const EXIT_IO: u8 = 74;
@@ -32,10 +33,10 @@ struct Flags {
 
     /// Print each reply as a JSON object on one line, with the number of its command's line
     ///
-    /// Always there: line, ok (true or false), reply (the reply's first word: ACK, JOB, EMPTY, OK, PONG or ERR). Then what
-    /// the reply says: id, duplicate, state; queue, attempt, ttr_ms, body (or body_base64 where it is not UTF-8), and
-    /// what PEEK tells; retry_ms, dead, count; lines (an array of texts, or of LIST's objects); for ERR code, text and
-    /// retry_after_ms
+    /// Always there: line, ok (true or false), reply (the reply's first word: ACK, JOB, EMPTY, OK, PONG or
+    /// ERR). Then what the reply says: id, duplicate, state; queue, attempt, ttr_ms, body (or body_base64
+    /// where it is not UTF-8), and what PEEK tells; retry_ms, dead, count; lines (an array of texts, or of
+    /// LIST's objects); for ERR code, text and retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
@@ -43,7 +44,8 @@ struct Flags {
     #[arg(short, long)]
     quiet: bool,
 
-    /// One command, its words joined by spaces; options of this program stand before it. Its body may hold line feeds
+    /// One command, its words joined by spaces; options of this program stand before it. Its body may hold
+    /// line feeds
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
 }

@@ -20,15 +20,19 @@ use signal_hook::iterator::Signals;
 /// The exit code where the server can't start, or fails.
 const EXIT_FAILURE: u8 = 1;
 
-/// The job queue server of DJQS: accepts jobs, keeps them, and hands each to one worker.
-///
-/// Clients and workers talk to it in lines of text over TCP, so netcat is a client too:
-///
-///     $ printf 'TASK: CLEANUP_LOGS: 2s_delay\nSTATS\n' | nc -N 127.0.0.1 11300
-///
-/// Every flag can also be set in the environment, by the name that stands beside it.
+const ABOUT: &str = "The job queue server of DJQS: accepts jobs, keeps them, and hands each to one worker";
+
+const LONG_ABOUT: &str = "\
+The job queue server of DJQS: accepts jobs, keeps them, and hands each to one
+worker. Clients and workers talk to it in lines of text over TCP, so netcat is a
+client too:
+
+    $ printf 'TASK: CLEANUP_LOGS: 2s_delay\\nSTATS\\n' | nc -N 127.0.0.1 11300
+
+Every flag that has a name beside it can be set in the environment under it.";
+
 #[derive(Parser)]
-#[command(name = "server", version, disable_version_flag = true, verbatim_doc_comment, after_help = AFTER_HELP)]
+#[command(name = "server", version, disable_version_flag = true, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 struct Flags {
     /// Address to listen on: an IP address, a host name, or unix:PATH for a Unix socket. There is no authentication:
     /// on any other than a loopback address, everybody who can reach it can submit, take and delete jobs. A socket that
@@ -306,7 +310,7 @@ fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, Stri
             (Listen::Tcp(address), address.to_string())
         }
     };
-    let server = Server::bind(listen, broker, config).map_err(|error| {
+    let server = Server::listen(&listen, broker, config).map_err(|error| {
         format!(
             "can't listen on {named}: {error}\n  is another server running there? choose another address with -l and -p"
         )

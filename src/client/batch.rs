@@ -15,8 +15,8 @@ use crate::protocol::native::{Answer, write_command};
 
 /// Why a batch was not submitted whole, and what is known of it.
 ///
-/// The first `results.len()` submissions were answered, in order. Those behind them, up to `taken`, may or may
-/// not have been accepted. The ones behind those were not sent, nor taken from the iterator.
+/// The first `results.len()` submissions were answered, in order. Those behind them, up to `taken`, may or
+/// may not have been accepted. The ones behind those were not sent, nor taken from the iterator.
 #[derive(Debug)]
 pub struct BatchError {
     /// What was answered, in order.
@@ -45,8 +45,8 @@ impl std::error::Error for BatchError {
 }
 
 impl Client {
-    /// Submits many jobs, sending ahead of the replies. The results are in the order of the submissions; a job that is
-    /// refused does not keep the following ones from being sent. Blocks until all are answered.
+    /// Submits many jobs, sending ahead of the replies. The results are in the order of the submissions; a
+    /// job that is refused does not keep the following ones from being sent. Blocks until all are answered.
     ///
     /// Takes submissions from the iterator as they can be sent: beyond the results, it holds at most 64 KiB
     /// and one submission at a time, and at most 17,408 submissions are sent without being answered.

@@ -19,7 +19,8 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// How long sent bytes may stay unacknowledged by the server's kernel before the connection counts as broken.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
-/// Connects to `server`, which is HOST:PORT: the name is resolved, and all of its addresses are tried in turn.
+/// Connects to `server`, which is HOST:PORT: the name is resolved, and all of its addresses are tried in
+/// turn.
 pub(crate) fn dial(server: &str) -> Result<TcpStream, Error> {
     connect(server).map_err(|source| Error::Connect { server: server.into(), source })
 }

@@ -1,11 +1,11 @@
-//! Carries out a text of commands: one thread sends while another receives, so that replies stream out in order while
-//! more commands go in. It knows at every moment which lines were answered, so that nothing is silently lost when
-//! the connection breaks.
+//! Carries out a text of commands: one thread sends while another receives, so that replies stream out in
+//! order while more commands go in. It knows at every moment which lines were answered, so that nothing is
+//! silently lost when the connection breaks.
 //!
-//! In the text a command is a line or, where the line's header has `len=N`, the line with the N bytes and the LF
-//! behind it, as on the wire. Blank lines and lines that begin with `#` are left out, but counted. A last line
-//! without an LF is sent with one. A line `QUIT` ends the text. At its end `QUIT` is sent in any case, so that what was leased
-//! here is handed back without an attempt being charged.
+//! In the text a command is a line or, where the line's header has `len=N`, the line with the N bytes and the
+//! LF behind it, as on the wire. Blank lines and lines that begin with `#` are left out, but counted. A last
+//! line without an LF is sent with one. A line `QUIT` ends the text. At its end `QUIT` is sent in any case,
+//! so that what was leased here is handed back without an attempt being charged.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -30,14 +30,15 @@ const ROOM_BYTES: usize = 128 * 1024;
 
 /// Where the replies go.
 pub trait Sink {
-    /// Takes one reply: the number of the line that its command begins on, its bytes as they came, and what they say.
+    /// Takes one reply: the number of the line that its command begins on, its bytes as they came, and what
+    /// they say.
     ///
     /// # Errors
     /// Where it can't be taken: [`feed`] ends with [`FeedError::Output`].
     fn reply(&mut self, line: u64, raw: &[u8], answer: &Answer) -> io::Result<()>;
 
-    /// Hears that all replies that have come so far are handed over, and that more may be long in coming: the time
-    /// to flush.
+    /// Hears that all replies that have come so far are handed over, and that more may be long in coming: the
+    /// time to flush.
     ///
     /// # Errors
     /// As for [`Sink::reply`].
@@ -121,8 +122,8 @@ pub struct Lost {
     pub refused: u64,
     /// The first line that is not answered, from which to go on.
     pub next_line: u64,
-    /// The last line of what was sent whole. Where it is not below `next_line`, the commands on the lines between
-    /// were sent but not answered: they may or may not have taken effect.
+    /// The last line of what was sent whole. Where it is not below `next_line`, the commands on the lines
+    /// between were sent but not answered: they may or may not have taken effect.
     pub last_line_sent: u64,
 }
 
@@ -141,11 +142,7 @@ impl fmt::Display for Lost {
         }
         write!(f, "{answered} of {sent} commands sent were answered")?;
         if *answered > 0 {
-            write!(f, " (through line {}", next_line - 1)?;
-            if *refused > 0 {
-                write!(f, ", {refused} refused")?;
-            }
-            f.write_str(")")?;
+            write!(f, " (through line {}, {refused} of them refused)", next_line - 1)?;
         }
         if answered < sent {
             match next_line == last_line_sent {
@@ -160,9 +157,9 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Sends the commands in `input` to `server` (HOST:PORT) and hands each reply to `sink`, in order. Blocks until the last
-/// one is answered, for as long as the input goes on and the server takes. At most 17 × 1,024 commands are on
-/// their way without being answered.
+/// Sends the commands in `input` to `server` (HOST:PORT) and hands each reply to `sink`, in order. Blocks
+/// until the last one is answered, for as long as the input goes on and the server takes. At most 17 × 1,024
+/// commands are on their way without being answered.
 ///
 /// Where it ends early, its sending thread stays until its read of `input` returns.
 ///
@@ -196,7 +193,8 @@ pub fn feed(
     receiving.account(why, &mut sent)
 }
 
-/// What has been sent. Its lock is held while a batch is being written, so that whoever takes it sees what is so.
+/// What has been sent. Its lock is held while a batch is being written, so that whoever takes it sees what is
+/// so.
 struct Sent {
     /// How many commands are sent whole.
     whole: u64,
@@ -217,8 +215,8 @@ impl Default for Sent {
 /// The sending thread's side.
 struct Sending {
     stream: Arc<TcpStream>,
-    /// Tells the receiver the lines that commands begin on, a batch at a time. It holds so many batches and no more, which is
-    /// what limits how far the sender is ahead.
+    /// Tells the receiver the lines that commands begin on, a batch at a time. It holds so many batches and
+    /// no more, which is what limits how far the sender is ahead.
     begins: Sender<Vec<u64>>,
     sent: Arc<Mutex<Sent>>,
     bytes_sent: Arc<AtomicU64>,
@@ -236,7 +234,8 @@ impl Sending {
             }
         };
         self.sent.lock().ended = Some(ended);
-        // Whether this can be sent is seen by the receiver. Inside a command, QUIT would be taken for a part of it.
+        // Whether this can be sent is seen by the receiver. Inside a command, QUIT would be taken for a part
+        // of it.
         let _ = match script.is_outside() {
             true => (&*self.stream).write_all(b"QUIT\n"),
             false => self.stream.shutdown(Shutdown::Write),
@@ -264,7 +263,8 @@ impl Sending {
     }
 }
 
-/// Writes until all is written or the connection breaks, which the receiver then sees as well; says how much was.
+/// Writes until all is written or the connection breaks, which the receiver then sees as well; says how much
+/// was.
 fn write_what_goes(mut stream: &TcpStream, bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
@@ -346,13 +346,16 @@ impl Receiving {
             Some(Ok(Ending::InsideBody { line })) if in_step => Err(FeedError::InsideBody { line, tally }),
             Some(Err(source)) if in_step => Err(FeedError::Input { source, tally }),
             _ => {
+                // A command can be refused before its body is sent whole; where that ends, nobody knows then.
+                let cut_off = tally.answered > sent.whole;
+                let behind_the_last = if cut_off { self.last_line } else { sent.next_line };
                 let unanswered = if all_answered { None } else { self.lines.next() };
                 Err(FeedError::Lost(Lost {
                     why,
                     sent: sent.whole.max(tally.answered),
                     answered: tally.answered,
                     refused: tally.refused,
-                    next_line: unanswered.unwrap_or(sent.next_line.max(self.last_line + 1)),
+                    next_line: unanswered.unwrap_or(behind_the_last),
                     last_line_sent: sent.next_line - 1,
                 }))
             }
@@ -381,23 +384,27 @@ mod tests {
     fn account_of_a_lost_connection_reads_well() {
         assert_eq!(
             lost(1294, 1234, 0, 1241, 1300),
-            "connection lost (the server closed it): 1234 of 1294 commands sent were answered (through line 1240); \
+            "connection lost (the server closed it): 1234 of 1294 commands sent were answered \
+             (through line 1240, 0 of them refused); \
              lines 1241 to 1300 were sent but not answered: they may or may not have taken effect; \
              go on from line 1241"
         );
         assert_eq!(
             lost(5, 4, 2, 5, 5),
-            "connection lost (the server closed it): 4 of 5 commands sent were answered (through line 4, 2 refused); \
+            "connection lost (the server closed it): 4 of 5 commands sent were answered \
+             (through line 4, 2 of them refused); \
              line 5 was sent but not answered: it may or may not have taken effect; go on from line 5"
         );
         assert_eq!(
             lost(2, 0, 0, 1, 2),
             "connection lost (the server closed it): 0 of 2 commands sent were answered; \
-             lines 1 to 2 were sent but not answered: they may or may not have taken effect; go on from line 1"
+             lines 1 to 2 were sent but not answered: they may or may not have taken effect; \
+             go on from line 1"
         );
         assert_eq!(
             lost(3, 3, 0, 4, 3),
-            "connection lost (the server closed it): 3 of 3 commands sent were answered (through line 3); \
+            "connection lost (the server closed it): 3 of 3 commands sent were answered \
+             (through line 3, 0 of them refused); \
              go on from line 4"
         );
         assert_eq!(

@@ -7,8 +7,8 @@ use memchr::memchr;
 use crate::error::Error;
 use crate::protocol::native::{Answer, read_answer};
 
-/// The largest reply: the largest body that a server can be set to take, and room for its header. What is longer
-/// does not come from a DJQS server, and is not kept.
+/// The largest reply: the largest body that a server can be set to take, and room for its header. What is
+/// longer does not come from a DJQS server, and is not kept.
 const REPLY_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 /// How much of what is no reply an error shows.
@@ -25,8 +25,8 @@ pub(crate) struct Incoming {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Whether a look at the unread bytes may find a reply: each ends in an LF, so that without a new one there is
-    /// none. It keeps a large reply from being read from its start each time some of it comes.
+    /// Whether a look at the unread bytes may find a reply: each ends in an LF, so that without a new one
+    /// there is none. It keeps a large reply from being read from its start each time some of it comes.
     promising: bool,
 }
 

@@ -11,16 +11,18 @@ use crate::protocol::native::Answer;
 pub enum Format {
     /// As they come.
     Wire,
-    /// Each as a JSON object on a line of its own. `line` (the line that the command begins on), `ok` (whether it was carried
-    /// out) and `reply` (the reply's first word) are always there; then what the reply says: `id`, `duplicate`, `state`,
-    /// `queue`, `attempt`, `ttr_ms`, …, `body` or, where it is no UTF-8, `body_base64`; `retry_ms`, `dead`, `count`,
-    /// `lines` (an array of strings, or of LIST's objects); of a refusal `code`, `retry_after_ms` and `text`.
+    /// Each as a JSON object on a line of its own. `line` (the line that the command begins on), `ok`
+    /// (whether it was carried out) and `reply` (the reply's first word) are always there; then what the
+    /// reply says: `id`, `duplicate`, `state`, `queue`, `attempt`, `ttr_ms`, …, `body` or, where it is no
+    /// UTF-8, `body_base64`; `retry_ms`, `dead`, `count`, `lines` (an array of strings, or of LIST's
+    /// objects); of a refusal `code`, `retry_after_ms` and `text`.
     Json,
     /// Not at all.
     Nothing,
 }
 
-/// A [`Sink`] that prints: replies on one output, refusals with the number of their command's line on another as well.
+/// A [`Sink`] that prints: replies on one output, refusals with the number of their command's line on another
+/// as well.
 #[derive(Debug)]
 pub struct Printer<O, P> {
     format: Format,
@@ -32,7 +34,8 @@ pub struct Printer<O, P> {
 }
 
 impl<O: Write, P: Write> Printer<O, P> {
-    /// Prints on `output`, and refusals on `problems` too if there is one, where they look like `line 17: ERR usage …`.
+    /// Prints on `output`, and refusals on `problems` too if there is one, where they look like `line 17: ERR
+    /// usage …`.
     pub fn new(format: Format, output: O, problems: Option<P>) -> Printer<O, P> {
         Printer { format, output, problems, replies: Vec::new(), refusals: Vec::new() }
     }

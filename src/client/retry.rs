@@ -1,17 +1,17 @@
 //! Goes on after a failure: connects again, with growing waits, and repeats what may be repeated.
 //!
-//! When a connection breaks before a reply has come, the command may or may not have been carried out. What that
-//! means for sending it again:
+//! When a connection breaks before a reply has come, the command may or may not have been carried out. What
+//! that means for sending it again:
 //!
 //! | command | again? |
 //! |---|---|
 //! | `TASK` with a key | yes: while the job is unfinished, the second one is answered with the first one's id |
 //! | `TASK` without a key | no: the job may be there twice |
 //! | `GET` | yes: the lease of the broken connection has ended, at the price of one attempt of that job |
-//! | `ACK`, `FAIL`, `RETURN`, `TOUCH` | no use: the lease ended with its connection; the job goes to somebody else |
+//! | `ACK`, `FAIL`, `RETURN`, `TOUCH` | no: the lease ended with its connection, and the job goes to somebody else |
 //! | `PEEK`, `LIST`, `STATS`, `QUEUES`, `PING`, `HELP` | yes: they change nothing |
 //! | `PAUSE`, `RESUME` | yes: the second changes nothing more; a pause's time begins anew |
-//! | `DELETE`, `RETRY`, `PURGE` | no: `not-found`, or a smaller count, may then mean that the first was carried out, and a purge may take what came in between |
+//! | `DELETE`, `RETRY`, `PURGE` | no: the second may answer that there was nothing to do, or take what came since |
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
@@ -29,8 +29,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait of a [`Backoff`], but for its jitter.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How long to wait between attempts: 50 ms, doubled each time up to 5 s, and up to a quarter more at random, so that a
-/// thousand clients of a server that comes back do not come all at once.
+/// How long to wait between attempts: 50 ms, doubled each time up to 5 s, and up to a quarter more at random,
+/// so that a thousand clients of a server that comes back do not come all at once.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
@@ -70,8 +70,8 @@ pub fn may_repeat(command: &Command) -> bool {
 }
 
 impl Client {
-    /// [`Client::connect`], again and again with the waits of a [`Backoff`] until it works, or `patience` is over. Blocks
-    /// meanwhile; the last attempt begins before `patience` is over.
+    /// [`Client::connect`], again and again with the waits of a [`Backoff`] until it works, or `patience` is
+    /// over. Blocks meanwhile; the last attempt begins before `patience` is over.
     ///
     /// # Errors
     /// [`Error::Connect`], the last attempt's.
@@ -93,13 +93,13 @@ impl Client {
         }
     }
 
-    /// [`Client::call`], and where the connection breaks: connects again and repeats the command, for as long as
-    /// `patience` lasts. Commands that [`may_repeat`] does not allow are sent once. Leases that this client held are
-    /// lost with the broken connection.
+    /// [`Client::call`], and where the connection breaks: connects again and repeats the command, for as long
+    /// as `patience` lasts. Commands that [`may_repeat`] does not allow are sent once. Leases that this
+    /// client held are lost with the broken connection.
     ///
     /// # Errors
-    /// As [`Client::call`]; [`Error::Connect`] where the server did not come back in time. The command may then have been
-    /// carried out.
+    /// As [`Client::call`]; [`Error::Connect`] where the server did not come back in time. The command may
+    /// then have been carried out.
     pub fn call_again(&mut self, command: &Command, patience: Duration) -> Result<Answer, Error> {
         let clock = Clock::system();
         let deadline = clock.now().mono.after(patience);

@@ -13,7 +13,7 @@
 //!
 //! Only the oldest is ever taken, since only there it holds that nothing older depends on it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
@@ -22,7 +22,7 @@ use super::batch::HEADER_BYTES;
 use super::record::{self, Record};
 use super::segment::{self, Chain, Damage, FirstBlock, Found, Reader};
 use super::writer::Shared;
-use super::{Failure, Sabotage, Unavailable};
+use super::{Failure, Position, Sabotage, Unavailable};
 use crate::change::Change;
 use crate::job::JobId;
 
@@ -52,8 +52,10 @@ pub(super) struct Compaction {
     called: AtomicBool,
     state: Mutex<State>,
     wake: Condvar,
-    /// It waits for what it appended to be written: whoever writes is to let it through.
-    pub(super) waits: AtomicBool,
+    /// How much was dead when all segments had been emptied once while the disk was full: less is not to be had.
+    dead_least: AtomicU64,
+    /// The place that it waits for, or last waited for.
+    waits_for: AtomicU64,
 }
 
 #[derive(Default)]
@@ -83,26 +85,26 @@ impl Shared {
     }
 
     /// Whether the oldest segment is to be emptied: where the segments are more than two and a half times what has to
-    /// be kept, and one; on a full disk already at one and a half times, and two.
+    /// be kept, and one. That is never out of reach: written anew, jobs take no more than 1.4 times what they are
+    /// counted as, unless nearly all of them are tiny and their counts enormous.
     ///
-    /// Neither is ever out of reach: written anew, jobs take no more than 1.4 times what they are counted as, unless
-    /// nearly all of them are tiny and their counts enormous.
+    /// On a full disk it is worth more work to gain a segment: whenever there is one more that is dead than after
+    /// the last time that all were emptied.
     pub(super) fn needs_compaction(&self) -> bool {
-        let possible = self.full_segments.load(Ordering::Relaxed) > 0;
+        let possible = self.begun_segments.load(Ordering::Relaxed) > 1;
         if !possible || !self.compaction.has_keeper.load(Ordering::Acquire) {
             return false;
         }
         let (used, live) = (self.used_bytes.load(Ordering::Relaxed), self.live().bytes);
         let segment = self.options.segment_bytes;
-        used > live / 2 * 5 + segment || (self.supply.is_full() && used > live / 2 * 3 + 2 * segment)
+        let dead_least = self.compaction.dead_least.load(Ordering::Relaxed).max(segment);
+        used > live / 2 * 5 + segment || (self.supply.is_full() && used > live + dead_least + segment)
     }
 
-    /// How large the journal may become, in bytes, before those who write have to wait: what is promised, less a
-    /// segment that compaction may need where much has to be written anew.
+    /// How large the journal may become, in bytes, before those who write have to wait: what is promised, less the
+    /// segment that compaction may need.
     pub(super) fn bytes_max(&self) -> u64 {
-        let live = self.live().bytes;
-        let segments = if live * 2 < self.options.segment_bytes { 4 } else { 3 };
-        live * 3 + segments * self.options.segment_bytes
+        self.live().bytes * 3 + self.options.segment_bytes * 3
     }
 
     /// Wakes the thread that compacts if there is something to do. Cheap: it is called under the queue's lock.
@@ -134,16 +136,24 @@ impl Shared {
 
     /// Empties and removes the oldest segments until there is nothing more to gain.
     pub(super) fn compact(&self) -> Result<(), Unavailable> {
+        let mut newest = 0;
         while self.needs_compaction() && !self.compaction.is_stopped() {
             let Some(keeper) = self.compaction.keeper.lock().as_ref().and_then(Weak::upgrade) else {
-                return Ok(());
+                // Nobody is left who could say what is needed, nor anybody to wait for it.
+                self.compaction.has_keeper.store(false, Ordering::Release);
+                break;
             };
             let (oldest, next) = {
                 let segments = self.segments.lock();
+                if segments.front().is_some_and(|oldest| oldest.id > newest) {
+                    // From here on, once around.
+                    self.note_dead(newest > 0);
+                    newest = segments.back().map_or(0, |newest| newest.id);
+                }
                 match (segments.front(), segments.get(1)) {
                     (Some(oldest), Some(next)) => (oldest.id, next.id),
                     // The segment at the end has to fill up first.
-                    _ => return Ok(()),
+                    _ => break,
                 }
             };
             self.empty_segment(&keeper, oldest, next)?;
@@ -151,6 +161,16 @@ impl Shared {
         }
         self.supply.look_again();
         Ok(())
+    }
+
+    /// Takes note of what is dead now, if all segments were just emptied while the disk is full.
+    fn note_dead(&self, once_around: bool) {
+        if !self.supply.is_full() {
+            self.compaction.dead_least.store(0, Ordering::Relaxed);
+        } else if once_around {
+            let dead = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.live().bytes);
+            self.compaction.dead_least.store(dead, Ordering::Relaxed);
+        }
     }
 
     /// Has all that is needed of the segment `id` written anew, durably.
@@ -201,7 +221,7 @@ impl Shared {
         if self.options.sabotage == Sabotage::DropBeforeSync {
             return Ok(());
         }
-        self.waiting(|| self.wait(position))?;
+        self.wait_with_priority(position)?;
         self.sync(position)
     }
 
@@ -211,17 +231,19 @@ impl Shared {
             keeper.rewrite(slice);
         }
         ids.clear();
-        let position = self.appended();
-        self.waiting(|| self.wait(position))
+        self.wait_with_priority(self.appended())
     }
 
-    /// Waits with `wait`, and lets those who write know that they are waited for.
-    fn waiting(&self, wait: impl FnOnce() -> Result<(), Unavailable>) -> Result<(), Unavailable> {
-        self.compaction.waits.store(true, Ordering::Release);
+    /// Waits for `position`; whoever writes is to let everything through up to there.
+    fn wait_with_priority(&self, position: Position) -> Result<(), Unavailable> {
+        self.compaction.waits_for.store(position.0, Ordering::Release);
         self.supply.look_again();
-        let waited = wait();
-        self.compaction.waits.store(false, Ordering::Release);
-        waited
+        self.wait(position)
+    }
+
+    /// Whether compaction waits for something to be written: only then does it get on, and make room.
+    pub(super) fn compaction_waits(&self) -> bool {
+        self.compaction.waits_for.load(Ordering::Acquire) > self.promised().0
     }
 
     /// Where the succession of batches was when the segment `id` was begun.
@@ -251,9 +273,9 @@ impl Shared {
         let removed = self.segments.lock().pop_front();
         if let Some(removed) = removed {
             self.used_bytes.fetch_sub(removed.file_bytes, Ordering::Relaxed);
-            self.full_segments.fetch_sub(1, Ordering::Relaxed);
+            self.begun_segments.fetch_sub(1, Ordering::Relaxed);
         }
-        self.supply.segment_removed();
+        self.segment_removed();
         Ok(())
     }
 

@@ -132,6 +132,8 @@ pub(super) struct Scan {
     pub(super) segments: Vec<Segment>,
     /// Files of zeros that follow them.
     pub(super) spares: Vec<Spare>,
+    /// The one of them that has a part of a header.
+    pub(super) begun: Option<u64>,
     /// The last segment in use; `None` where there is none yet.
     pub(super) tail: Option<Tail>,
     /// Where the succession of batches has got to.
@@ -172,6 +174,7 @@ pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Res
     let mut scan = Scan {
         segments: Vec::new(),
         spares: Vec::new(),
+        begun: None,
         tail: None,
         chain: Chain::BEGINNING,
         torn: None,
@@ -189,9 +192,13 @@ pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Res
         let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
         let header = match first {
             FirstBlock::Header(header) => header,
-            FirstBlock::Unused => {
-                if segment::last_nonzero(&*file, 0).map_err(failed(storage, "read", &name))?.is_some() {
+            FirstBlock::Unused | FirstBlock::Begun => {
+                let from = segment::HEADER_BYTES as u64;
+                if segment::last_nonzero(&*file, from).map_err(failed(storage, "read", &name))?.is_some() {
                     return damaged(0, "the segment's header is not there");
+                }
+                if first == FirstBlock::Begun {
+                    scan.begun = Some(id);
                 }
                 let file_bytes = file.length().map_err(failed(storage, "read", &name))?;
                 scan.spares.push(Spare { id, file, file_bytes });
@@ -228,7 +235,7 @@ fn is_unused(storage: &dyn Storage, id: u64) -> Result<bool, OpenError> {
     let name = segment::file_name(id);
     let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
     let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
-    Ok(first == FirstBlock::Unused)
+    Ok(matches!(first, FirstBlock::Unused | FirstBlock::Begun))
 }
 
 impl Scan {
@@ -323,6 +330,12 @@ impl Scan {
     /// system may show bytes that are not on the disk and that it no longer means to write.
     pub(super) fn settle(&self, storage: &dyn Storage) -> Result<Option<TornTail>, OpenError> {
         remove_unfinished(storage)?;
+        for spare in self.spares.iter().filter(|spare| Some(spare.id) == self.begun) {
+            // A header that is written over another must not be mixed with it.
+            write_full(&*spare.file, &[0; segment::HEADER_BYTES], 0)
+                .and_then(|()| spare.file.sync_data())
+                .map_err(failed(storage, "write and sync", &segment::file_name(spare.id)))?;
+        }
         let Some(tail) = &self.tail else {
             return storage.sync_directory().map_err(failed(storage, "sync", "")).map(|()| None);
         };

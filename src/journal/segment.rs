@@ -91,6 +91,8 @@ pub(super) enum FirstBlock {
     Header(Header),
     /// Zeros: no batch has ever been written.
     Unused,
+    /// A part of a header that was being written: no batch has ever been written either.
+    Begun,
     /// Neither.
     Damaged(&'static str),
     /// The header of a later version of the format.
@@ -135,6 +137,15 @@ pub(super) fn read_first_block(file: &dyn StorageFile, id: u64) -> io::Result<Fi
     }
     if is_zero(&block) {
         return Ok(FirstBlock::Unused);
+    }
+    // The two copies lie in two sectors; either may be missing if the power went while they were written.
+    let (first, second) = (&block[..COPY_AT], &block[COPY_AT..]);
+    if is_zero(first) != is_zero(second) {
+        let there = if is_zero(first) { second } else { first };
+        return Ok(match is_header(there) && is_zero(&there[USED_BYTES..]) {
+            true => FirstBlock::Begun,
+            false => FirstBlock::Damaged("not a segment's header"),
+        });
     }
     if !is_header(&block) {
         return Ok(FirstBlock::Damaged("not a segment's header"));
@@ -347,9 +358,15 @@ impl Reader {
     }
 }
 
+/// A buffer to read the rest of a file with, from `from` on.
+fn buffer_for(file: &dyn StorageFile, from: u64) -> io::Result<Vec<u8>> {
+    let rest = file.length()?.saturating_sub(from);
+    Ok(vec![0; READ_BYTES.min(usize::try_from(rest).unwrap_or(READ_BYTES)).max(batch::HEADER_BYTES)])
+}
+
 /// Whether all bytes from `from` to the end of the file are zero; if not, where the last one is that is not.
 pub(super) fn last_nonzero(file: &dyn StorageFile, from: u64) -> io::Result<Option<u64>> {
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = buffer_for(file, from)?;
     let mut at = from;
     let mut last = None;
     loop {
@@ -376,7 +393,7 @@ pub(super) fn find_proof_of_damage(
     from: u64,
 ) -> io::Result<Option<u64>> {
     let checksum = Checksum::salted(header.salt);
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = buffer_for(file, from)?;
     let mut at = from;
     loop {
         let read = read_full(file, &mut buffer, at)?;

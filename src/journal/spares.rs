@@ -44,8 +44,12 @@ pub(super) struct Supply {
 struct State {
     ready: VecDeque<Spare>,
     next_id: u64,
-    /// Segments that were removed since a file was last made.
+    /// Segments that were removed since a file was last made, while the journal was larger than it may be.
     removed: u32,
+    /// Segments that were removed since the journal was opened.
+    removed_ever: u64,
+    /// Somebody waits for a file.
+    missed: bool,
     stopped: bool,
 }
 
@@ -58,7 +62,14 @@ impl State {
 impl Supply {
     /// Begins with what recovery found; the next one to be made is the segment `next_id`.
     pub(super) fn new(ready: Vec<Spare>, next_id: u64) -> Supply {
-        let state = State { ready: ready.into(), next_id, removed: 0, stopped: false };
+        let state = State {
+            ready: ready.into(),
+            next_id,
+            removed: 0,
+            removed_ever: 0,
+            missed: false,
+            stopped: false,
+        };
         Supply { state: Mutex::new(state), full: AtomicBool::new(false), changed: Condvar::new() }
     }
 
@@ -70,12 +81,6 @@ impl Supply {
     /// Bytes in files that are ready.
     pub(super) fn ready_bytes(&self) -> u64 {
         self.state.lock().ready_bytes()
-    }
-
-    /// A segment was removed: there is more room.
-    pub(super) fn segment_removed(&self) {
-        self.state.lock().removed += 1;
-        self.changed.notify_all();
     }
 
     /// What decides whether a file may be made or taken has changed.
@@ -111,12 +116,20 @@ impl Shared {
             if !self.is_kept_for_compaction(&state)
                 && let Some(spare) = state.ready.pop_front()
             {
+                // In one step, so that at no moment it counts as neither.
+                self.used_bytes.fetch_add(spare.file_bytes, Ordering::Relaxed);
+                self.begun_segments.fetch_add(1, Ordering::Relaxed);
                 drop(state);
                 self.supply.changed.notify_all();
                 return Ok(spare);
             }
             if self.has_threads.load(Ordering::Acquire) {
+                if state.ready.is_empty() {
+                    state.missed = true;
+                    self.supply.changed.notify_all();
+                }
                 self.supply.changed.wait(&mut state);
+                state.missed = false;
             } else {
                 let id = state.next_id;
                 let spare = self.make_spare(id).map_err(|failure| Unavailable(failure.into()))?;
@@ -126,9 +139,26 @@ impl Shared {
         }
     }
 
-    /// How much room new jobs have to leave: for the ends of those that there are, and for compaction.
+    /// How much room new jobs have to leave: for the ends of those that there are, for compaction, and for what is
+    /// appended until compaction has made room.
     pub(super) fn set_aside(&self) -> u64 {
-        self.live().jobs * END_BYTES + self.options.segment_bytes
+        self.live().jobs * END_BYTES + READY as u64 * self.options.segment_bytes
+    }
+
+    /// The bytes of all segments, in use and to come.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let state = self.supply.state.lock();
+        self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes()
+    }
+
+    /// A segment was removed: there is more room.
+    pub(super) fn segment_removed(&self) {
+        let mut state = self.supply.state.lock();
+        state.removed_ever += 1;
+        let bytes = self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes();
+        state.removed = if bytes > self.bytes_max() { state.removed + 1 } else { 0 };
+        drop(state);
+        self.supply.changed.notify_all();
     }
 
     /// Whether one more file is to be made: two, and what is to be set aside, but not if the journal would become
@@ -141,7 +171,7 @@ impl Shared {
             // (a purge), one file for two that were removed lets both get on.
             let bytes =
                 self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes() + self.options.segment_bytes;
-            let compacting = ready == 0 && self.compaction.waits.load(Ordering::Acquire);
+            let compacting = ready == 0 && state.missed && self.compaction_waits();
             return ready < READY && (bytes <= self.bytes_max() || state.removed >= 2 || compacting);
         }
         let bytes = state.ready_bytes();
@@ -153,8 +183,26 @@ impl Shared {
     fn is_kept_for_compaction(&self, state: &State) -> bool {
         state.ready.len() == 1
             && self.needs_compaction()
-            && !self.compaction.waits.load(Ordering::Acquire)
+            && !self.compaction_waits()
             && (self.supply.is_full() || !self.wants_spare(state))
+    }
+
+    /// Slows down whoever writes while the journal is larger than it may be, as it is when much was finished or deleted at
+    /// one blow, or the disk is full and little is left of what is set aside: one batch goes for each segment that
+    /// compaction removes. So there is more room all the time, and nobody waits until there is plenty.
+    pub(super) fn give_way(&self) {
+        let mut state = self.supply.state.lock();
+        let removed = state.removed_ever;
+        while self.has_threads.load(Ordering::Acquire)
+            && !state.stopped
+            && state.removed_ever == removed
+            && self.needs_compaction()
+            && !self.compaction_waits()
+            && (self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes() > self.bytes_max()
+                || (self.supply.is_full() && state.ready.len() < READY))
+        {
+            self.supply.changed.wait(&mut state);
+        }
     }
 
     /// Makes files until it is told to stop: what the thread does.
@@ -175,6 +223,7 @@ impl Shared {
                         log::info!("there is room on the disk again");
                     }
                     state.removed = 0;
+                    state.missed = false;
                     state.next_id += 1;
                     state.ready.push_back(spare);
                     self.supply.changed.notify_all();

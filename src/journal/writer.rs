@@ -65,10 +65,10 @@ pub(super) struct Shared {
     tail_room: AtomicU64,
     /// The segments in use, the oldest first.
     pub(super) segments: Mutex<VecDeque<Segment>>,
-    /// The bytes of their files.
+    /// The bytes of their files, and of one that is about to be among them.
     pub(super) used_bytes: AtomicU64,
-    /// How many there are before the one at the end.
-    pub(super) full_segments: AtomicU64,
+    /// How many there are, counted in the same way.
+    pub(super) begun_segments: AtomicU64,
     sync_latency: Mutex<Histogram>,
 }
 
@@ -194,7 +194,7 @@ impl Shared {
             live_jobs: AtomicU64::new(0),
             tail_room: AtomicU64::new(0),
             used_bytes: AtomicU64::new(scan.segments.iter().map(|segment| segment.file_bytes).sum()),
-            full_segments: AtomicU64::new((scan.segments.len() as u64).saturating_sub(1)),
+            begun_segments: AtomicU64::new(scan.segments.len() as u64),
             segments: Mutex::new(scan.segments.into()),
             sync_latency: Mutex::new(Histogram::default()),
             options,
@@ -360,6 +360,7 @@ impl Shared {
 
     /// Writes a chunk, syncs as the policy asks, and wakes those who waited for it.
     fn write_chunk(&self, chunk: &mut Chunk) -> Result<(), Unavailable> {
+        self.give_way();
         let mut output = self.output.lock();
         let number = self.write_batch(&mut output, Kind::Data, &mut chunk.bytes, chunk.records)?;
         let (batches, records) = (1, u64::from(chunk.records));
@@ -454,10 +455,6 @@ impl Shared {
         let name = segment::file_name(spare.id);
         self.sync_file(&*spare.file).map_err(self.io("sync", &name)).map_err(Unavailable::from)?;
         self.segments.lock().push_back(Segment { id: spare.id, file_bytes: spare.file_bytes });
-        self.used_bytes.fetch_add(spare.file_bytes, Ordering::Relaxed);
-        if output.segment > 0 {
-            self.full_segments.fetch_add(1, Ordering::Relaxed);
-        }
         self.compact_if_needed();
         output.segment = spare.id;
         output.file = spare.file;
@@ -675,14 +672,15 @@ impl Shared {
 
     /// What it has done.
     pub(super) fn stats(&self, recovered: Recovered) -> JournalStats {
-        let (segments, used, [oldest_segment, newest_segment]): (u64, u64, [u64; 2]) = {
+        let (segments, [oldest_segment, newest_segment]) = {
             let segments = self.segments.lock();
             let ends = [segments.front(), segments.back()].map(|end| end.map_or(0, |segment| segment.id));
-            (segments.len() as u64, segments.iter().map(|segment| segment.file_bytes).sum(), ends)
+            (segments.len() as u64, ends)
         };
+        let total_bytes = self.total_bytes();
+        let used = self.used_bytes.load(Ordering::Relaxed);
         let live_bytes = self.live_bytes.load(Ordering::Relaxed);
         let latency = self.sync_latency.lock().clone();
-        let ready = self.supply.ready_bytes();
         let state = self.state.lock();
         JournalStats {
             fsync: self.options.fsync,
@@ -690,7 +688,7 @@ impl Shared {
             oldest_segment,
             newest_segment,
             segment_bytes: self.options.segment_bytes,
-            total_bytes: used + ready,
+            total_bytes,
             live_bytes,
             dead_bytes: used.saturating_sub(live_bytes),
             batches: state.batches,

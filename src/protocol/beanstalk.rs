@@ -25,7 +25,7 @@ mod yaml;
 pub use reply::write_reply;
 pub use request::LINE_BYTES_MAX;
 
-pub(super) use request::{decode, outgrown};
+pub(super) use request::{decode, is_nothing, outgrown};
 
 /// What a reply answers: the verb of its command, since the same thing is said in other words for other verbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

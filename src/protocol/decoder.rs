@@ -174,6 +174,9 @@ impl Decoder {
     /// than [`FrameLimits::frame_max`] bytes. However the bytes are cut into reads, the same commands and
     /// refusals come out.
     pub fn next(&mut self, buf: &[u8]) -> Step {
+        if let Skipping::Nothing = self.skipping {
+            return self.next_line(buf);
+        }
         match std::mem::replace(&mut self.skipping, Skipping::Nothing) {
             Skipping::Nothing => self.next_line(buf),
             Skipping::Line(oversize) => self.skip_line(oversize, buf),
@@ -203,7 +206,8 @@ impl Decoder {
         };
         let end = self.searched + found;
         let line = without_cr(&buf[..end]);
-        let (dialect, decoded) = if speaks_beanstalk(line) {
+        let typed = line.len() == end;
+        let (dialect, decoded) = if speaks_beanstalk(line) && !(typed && beanstalk::is_nothing(line)) {
             let (verb, decoded) = beanstalk::decode(line, &buf[end + 1..], &self.limits);
             (Dialect::Beanstalk(verb), decoded)
         } else {

@@ -308,7 +308,7 @@ impl State {
         }
     }
 
-    /// Keeps the sum of [`State::live_bytes`] from now on: to be called on an empty state.
+    /// Keeps the sum behind [`State::live`] from now on: to be called on an empty state.
     pub fn set_measure(&mut self, measure: Measure) {
         self.measure = Some(measure);
     }
@@ -471,6 +471,11 @@ impl State {
         if warn == Warn::BeforeLapse {
             self.book_session(session);
         }
+    }
+
+    /// Whether a session stands in a line: until it leaves or is handed a job.
+    pub fn is_waiting(&self, session: SessionId) -> bool {
+        self.session(session).standing.is_some()
     }
 
     /// Takes a waiting session out of its lines.

@@ -7,8 +7,11 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use socket2::Socket;
 
 use super::Shared;
@@ -24,6 +27,9 @@ const BUFFER_BYTES: usize = 4096;
 
 /// A buffer that reads fill is let grow to this, whatever the commands in it need.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// How often a connection's thread looks for the next command before it sleeps.
+const EAGER_LOOKS: u32 = 8;
 
 /// How much later than its deadline a slow command may be dropped.
 const LIMIT_SLACK: Duration = Duration::from_secs(1);
@@ -49,15 +55,17 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
         unsent: Vec::new(),
     };
     let end = connection.run();
-    // Whatever a stopping server ends, no worker is to blame for.
-    let blameless = matches!(end, Ok(End::Quit)) || shared.is_stopping();
+    // Before the client can see the end: what it had leased must be back by then. Whatever a stopping server ends, no
+    // worker is to blame for.
+    if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
+        session.quit();
+    } else {
+        drop(session);
+    }
     match end {
         Ok(End::Gone) => log::debug!("{}: closed", shared.name_of(&stream)),
         Ok(End::Quit | End::Sent) => linger(&stream, shared),
         Err(error) => log::debug!("{}: dropped: {error}", shared.name_of(&stream)),
-    }
-    if blameless {
-        session.quit();
     }
 }
 
@@ -105,7 +113,7 @@ impl Connection<'_> {
         loop {
             match self.decoder.next(self.input.unread()) {
                 Step::Incomplete => return Ok(None),
-                Step::Skip { consumed } => self.input.consume(consumed),
+                Step::Skip { consumed } => self.input.drop_bytes(consumed),
                 Step::Command { consumed, command, dialect } => {
                     self.input.consume(consumed);
                     match self.session.execute(command) {
@@ -209,7 +217,7 @@ impl Connection<'_> {
                 ));
             }
             self.input.limit_reading(self.stream, left)?;
-            match self.input.read_from(self.stream) {
+            match self.input.read_from(self.stream, &self.shared.eager) {
                 // A limit that was set for an earlier command, or is up: the next round tells which.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input.stale_limit = true,
                 other => return other,
@@ -296,9 +304,15 @@ impl Input {
         &self.bytes[self.start..self.end]
     }
 
+    /// Drops the bytes of a whole command: the next has all its time.
     fn consume(&mut self, bytes: usize) {
-        self.start += bytes;
         self.frame_deadline = None;
+        self.drop_bytes(bytes);
+    }
+
+    /// Drops bytes in the middle of a command, whose time goes on.
+    fn drop_bytes(&mut self, bytes: usize) {
+        self.start += bytes;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -323,7 +337,7 @@ impl Input {
 
     /// Reads once. The buffer grows while reads fill it, so that a client that sends ahead needs few of them, and shrinks
     /// when a read comes to little.
-    fn read_from(&mut self, mut stream: &Socket) -> io::Result<usize> {
+    fn read_from(&mut self, stream: &Socket, eager: &AtomicBool) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -332,12 +346,7 @@ impl Input {
             let room = self.bytes.len() * 2;
             self.bytes.resize(room, 0);
         }
-        let read = loop {
-            match stream.read(&mut self.bytes[self.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
+        let read = read_eagerly(stream, &mut self.bytes[self.end..], eager)?;
         let was_empty = self.end == 0;
         self.end += read;
         if self.end == self.bytes.len() && self.bytes.len() < READ_AHEAD_BYTES {
@@ -347,5 +356,35 @@ impl Input {
             self.bytes.shrink_to_fit();
         }
         Ok(read)
+    }
+}
+
+/// Reads, and blocks where nothing has come. First looks a few times whether something has, and lets others run in
+/// between: to be woken costs more than that, on both sides. Only one thread does so at a time (`eager`), or they would
+/// take the processor from those that have something to do.
+fn read_eagerly(mut stream: &Socket, bytes: &mut [u8], eager: &AtomicBool) -> io::Result<usize> {
+    if !eager.swap(true, Ordering::Acquire) {
+        let mut looks = 0;
+        let read = loop {
+            match rustix::net::recv(stream, &mut *bytes, RecvFlags::DONTWAIT) {
+                Ok((read, _)) => break Some(read),
+                Err(Errno::AGAIN) if looks < EAGER_LOOKS => {
+                    looks += 1;
+                    std::thread::yield_now();
+                }
+                // Whatever else it is, the read that blocks will say it.
+                Err(_) => break None,
+            }
+        };
+        eager.store(false, Ordering::Release);
+        if let Some(read) = read {
+            return Ok(read);
+        }
+    }
+    loop {
+        match stream.read(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }

@@ -19,12 +19,6 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-impl From<SocketAddr> for Listen {
-    fn from(address: SocketAddr) -> Listen {
-        Listen::Tcp(address)
-    }
-}
-
 impl Listen {
     pub(super) fn socket(&self) -> io::Result<Socket> {
         match self {

@@ -18,7 +18,7 @@ use super::outcome::Outcome;
 use super::printable::{cut, printable};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
-use crate::job::{Lease, MAX_REASON_BYTES};
+use crate::job::{Lease, MAX_DURATION, MAX_REASON_BYTES};
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, format_duration};
 
@@ -226,8 +226,9 @@ impl<'a> Held<'a> {
             return Ending::Lost { why };
         }
         let id = self.job.id();
-        let returned = |delay| Command::Return { id, delay };
-        let failed = |delay, dead, reason: &str| {
+        let returned = |delay: Duration| Command::Return { id, delay: delay.min(MAX_DURATION) };
+        let failed = |delay: Option<Duration>, dead, reason: &str| {
+            let delay = delay.map(|delay| delay.min(MAX_DURATION));
             let reason = Some(cut(reason, MAX_REASON_BYTES)).filter(|reason| !reason.is_empty());
             Command::Fail { id, delay, dead, reason: reason.map(Arc::from) }
         };

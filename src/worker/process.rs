@@ -225,8 +225,10 @@ fn last_lines(tail: &[u8]) -> String {
         Some((_, whole)) if tail.len() >= TAIL_BYTES_MAX => whole,
         _ => text,
     };
-    let cut = text.rmatch_indices('\n').nth(TAIL_LINES_MAX - 1).map_or(0, |(at, _)| at + 1);
-    text[cut..].to_owned()
+    let lines = text.rmatch_indices('\n').nth(TAIL_LINES_MAX - 1).map_or(0, |(at, _)| at + 1);
+    // U+FFFD is longer than the byte in whose place it stands.
+    let bytes = text.ceil_char_boundary(text.len().saturating_sub(TAIL_BYTES_MAX));
+    text[lines.max(bytes)..].to_owned()
 }
 
 fn signal(group: Pid, signal: Signal) {
@@ -258,6 +260,10 @@ mod tests {
         let mut tail = Vec::new();
         keep_tail(&mut tail, &[b'a'; 3000]);
         assert_eq!(last_lines(&tail), "a".repeat(TAIL_BYTES_MAX));
+        keep_tail(&mut tail, &[0xff; 999]);
+        keep_tail(&mut tail, b"!");
+        let text = last_lines(&tail);
+        assert!(text.len() <= TAIL_BYTES_MAX && text.ends_with("\u{fffd}!"), "{text}");
     }
 
     #[test]

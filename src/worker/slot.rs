@@ -13,7 +13,7 @@ use super::connection::{Connection, Event};
 use super::control::Phase;
 use super::held::{Ending, Held, Run};
 use super::presence::{BACKOFF_MAX, Backoff, Since};
-use super::turns::Emptiness;
+use super::turns::{Emptiness, Mark};
 use super::{Shared, WorkerError};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
@@ -123,53 +123,56 @@ impl Slot {
 
     /// Asks for a job and waits for it.
     fn fetch(&mut self) -> Result<Lease, Nothing> {
-        let Some(link) = &mut self.link else { return Err(Nothing::Orders) };
-        let wait = if self.shared.drain { Wait::AtMost(Duration::ZERO) } else { Wait::Forever };
         let asked = self.shared.turns.ask();
-        link.connection.send(&Command::Lease { queues: self.shared.queues.clone(), wait });
-        let answer = loop {
-            match listen(&self.shared, &mut link.connection, &self.wake, None) {
-                // It came as the worker was told not to work on: no attempt may be charged for that.
-                Heard::Event(Event::Answer(Answer::Leased(_)))
-                    if self.shared.control.phase() != Phase::Fetch =>
-                {
-                    break Err(Nothing::Orders);
-                }
-                Heard::Event(Event::Answer(answer)) => break Ok(answer),
-                Heard::Event(Event::Closed(why)) => break Err(away(why)),
-                Heard::Event(Event::Up) | Heard::Silence => {}
-                Heard::Orders if self.shared.control.phase() == Phase::Fetch => {}
-                Heard::Orders => break Err(Nothing::Orders),
-            }
-        };
+        let answer = self.ask_for_job();
         match answer {
+            // The turn ends with the job.
             Ok(Answer::Leased(lease)) => return Ok(lease),
-            Ok(Answer::Empty) if self.shared.drain => {
-                match self.shared.turns.found_nothing(asked) {
-                    Emptiness::Drained => {
-                        info!(event = "drained"; "the queues are empty");
-                        self.shared.control.stop();
-                    }
-                    Emptiness::AskAgain => {}
-                    Emptiness::Others => self.idle(None),
-                }
-                return Err(Nothing::Orders);
-            }
+            Ok(Answer::Empty) if self.shared.drain => return self.drained(asked),
             _ => self.shared.turns.broke_off(),
         }
         match answer {
+            Err(Nothing::Orders) => self.take_back(),
             Ok(Answer::Refused(refusal)) if is_our_fault(&refusal) => {
                 self.shared.fail(WorkerError::Refused(refusal));
-                Err(Nothing::Orders)
             }
-            Ok(Answer::Refused(refusal)) => Err(refused(&refusal)),
-            Ok(other) => Err(away(format!("it answered GET with {other:?}"))),
-            Err(Nothing::Orders) => {
-                self.take_back();
-                Err(Nothing::Orders)
-            }
-            Err(away) => Err(away),
+            Ok(Answer::Refused(refusal)) => return Err(refused(&refusal)),
+            Ok(other) => return Err(away(format!("it answered GET with {other:?}"))),
+            Err(away) => return Err(away),
         }
+        Err(Nothing::Orders)
+    }
+
+    /// Sends GET and waits for its answer, for as long as the orders are to fetch.
+    fn ask_for_job(&mut self) -> Result<Answer, Nothing> {
+        let Some(link) = &mut self.link else { return Err(Nothing::Orders) };
+        let wait = if self.shared.drain { Wait::AtMost(Duration::ZERO) } else { Wait::Forever };
+        link.connection.send(&Command::Lease { queues: self.shared.queues.clone(), wait });
+        loop {
+            let heard = listen(&self.shared, &mut link.connection, &self.wake, None);
+            let fetching = self.shared.control.phase() == Phase::Fetch;
+            match heard {
+                // It came as the worker was told not to work on: no attempt may be charged for that.
+                Heard::Event(Event::Answer(Answer::Leased(_))) if !fetching => return Err(Nothing::Orders),
+                Heard::Event(Event::Answer(answer)) => return Ok(answer),
+                Heard::Event(Event::Closed(why)) => return Err(away(why)),
+                Heard::Orders if !fetching => return Err(Nothing::Orders),
+                Heard::Event(Event::Up) | Heard::Orders | Heard::Silence => {}
+            }
+        }
+    }
+
+    /// There was no job: the end, unless there may be one yet.
+    fn drained(&mut self, asked: Mark) -> Result<Lease, Nothing> {
+        match self.shared.turns.found_nothing(asked) {
+            Emptiness::AskAgain => {}
+            Emptiness::Others => self.idle(None),
+            Emptiness::Drained => {
+                info!(event = "drained"; "the queues are empty");
+                self.shared.control.stop();
+            }
+        }
+        Err(Nothing::Orders)
     }
 
     /// Takes back a GET that waits: behind QUIT the server hands back, uncharged, what the GET may have got.

@@ -59,6 +59,8 @@ impl World {
 pub struct Owner {
     pub journal: Journal,
     pub world: Mutex<World>,
+    /// The changes since it was opened, in order. Locked after the world.
+    pub log: Mutex<Vec<Change>>,
 }
 
 impl Owner {
@@ -69,7 +71,7 @@ impl Owner {
         assert!(recovered.highest_id >= world.highest_id);
         world.highest_id = recovered.highest_id;
         journal.set_live(world.live());
-        let owner = Arc::new(Owner { journal, world: Mutex::new(world) });
+        let owner = Arc::new(Owner { journal, world: Mutex::new(world), log: Mutex::default() });
         let keeper: Arc<dyn Keeper> = owner.clone();
         owner.journal.start_compaction(Arc::downgrade(&keeper));
         Ok((owner, recovered))
@@ -77,11 +79,18 @@ impl Owner {
 
     /// Carries out a change. The sum of what is to be kept is counted anew each time: slow, and surely right.
     pub fn change(&self, change: &Change) -> Position {
+        self.change_as(|_| Some(change.clone())).unwrap()
+    }
+
+    /// Carries out a change that depends on how things are.
+    pub fn change_as(&self, choose: impl FnOnce(&World) -> Option<Change>) -> Option<Position> {
         let mut world = self.world.lock().unwrap();
+        let change = choose(&world)?;
         world.apply(change.clone());
-        let position = self.journal.append(change);
+        let position = self.journal.append(&change);
         self.journal.set_live(world.live());
-        position
+        self.log.lock().unwrap().push(change);
+        Some(position)
     }
 
     pub fn wait(&self, position: Position) -> Result<(), Unavailable> {

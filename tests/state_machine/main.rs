@@ -9,14 +9,14 @@
 //! DJQS_MODEL_OPS=100000000 cargo test --release --test state_machine
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::change::Change;
+use djqs::change::{Change, JobSize, Measure};
 use djqs::clock::{ManualClock, Moment, Now};
 use djqs::job::MAX_REASON_BYTES;
 use djqs::queue::state::{Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State, Warn};
@@ -34,10 +34,44 @@ const OPS_PRINTED: usize = 40;
 /// Every so many operations, more or less, all there is to see is compared.
 const OPS_BETWEEN_COMPARISONS: u64 = 300;
 
+/// A journal's idea of the sizes of its records: such that it matters if any part of a job is left out of account.
+const MEASURE: Measure = Measure {
+    job: |job: &JobSize<'_>| {
+        let texts = [job.queue.as_str(), job.key.map_or("", Key::as_str), job.reason.unwrap_or_default()];
+        let numbers = [job.id.0, job.ttr.as_millis() as u64, job.attempts.into(), job.priority.0.into()];
+        let bytes = texts.map(str::len).iter().sum::<usize>() + 3 * job.body_bytes;
+        1 + bytes as u64 + numbers.iter().sum::<u64>() + job.backoff.as_millis() as u64
+    },
+    pause: |name| 11 + name.as_str().len() as u64,
+};
+
+/// What has to happen now and then for the comparison to be worth anything.
+const WORTH_COMPARING: [&str; 17] = [
+    "jobs accepted",
+    "submissions refused",
+    "duplicates",
+    "jobs leased",
+    "waits",
+    "handed jobs taken",
+    "handed jobs lapsed",
+    "jobs to be tried again",
+    "sessions ended in slices",
+    "delays over",
+    "leases lapsed",
+    "pauses over",
+    "warnings",
+    "orders to be explained",
+    "compactions",
+    "restarts",
+    "restarts tried",
+];
+
 /// What kind of life it is.
 #[derive(Debug)]
 struct Profile {
     name: &'static str,
+    /// How many of a hundred operations are lived like this.
+    share_percent: u64,
     queues: usize,
     sessions: usize,
     /// About how many jobs there are.
@@ -48,6 +82,8 @@ struct Profile {
     wait_percent: u64,
     /// The longest time to run, the longest delay and so on, but for a few.
     longest_ms: u64,
+    /// How many of a hundred lives have a journal.
+    journal_percent: u64,
     /// Operations until everything begins anew.
     ops: RangeInclusive<u64>,
 }
@@ -55,52 +91,62 @@ struct Profile {
 const PROFILES: [Profile; 5] = [
     Profile {
         name: "few_of_everything",
+        share_percent: 25,
         queues: 2,
         sessions: 3,
         jobs: 5,
         named: 2,
         wait_percent: 50,
         longest_ms: 4,
+        journal_percent: 75,
         ops: 50..=1_000,
     },
     Profile {
         name: "many_waiting_sessions",
+        share_percent: 25,
         queues: 4,
         sessions: 24,
         jobs: 10,
         named: 4,
         wait_percent: 95,
         longest_ms: 30,
+        journal_percent: 75,
         ops: 500..=5_000,
     },
     Profile {
         name: "many_queues",
+        share_percent: 15,
         queues: 40,
         sessions: 8,
         jobs: 30,
         named: 20,
         wait_percent: 50,
         longest_ms: 50,
+        journal_percent: 75,
         ops: 1_000..=10_000,
     },
     Profile {
         name: "many_jobs",
+        share_percent: 10,
         queues: 3,
         sessions: 8,
-        jobs: 80,
+        jobs: 70,
         named: 3,
         wait_percent: 30,
         longest_ms: 200,
+        journal_percent: 75,
         ops: 5_000..=20_000,
     },
     Profile {
         name: "one_long_life",
+        share_percent: 25,
         queues: 4,
         sessions: 6,
         jobs: 20,
         named: 3,
         wait_percent: 50,
         longest_ms: 20,
+        journal_percent: 100,
         ops: u64::MAX..=u64::MAX,
     },
 ];
@@ -133,10 +179,11 @@ fn one_long_life_agrees_with_the_model() {
 /// As many lives as the share of one profile allows.
 fn live(profile: usize) {
     let seed = number_of("DJQS_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    let mut left = number_of("DJQS_MODEL_OPS").unwrap_or(OPS_DEFAULT).div_ceil(PROFILES.len() as u64);
     let mut random = Random(seed.wrapping_add(profile as u64));
     let profile = &PROFILES[profile];
-    let mut number = 0;
+    let mut left = (number_of("DJQS_MODEL_OPS").unwrap_or(OPS_DEFAULT) * profile.share_percent).div_ceil(100);
+    let mut counted = BTreeMap::new();
+    let (all, mut number) = (left, 0);
     while left > 0 {
         number += 1;
         let ops = random.within(profile.ops.clone()).min(left);
@@ -146,7 +193,14 @@ fn live(profile: usize) {
         }
         life.compare_everything();
         left -= ops;
+        for (&what, count) in &life.counted {
+            *counted.entry(what).or_default() += count;
+        }
     }
+    // Where hardly anything happens, it's no wonder that nothing goes wrong.
+    let rare: Vec<_> =
+        WORTH_COMPARING.iter().filter(|&what| counted.get(what).unwrap_or(&0) < &(all / 40_000)).collect();
+    assert!(rare.is_empty(), "{rare:?} hardly ever happened: {counted:?}; DJQS_SEED={seed}");
 }
 
 /// A number from the environment.
@@ -359,6 +413,8 @@ struct Life {
     ending: Vec<(SessionId, Ending)>,
     /// All changes so far, where there is a journal.
     journal: Option<Vec<Change>>,
+    /// How often what is worth comparing has happened.
+    counted: BTreeMap<&'static str, u64>,
 }
 
 impl Drop for Life {
@@ -385,15 +441,11 @@ impl Life {
             (1..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
         let names: Arc<[QueueName]> = [QueueName::default()].into_iter().chain(names).collect();
         let keys = (0..3).map(|n| Key::new(&"key".repeat(n + 1)).unwrap()).collect();
-        let memory_max = if random.percent(30) {
-            random.within(1..=profile.jobs as u64) * (JOB_OVERHEAD_BYTES + 50)
-                + profile.queues as u64 * QUEUE_OVERHEAD_BYTES
-        } else {
-            u64::MAX
-        };
+        let memory_max = random_memory_max(profile, &mut random);
         let mut state = State::new(memory_max, random.next());
-        let journal = random.percent(75).then(Vec::new);
+        let journal = random.percent(profile.journal_percent).then(Vec::new);
         if journal.is_some() {
+            state.set_measure(MEASURE);
             state.set_journaled();
         }
         Life {
@@ -410,6 +462,7 @@ impl Life {
             sessions: Vec::new(),
             ending: Vec::new(),
             journal,
+            counted: BTreeMap::new(),
         }
     }
 
@@ -428,6 +481,10 @@ impl Life {
         }
     }
 
+    fn count(&mut self, what: &'static str) {
+        *self.counted.entry(what).or_default() += 1;
+    }
+
     // ---- what happens ----
 
     fn random_op(&mut self) -> Op {
@@ -437,6 +494,7 @@ impl Life {
             return self.random_op_without_session(&waiting, &handed);
         }
         let session = self.random.pick(&free).expect("it is not empty");
+        let worker = self.random_worker(&free);
         match self.random.below(100) {
             0..18 if !crowded => self.random_submission(),
             0..32 => Op::Get {
@@ -445,22 +503,22 @@ impl Life {
                 wait: self.random.below(100) < self.profile.wait_percent,
                 wary: self.random.percent(50),
             },
-            32..42 => Op::Ack { session, id: self.random_id(Some(session)) },
+            32..42 => Op::Ack { session: worker, id: self.random_id(Some(worker)) },
             42..52 => Op::Fail {
-                session,
-                id: self.random_id(Some(session)),
+                session: worker,
+                id: self.random_id(Some(worker)),
                 delay: if self.random.percent(30) { Some(self.random_time()) } else { None },
                 dead: self.random.percent(10),
                 reason: self.random_reason(),
             },
             52..56 => Op::GiveBack {
-                session,
-                id: self.random_id(Some(session)),
+                session: worker,
+                id: self.random_id(Some(worker)),
                 delay: if self.random.percent(50) { Duration::ZERO } else { self.random_time() },
             },
             56..59 => Op::Touch {
-                session,
-                id: self.random_id(Some(session)),
+                session: worker,
+                id: self.random_id(Some(worker)),
                 ttr: if self.random.percent(50) { None } else { Some(self.random_time()) },
             },
             59..65 => self.random_op_by_hand(session),
@@ -586,6 +644,14 @@ impl Life {
         (0..count).map(|_| self.random_queue()).collect()
     }
 
+    /// Most often one that has leased something.
+    fn random_worker(&mut self, free: &[SessionId]) -> SessionId {
+        let busy = free.iter().copied().filter(|&session| !self.model.leases_of(session).is_empty());
+        let busy: Vec<_> = busy.collect();
+        let among = if busy.is_empty() || self.random.percent(20) { free } else { &busy };
+        self.random.pick(among).expect("it is not empty")
+    }
+
     /// A job that the session has leased, or any, or none that there is.
     fn random_id(&mut self, session: Option<SessionId>) -> JobId {
         let leases = session.map(|session| self.model.leases_of(session)).unwrap_or_default();
@@ -671,6 +737,7 @@ impl Life {
             Op::TakeHanded { session } => {
                 let seen = self.state.take_handed(session);
                 let id = self.model.take_handed(session);
+                self.count(if id.is_some() { "handed jobs taken" } else { "handed jobs lapsed" });
                 assert_eq!(seen, id.map(|id| self.model.lease_of(id)));
             }
             Op::Ack { session, id } => {
@@ -682,6 +749,7 @@ impl Life {
                 let how = (delay, dead, reason.as_deref());
                 let expected = self.model.fail(now, session, id, how, seen.as_ref().ok().copied());
                 if let Ok(Failed::RetryIn(wait)) = seen {
+                    self.count("jobs to be tried again");
                     assert_eq!(wait.subsec_nanos() % 1_000_000, 0, "{wait:?} is whole milliseconds");
                 }
                 assert_same(seen, expected);
@@ -792,6 +860,7 @@ impl Life {
         self.sessions.retain(|other| *other != session);
         self.ending.retain(|other| other.0 != session);
         if !seen {
+            self.count("sessions ended in slices");
             self.ending.push((session, ending));
         }
     }
@@ -802,9 +871,11 @@ impl Life {
         let seen = self.state.submit(self.now, submission);
         let expected = self.model.submit(self.now, queue, &options, &body);
         if let Err(refusal) = &seen {
+            self.count("submissions refused");
             assert!(refusal.retry_after.is_some(), "{refusal:?} says when to try again");
         }
         if let Ok(accepted) = seen {
+            self.count(if accepted.duplicate.is_some() { "duplicates" } else { "jobs accepted" });
             assert_eq!(self.state.peek(self.now, accepted.id), self.model.peek(self.now, accepted.id));
         }
         assert_same(seen, expected);
@@ -818,7 +889,10 @@ impl Life {
         let expected = self.model.lease(self.now, session, queues);
         assert_eq!(seen, expected.map(|id| self.model.lease_of(id)));
         assert_eq!(self.state.lapses_soon(self.now, session), self.model.lapses_soon(self.now, session));
-        if expected.is_none() && wait {
+        if expected.is_some() {
+            self.count("jobs leased");
+        } else if wait {
+            self.count("waits");
             self.state.wait(session, &names, if wary { Warn::BeforeLapse } else { Warn::Never });
             self.model.wait(session, queues, wary);
         }
@@ -852,6 +926,9 @@ impl Life {
         let free = done.iter().filter(|due| matches!(due, Due::PauseOver(_) | Due::Warning(_))).count();
         assert!((done.len() - free) as u64 <= most, "{done:?} is more than {most}");
 
+        if done.is_empty() {
+            return assert_eq!(woken, [], "nothing has happened");
+        }
         // Which of several sessions got which job shows when they take it. One alone may take its time.
         let mut taken = Vec::new();
         if woken.len() > 1 {
@@ -865,6 +942,17 @@ impl Life {
                 "of {due:?}, {done:?} was done, which woke {woken:?} with {taken:?}: no order explains it"
             );
         };
+        for due in &done {
+            self.count(match due {
+                Due::DelayOver(_) => "delays over",
+                Due::LeaseLapsed(_) => "leases lapsed",
+                Due::PauseOver(_) => "pauses over",
+                Due::Warning(_) => "warnings",
+            });
+        }
+        if done.len() > 1 && !woken.is_empty() {
+            self.count("orders to be explained");
+        }
         self.model = explanation;
         self.model.woken.clear();
         for &(session, id) in &taken {
@@ -939,6 +1027,7 @@ impl Life {
     // ---- the journal ----
 
     fn compact(&mut self, changes: usize) {
+        self.count("compactions");
         let journal = self.journal.as_mut().expect("there is one");
         let old: Vec<Change> = journal.drain(..changes).collect();
         for change in old {
@@ -951,14 +1040,23 @@ impl Life {
                 Change::Status(..) | Change::Gone(_) | Change::IdsUsed(_) => {}
             }
         }
-        journal.push(Change::IdsUsed(self.state.last_id()));
+        let last = self.state.last_id();
+        let names_last = |change: &Change| match change {
+            Change::Job(spec, _) => spec.id == last,
+            Change::Gone(id) | Change::IdsUsed(id) => *id == last,
+            Change::Status(..) | Change::Pause(..) => false,
+        };
+        if !journal.iter().any(names_last) {
+            journal.push(Change::IdsUsed(last));
+        }
     }
 
     /// A new process with these changes, whose clock begins elsewhere.
-    fn restored(&mut self, millis: u64, changes: &[Change]) -> (State, Now) {
+    fn restored(&mut self, millis: u64, memory_max: u64, changes: &[Change]) -> (State, Now) {
         let now =
             Now { mono: Moment::from_millis(self.random.below(1_000)), wall_ms: self.now.wall_ms + millis };
-        let mut state = State::new(self.model.memory_max, self.random.next());
+        let mut state = State::new(memory_max, self.random.next());
+        state.set_measure(MEASURE);
         for change in changes {
             state.restore(now, change.clone());
             if self.random.percent(1) {
@@ -972,12 +1070,15 @@ impl Life {
 
     fn restart(&mut self, millis: u64) {
         let journal = self.journal.take().expect("there is one");
-        let (state, now) = self.restored(millis, &journal);
+        let memory_max = random_memory_max(self.profile, &mut self.random);
+        let (state, now) = self.restored(millis, memory_max, &journal);
         self.model = self.model.after_restart(self.now, now);
+        self.model.memory_max = memory_max;
         (self.state, self.now, self.journal) = (state, now, Some(journal));
         self.state.set_journaled();
         self.sessions.clear();
         self.ending.clear();
+        self.count("restarts");
         while self.state.next_deadline().is_some_and(|next| next <= now.mono) {
             self.state.tick(now, 1_000);
         }
@@ -988,9 +1089,10 @@ impl Life {
     }
 
     fn try_restart(&mut self, millis: u64, from_exports: bool) {
+        self.count("restarts tried");
         let journal = self.journal.clone().expect("there is one");
         let changes = if from_exports { self.exported() } else { journal };
-        let (mut state, now) = self.restored(millis, &changes);
+        let (mut state, now) = self.restored(millis, self.model.memory_max, &changes);
         while state.next_deadline().is_some_and(|next| next <= now.mono) {
             state.tick(now, 1_000);
         }
@@ -1072,6 +1174,8 @@ impl Life {
         assert_eq!(state.waiting(), model.line.len() as u64);
         assert_eq!(state.queue_count(), model.queues.len() as u64);
         assert_eq!(state.memory(), (model.memory(), model.memory_max));
+        let live_bytes = if self.journal.is_some() { model.live_bytes(&MEASURE) } else { 0 };
+        assert_eq!(state.live(), (model.jobs.len() as u64, live_bytes));
         if let Some(first) = model.deadlines().iter().map(|&(at, _)| at).min() {
             let next = state.next_deadline();
             assert!(next.is_some_and(|next| next <= first), "{next:?} is too late for {first:?}");
@@ -1124,6 +1228,15 @@ impl Life {
         let names: Vec<_> = seen.into_iter().map(|stats| stats.name).collect();
         assert!(self.state.queue_names(0, usize::MAX).into_iter().map(|(_, name)| name).eq(names));
     }
+}
+
+/// No limit, or one that is often reached.
+fn random_memory_max(profile: &Profile, random: &mut Random) -> u64 {
+    if random.percent(70) {
+        return u64::MAX;
+    }
+    let jobs = random.within(1..=profile.jobs as u64);
+    jobs * (JOB_OVERHEAD_BYTES + 50) + profile.queues as u64 * QUEUE_OVERHEAD_BYTES
 }
 
 #[track_caller]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use djqs::change::{JobSize, Measure};
 use djqs::clock::{Moment, Now};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::queue::state::{
@@ -755,6 +756,26 @@ impl Model {
     pub(crate) fn memory(&self) -> u64 {
         let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
+    }
+
+    /// What the journal has to keep, by its own measure.
+    pub(crate) fn live_bytes(&self, measure: &Measure) -> u64 {
+        let jobs = self.jobs.iter().map(|job| {
+            let Options { priority, ttr, attempts, backoff, ref key, delay: _ } = job.options;
+            (measure.job)(&JobSize {
+                id: job.id,
+                queue: &self.names[job.queue],
+                ttr,
+                attempts,
+                backoff,
+                key: key.as_ref(),
+                priority,
+                reason: job.reason.as_deref(),
+                body_bytes: job.body.len(),
+            })
+        });
+        let paused = self.queues.iter().filter(|queue| queue.paused.is_some());
+        jobs.sum::<u64>() + paused.map(|queue| (measure.pause)(&self.names[queue.number])).sum::<u64>()
     }
 
     pub(crate) fn is_paused(&self, queue: QueueNo) -> bool {

@@ -92,8 +92,6 @@ pub(crate) struct Measured {
     /// Processor time of the server and of this generator.
     pub(crate) server_cpu: Duration,
     pub(crate) own_cpu: Duration,
-    /// Jobs that were due and could not be sent yet, at the end.
-    pub(crate) overdue: u64,
 }
 
 impl Measured {
@@ -297,10 +295,6 @@ impl Load {
             latency: self.flow.latency.clone(),
             server_cpu: end.server_cpu.saturating_sub(mark.server_cpu),
             own_cpu: end.own_cpu.saturating_sub(mark.own_cpu),
-            overdue: match bounds.pace {
-                Pace::Every(interval) => end.at.saturating_sub(self.flow.due) / nanos(interval),
-                _ => 0,
-            },
         })
     }
 

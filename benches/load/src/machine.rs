@@ -1,12 +1,14 @@
 //! What is read of the machine and of processes: `/proc`, and the limits that a load of thousands of sockets needs raised.
 
 use std::fs;
+use std::io;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The kernel counts processor time in hundredths of a second towards user space, on every common machine.
 const TICK: Duration = Duration::from_millis(10);
@@ -18,6 +20,16 @@ pub(crate) fn prepare() {
     // Where either fails the measurement that needs it says so: a socket that can't be opened, a pace that is not kept.
     let _ = setrlimit(Resource::Nofile, limit);
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+}
+
+/// Keeps this thread, and what it starts from now on, to these cores.
+///
+/// # Errors
+/// Where there is none of them.
+pub(crate) fn keep_to_cores(cores: impl IntoIterator<Item = usize>) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    cores.into_iter().for_each(|core| set.set(core));
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Processor time that a process has used, of all its threads; zero where it is gone.
@@ -60,6 +72,8 @@ pub(crate) fn facts(data: &Path) -> Vec<(&'static str, String)> {
         .and_then(|text| Some(text.split_whitespace().find_map(|word| word.strip_prefix("v="))?.to_owned()));
     let beanstalkd = first_line("beanstalkd", &["-v"]).map(|text| text.replace("beanstalkd ", ""));
     let data = data.to_string_lossy();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or_default();
     let disk = Command::new("df").args(["--output=fstype", &data]).output().ok();
     let disk =
         disk.and_then(|out| Some(String::from_utf8_lossy(&out.stdout).lines().nth(1)?.trim().to_owned()));
@@ -67,6 +81,7 @@ pub(crate) fn facts(data: &Path) -> Vec<(&'static str, String)> {
         ("date", first_line("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default()),
         ("processor", format!("{model}, {cores} cores")),
         ("memory", format!("{:.0} GiB", memory_kib / f64::from(1 << 20))),
+        ("load average at the start", load.into()),
         ("kernel", format!("Linux {}", release.trim())),
         ("file system of the durable rows", disk.unwrap_or_else(|| "unknown".into())),
         (

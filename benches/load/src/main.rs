@@ -59,6 +59,10 @@ struct Flags {
     #[arg(long, value_name = "PROGRAM", default_value = "target/release/client")]
     client: PathBuf,
 
+    /// Keep the load generator to the first core and the servers to the others
+    #[arg(long)]
+    pin: bool,
+
     /// Where the servers may write; on the disk that the durable rows are about
     #[arg(long, value_name = "DIR", default_value = "target/bench-data")]
     data: PathBuf,
@@ -100,6 +104,7 @@ fn run(flags: Flags) -> Result<bool, Box<dyn Error>> {
         return Err(format!("no work is named {}: --list has the names", flags.only.join(" or ")).into());
     }
     machine::prepare();
+    let facts = machine::facts(&flags.data);
     std::fs::create_dir_all(&flags.data)?;
     let mut subjects = flags.subjects;
     if flags.rival.is_some() && !subjects.contains(&Subject::Rival) {
@@ -112,13 +117,13 @@ fn run(flags: Flags) -> Result<bool, Box<dyn Error>> {
         rival: flags.rival,
         floor: std::env::current_exe()?.with_file_name("floor"),
         data: flags.data,
+        pin: flags.pin,
     };
     let scale = if flags.quick { Scale::QUICK } else { Scale::FULL };
     let rounds = flags.rounds.unwrap_or(if flags.quick { 1 } else { 5 });
     let outcomes: Vec<Outcome> =
         list.iter().map(|work| measure(work, &subjects, &places, scale, rounds)).collect();
-    let head =
-        Head { facts: machine::facts(&places.data), rounds: rounds as usize, quick: flags.quick, subjects };
+    let head = Head { facts, rounds: rounds as usize, quick: flags.quick, subjects };
     print!("{}", head.tables(&outcomes));
     if let Some(out) = flags.out {
         write(&out, &head, &outcomes)?;

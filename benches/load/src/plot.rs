@@ -54,7 +54,9 @@ pub(crate) fn draw(
             continue;
         };
         let (x, y) = ((x.start..x.end).log_scale(), 0.0..y.end * 1.1);
-        draw_one(&directory.join(file), title, ["connections", "jobs/s"], &curves, x, y)?;
+        // Rates are drawn from zero: below the curves there is room.
+        let legend = SeriesLabelPosition::LowerMiddle;
+        draw_one(&directory.join(file), title, ["connections", "jobs/s"], &curves, legend, x, y)?;
         drawn.push((file, title));
     }
     for (file, title, percentile) in [
@@ -72,7 +74,9 @@ pub(crate) fn draw(
             continue;
         };
         let (x, y) = (0.0..x.end * 1.02, (y.start * 0.8..y.end * 1.3).log_scale());
-        draw_one(&directory.join(file), title, ["jobs/s", "µs"], &curves, x, y)?;
+        // Latency rises to the right.
+        let legend = SeriesLabelPosition::UpperLeft;
+        draw_one(&directory.join(file), title, ["jobs/s", "µs"], &curves, legend, x, y)?;
         drawn.push((file, title));
     }
     Ok(drawn)
@@ -112,6 +116,7 @@ fn draw_one<X, Y>(
     title: &str,
     [x_name, y_name]: [&str; 2],
     curves: &[Curve],
+    legend: SeriesLabelPosition,
     x: X,
     y: Y,
 ) -> Result<(), Box<dyn Error>>
@@ -146,7 +151,12 @@ where
             .label(curve.subject.to_string())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(legend)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -9,9 +9,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use rustix::thread::CpuSet;
 
 use crate::dialect::Dialect;
 use crate::load::exchange;
+use crate::machine::keep_to_cores;
 
 /// How long a server may take until it answers. Recovery is measured by this too, so it is generous.
 const START_MAX: Duration = Duration::from_secs(120);
@@ -92,6 +94,8 @@ pub(crate) struct Places {
     pub(crate) rival: Option<PathBuf>,
     pub(crate) floor: PathBuf,
     pub(crate) data: PathBuf,
+    /// Whether servers keep off the first core, which is the load generator's.
+    pub(crate) pin: bool,
 }
 
 /// A running server; killed when dropped, and its data with it.
@@ -138,7 +142,7 @@ impl Subject {
         let port = free_port()?;
         let mut command = self.command(places, safety, body_bytes, directory, port)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| match error.kind() {
+        let child = spawn(&mut command, places.pin).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 Trouble::Skipped(format!("{} is not there", command.get_program().to_string_lossy()))
             }
@@ -226,6 +230,17 @@ impl Subject {
             Subject::Floor => return Err(Trouble::Skipped("it keeps nothing".into())),
         })
     }
+}
+
+/// Starts a server; what it starts itself, its threads too, keeps to the same cores.
+fn spawn(command: &mut Command, pin: bool) -> io::Result<Child> {
+    if !pin {
+        return command.spawn();
+    }
+    keep_to_cores(1..CpuSet::MAX_CPU)?;
+    let child = command.spawn();
+    keep_to_cores([0])?;
+    child
 }
 
 /// A port that was free a moment ago. Another program may take it before the server does; then the server says so.

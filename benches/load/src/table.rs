@@ -80,7 +80,9 @@ impl Outcome {
     /// One subject's figure over another's, in each round for itself.
     pub(crate) fn ratio(&self, subject: Subject, other: Subject, line: usize) -> Option<Spread> {
         let pairs = self.each(subject, line).zip(self.each(other, line));
-        Spread::of(pairs.filter_map(|(one, other)| Some(one.value? / other.value?)))
+        let ratios = pairs.filter_map(|(one, other)| Some(one.value? / other.value?));
+        // Whoever did nothing in the time is no measure.
+        Spread::of(ratios.filter(|ratio| ratio.is_finite()))
     }
 
     /// What is asked of DJQS in this line and can be told.

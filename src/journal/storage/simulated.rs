@@ -313,8 +313,12 @@ impl Inner {
     }
 
     fn sync_directory(&mut self) {
+        for change in std::mem::take(&mut self.name_changes) {
+            if let NameChange::Remove(_, node) = change {
+                self.nodes[node] = Node::default();
+            }
+        }
         self.durable_names = self.names.clone();
-        self.name_changes.clear();
     }
 }
 

@@ -70,6 +70,14 @@ pub(in crate::protocol) fn decode(line: &[u8], behind: &[u8], limits: &FrameLimi
     }
 }
 
+/// Whether no command of this dialect begins so, and a line of this length might be one. Where such a line ends in LF alone
+/// somebody has typed it, and the native dialect's answer tells him more.
+pub(in crate::protocol) fn is_nothing(line: &[u8]) -> bool {
+    line.len() + 2 <= LINE_BYTES_MAX
+        && !line.starts_with(b"put ")
+        && !VERBS.iter().any(|(prefix, ..)| line.starts_with(prefix))
+}
+
 /// Whether an unfinished line has outgrown what a line may be.
 pub(in crate::protocol) fn outgrown(unfinished: &[u8]) -> Option<Oversize> {
     (unfinished.len() >= LINE_BYTES_MAX).then(|| Oversize {

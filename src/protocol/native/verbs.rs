@@ -189,6 +189,7 @@ pub(super) fn find(name: &[u8]) -> Result<&'static Verb, Refusal> {
     VERBS.iter().find(|verb| verb.name.as_bytes() == name).ok_or_else(|| unknown(name))
 }
 
+#[cold]
 fn unknown(name: &[u8]) -> Refusal {
     if name.is_empty() {
         return Refusal::new(Code::UnknownVerb, "a line begins with its verb; HELP lists the verbs");
@@ -252,13 +253,19 @@ impl<'a> Words<'a> {
 
     /// The job's id, which stands before all options.
     fn id(&mut self) -> Result<JobId, Refusal> {
+        let word = self.next_word();
+        word.and_then(number).map(JobId).ok_or_else(|| self.no_id(word))
+    }
+
+    #[cold]
+    fn no_id(&self, word: Option<&[u8]>) -> Refusal {
         let name = self.verb.name;
-        match self.next_word() {
+        match word {
+            None => Refusal::usage(format!("{name} needs a job's id: {name} id")),
             Some(word) if word.contains(&b'=') => {
-                Err(Refusal::usage(format!("{name} needs the job's id before its options: {name} id")))
+                Refusal::usage(format!("{name} needs the job's id before its options: {name} id"))
             }
-            Some(word) => job_id("", word),
-            None => Err(Refusal::usage(format!("{name} needs a job's id: {name} id"))),
+            Some(word) => not_an_id(word),
         }
     }
 
@@ -550,13 +557,12 @@ fn within(name: &'static str, value: &[u8], min: u64, max: u64) -> Result<u64, R
 }
 
 fn job_id(_: &'static str, value: &[u8]) -> Result<JobId, Refusal> {
-    number(value).map(JobId).ok_or_else(|| {
-        Refusal::usage(format!(
-            "{} is no job's id; an id is a whole number up to {}",
-            quoted(value),
-            u64::MAX
-        ))
-    })
+    number(value).map(JobId).ok_or_else(|| not_an_id(value))
+}
+
+#[cold]
+fn not_an_id(word: &[u8]) -> Refusal {
+    Refusal::usage(format!("{} is no job's id; an id is a whole number up to {}", quoted(word), u64::MAX))
 }
 
 fn any_duration(name: &'static str, value: &[u8]) -> Result<Duration, Refusal> {

@@ -1,0 +1,326 @@
+//! The journal with its threads: many who wait, compaction while others write, a disk that fills up, a sync that fails.
+#![allow(clippy::disallowed_methods)]
+
+mod journal_common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use djqs::change::{Change, JobStatus, Place};
+use djqs::job::{Counts, JobId};
+use djqs::journal::storage::{CrashPlan, Fault, OperationKind, SimulatedDisk};
+use djqs::journal::{Failure, Fsync, Options};
+use journal_common::{History, Owner, Random, World, exhaustive, job, random_change, status};
+
+const SEGMENT_BYTES: u64 = 32 << 10;
+
+fn options(fsync: Fsync) -> Options {
+    Options { fsync, segment_bytes: SEGMENT_BYTES, ..Options::default() }
+}
+
+fn open(disk: &SimulatedDisk, fsync: Fsync) -> Arc<Owner> {
+    Owner::open(Arc::new(disk.clone()), options(fsync)).unwrap().0
+}
+
+/// Asks again and again, since there is no event to wait for; gives up after a time that only a fault exceeds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn assert_bounded(owner: &Owner) {
+    let stats = owner.journal.stats();
+    let bound = 3 * stats.live_bytes + 4 * SEGMENT_BYTES;
+    assert!(stats.total_bytes <= bound, "{} bytes, {} at most: {stats:?}", stats.total_bytes, bound);
+}
+
+/// Does the same thing over and over, under the eyes of one who looks at the journal's size.
+fn stays_bounded(fsync: Fsync, mut prepare: impl FnMut(&Owner), step: impl Fn(&World, u64) -> Change + Sync) {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, fsync);
+    prepare(&owner);
+    let segments_written = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (owner, step, segments_written) = (&owner, &step, &segments_written);
+            scope.spawn(move || {
+                for number in 0..1000 {
+                    let position = owner.change_as(|world| Some(step(world, number * 4 + thread))).unwrap();
+                    owner.wait(position).unwrap();
+                    assert_bounded(owner);
+                }
+                segments_written.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    assert_bounded(&owner);
+    // In the end, with nothing more to do, as little is left as compaction aims at: files of zeros included.
+    eventually("compaction comes to an end", || {
+        let stats = owner.journal.stats();
+        let zeros = 3 * SEGMENT_BYTES;
+        stats.total_bytes <= stats.live_bytes / 2 * 5 + SEGMENT_BYTES + zeros
+    });
+    let world = owner.world.lock().unwrap().clone();
+    let written = owner.journal.stats().records;
+    assert!(written > 4000, "{written}");
+    drop(owner);
+    let reopened = open(&disk.crash(CrashPlan::Nothing), fsync);
+    if fsync == Fsync::Always {
+        assert_eq!(*reopened.world.lock().unwrap(), world);
+    }
+}
+
+#[test]
+fn releasing_with_a_delay_over_and_over_stays_bounded() {
+    let prepare = |owner: &Owner| {
+        for id in 1..=20 {
+            owner.change(&job(id, &[1; 100]));
+        }
+    };
+    stays_bounded(Fsync::Always, prepare, |_, number| {
+        let place = Place::Delayed { until_wall_ms: 1_700_000_000_000 + number };
+        Change::Status(JobId(number % 20 + 1), status(place))
+    });
+}
+
+#[test]
+fn failing_over_and_over_with_long_reasons_stays_bounded() {
+    let prepare = |owner: &Owner| {
+        for id in 1..=50 {
+            owner.change(&job(id, &[1; 30]));
+        }
+    };
+    stays_bounded(Fsync::Never, prepare, |_, number| {
+        let counts = Counts { failures: number as u32, ..Counts::default() };
+        // Each job has its own length: what has to be kept must not change while others look at the bound.
+        let id = number % 50 + 1;
+        let reason = Some(format!("it went wrong {number:05}").repeat((id * 37 % 40) as usize).into());
+        Change::Status(JobId(id), JobStatus { counts, reason, ..status(Place::Ready) })
+    });
+}
+
+#[test]
+fn long_lived_jobs_among_short_ones_stay_bounded() {
+    let step = |world: &World, number: u64| match number % 10 {
+        // One in five stays.
+        0..5 => job(world.highest_id + 1, &[2; 200]),
+        _ => match world.jobs.keys().rev().find(|id| **id % 5 != 0) {
+            Some(id) => Change::Gone(JobId(*id)),
+            None => job(world.highest_id + 1, &[2; 200]),
+        },
+    };
+    stays_bounded(Fsync::Interval(Duration::from_millis(3)), |_| {}, step);
+}
+
+#[test]
+fn a_journal_of_nothing_but_finished_jobs_shrinks_without_traffic() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Always);
+    for id in 1..=500 {
+        owner.change(&job(id, &[3; 300]));
+    }
+    owner.wait(owner.journal.appended()).unwrap();
+    assert!(owner.journal.stats().segments > 4);
+    let mut last = owner.journal.appended();
+    for id in 1..=500 {
+        last = owner.change(&Change::Gone(JobId(id)));
+    }
+    owner.wait(last).unwrap();
+    eventually("one segment is left", || owner.journal.stats().segments == 1);
+    assert_bounded(&owner);
+    // The id of the last job is in none of them any more, and still not to be given again.
+    drop(owner);
+    let (owner, recovered) = Owner::open(Arc::new(disk), options(Fsync::Always)).unwrap();
+    assert_eq!(recovered.highest_id, 500);
+    assert!(owner.world.lock().unwrap().jobs.is_empty());
+}
+
+#[test]
+fn a_crash_under_many_threads_loses_nothing_that_was_acknowledged() {
+    for seed in 0..if exhaustive() { 2000 } else { 40 } {
+        let fsync =
+            [Fsync::Always, Fsync::Never, Fsync::Interval(Duration::from_millis(1))][seed as usize % 3];
+        let mut random = Random(seed);
+        let disk = SimulatedDisk::new();
+        let owner = open(&disk, fsync);
+        disk.fault_at(
+            disk.operation_count() + 1 + random.below(400),
+            Fault::End(random.below(3000) as usize),
+        );
+        let acknowledged = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (owner, acknowledged) = (&owner, &acknowledged);
+                scope.spawn(move || {
+                    let mut random = Random(seed << 8 ^ thread);
+                    for _ in 0..2000 {
+                        // The place of a change in the log is known under the lock.
+                        let mut place = 0;
+                        let position = owner.change_as(|world| {
+                            place = owner.log.lock().unwrap().len() + 1;
+                            Some(random_change(&mut random, world, 500))
+                        });
+                        if random.below(4) == 0 {
+                            if owner.wait(position.unwrap()).is_err() {
+                                return;
+                            }
+                            acknowledged.fetch_max(place, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        let history = History {
+            before: World::default(),
+            changes: owner.log.lock().unwrap().clone(),
+            acknowledged: acknowledged.load(Ordering::SeqCst),
+        };
+        let killed = open(&disk.kill(), fsync).world.lock().unwrap().clone();
+        history
+            .check(&killed, history.acknowledged)
+            .unwrap_or_else(|why| panic!("seed {seed}, killed: {why}"));
+        let least = if fsync == Fsync::Always { history.acknowledged } else { 0 };
+        let crashed = open(&disk.crash(CrashPlan::Random(seed)), fsync).world.lock().unwrap().clone();
+        history.check(&crashed, least).unwrap_or_else(|why| panic!("seed {seed}, {fsync}, crashed: {why}"));
+    }
+}
+
+#[test]
+fn the_interval_is_kept_without_another_write() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Interval(Duration::from_millis(20)));
+    for id in 1..4 {
+        owner.wait(owner.change(&job(id, b"work"))).unwrap();
+        eventually("what was written is synced", || disk.dirty_sectors() == 0);
+    }
+    let crashed = open(&disk.crash(CrashPlan::Nothing), Fsync::Never);
+    assert_eq!(crashed.world.lock().unwrap().jobs.len(), 3);
+}
+
+#[test]
+fn without_an_interval_nothing_is_synced_for_a_reply() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Never);
+    let before = disk.operation_count();
+    for id in 1..10 {
+        owner.wait(owner.change(&job(id, b"work"))).unwrap();
+    }
+    let operations = disk.operations().split_off(before as usize);
+    assert!(operations.iter().filter(|operation| operation.kind == OperationKind::Write).count() >= 9);
+    assert!(disk.dirty_sectors() > 0);
+    owner.journal.sync(owner.journal.appended()).unwrap();
+    assert_eq!(open(&disk.crash(CrashPlan::Nothing), Fsync::Never).world.lock().unwrap().jobs.len(), 9);
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_after_a_nudge() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Always);
+    let position = owner.change(&job(1, b"work"));
+    owner.journal.nudge();
+    eventually("it is durable", || owner.journal.durable() >= position);
+}
+
+#[test]
+fn a_failed_sync_is_told_to_all_who_wait_and_to_the_server() {
+    for fault_after in 1..12 {
+        let disk = SimulatedDisk::new();
+        let failures = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&failures);
+        let on_failure = move |failure: &Failure| {
+            assert!(matches!(failure, Failure::Io { .. }), "{failure}");
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
+        let options = Options { on_failure: Some(Arc::new(on_failure)), ..options(Fsync::Always) };
+        let (owner, _) = Owner::open(Arc::new(disk.clone()), options).unwrap();
+        disk.fault_at(disk.operation_count() + fault_after, Fault::Error(5));
+        let refused = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..16_u64 {
+                let (owner, refused) = (&owner, &refused);
+                scope.spawn(move || {
+                    for number in 0.. {
+                        let position = owner.change(&job(number * 16 + thread + 1, b"work"));
+                        if owner.wait(position).is_err() {
+                            refused.fetch_add(1, Ordering::SeqCst);
+                            assert!(owner.wait(position).is_err());
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((refused.into_inner(), failures.load(Ordering::SeqCst)), (16, 1));
+        let failure = owner.journal.failure().unwrap().to_string();
+        assert!(failure.contains("the journal can no longer be written: cannot "), "{failure}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
+    for capacity in [20, 33] {
+        let disk = SimulatedDisk::new();
+        disk.set_capacity(Some(capacity * SEGMENT_BYTES + 777));
+        let owner = open(&disk, Fsync::Always);
+        let mut next = 1;
+        for round in 0..3 {
+            let first = next;
+            // Each job on its own, which takes the most room.
+            while owner.journal.has_room(400) {
+                owner.wait(owner.change(&job(next, &[4; 300]))).unwrap();
+                next += 1;
+                assert!(next < 100_000, "the disk is never full");
+            }
+            assert!(next - first > 300, "{} jobs in round {round}", next - first);
+            // Failures without end, then the end of each, the newest first: all are taken.
+            for number in 0..3 * (next - first) {
+                let id = first + number % (next - first);
+                let counts = Counts { failures: number as u32, ..Counts::default() };
+                let failed = JobStatus { counts, ..status(Place::Ready) };
+                owner.wait(owner.change(&Change::Status(JobId(id), failed))).unwrap();
+            }
+            for id in (first..next).rev() {
+                owner.wait(owner.change(&Change::Gone(JobId(id)))).unwrap();
+            }
+            eventually("there is room again", || owner.journal.has_room(400));
+        }
+        let world = owner.world.lock().unwrap().clone();
+        assert!(world.jobs.is_empty());
+        owner.journal.close().unwrap();
+        drop(owner);
+        assert_eq!(*open(&disk.crash(CrashPlan::Nothing), Fsync::Always).world.lock().unwrap(), world);
+    }
+}
+
+#[test]
+fn closing_waits_for_what_was_appended() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Never);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let (owner, stop) = (&owner, &stop);
+            scope.spawn(move || {
+                for number in 0.. {
+                    let position = owner.change(&job(number * 3 + thread + 1, &[5; 100]));
+                    if stop.load(Ordering::SeqCst) || owner.wait(position).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        eventually("some are written", || owner.journal.stats().records > 100);
+        let last = owner.change(&job(1_000_000, b"last"));
+        owner.journal.close().unwrap();
+        stop.store(true, Ordering::SeqCst);
+        assert!(owner.journal.durable() >= last);
+    });
+    let (reopened, recovered) =
+        Owner::open(Arc::new(disk.crash(CrashPlan::Nothing)), options(Fsync::Never)).unwrap();
+    assert!(recovered.clean);
+    assert!(reopened.world.lock().unwrap().jobs.contains_key(&1_000_000));
+}

@@ -1,0 +1,70 @@
+//! The shared queue's waits, on a clock that stands still: what a thread that waits for a job gets to see.
+
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use djqs::change::Change;
+use djqs::clock::{Clock, ManualClock};
+use djqs::queue::state::{State, Warn};
+use djqs::queue::{Queue, Recorder, Waited};
+use djqs::{JobId, Options, QueueName, Submission};
+
+/// How long to wait for what must come at once, before it is taken for lost.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// Where changes go when nobody wants to know of them.
+struct Nowhere;
+
+impl Recorder for Nowhere {
+    type Position = ();
+
+    fn record(&mut self, _: &[Change], _: &State) {}
+
+    fn position(&self) {}
+
+    fn position_of(&mut self, _: JobId) {}
+}
+
+#[test]
+fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
+    let clock = ManualClock::default();
+    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere));
+    let (in_line, told_in_line) = mpsc::channel();
+    let (done, told_done) = mpsc::channel();
+    let waiter = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            let session = queue.open_session();
+            let mut on_long_wait = || in_line.send(()).expect("the test listens");
+            let waited = queue.wait(
+                session,
+                &[QueueName::default()],
+                Warn::Never,
+                None,
+                Duration::ZERO,
+                &mut on_long_wait,
+            );
+            done.send(waited).expect("the test listens");
+        })
+    };
+    told_in_line.recv_timeout(LOST_AFTER).expect("it stands in line");
+
+    // All under one lock, so before the waiter can look: the job is handed to it, and its lease is over.
+    let options = Options { ttr: Duration::from_millis(1), ..Options::default() };
+    let submission = Submission { options, ..Submission::new(*b"work") };
+    let (id, ()) = queue.with(queue.clock().now(), |state, now| {
+        let id = state.submit(now, submission).expect("there is room").id;
+        assert_eq!((state.counts().leased, state.waiting()), (1, 0), "it is handed to the waiter");
+        clock.advance(Duration::from_millis(1));
+        state.tick(queue.clock().now(), 1);
+        assert_eq!(state.counts().ready, 1, "its lease has lapsed");
+        id
+    });
+
+    match told_done.recv_timeout(LOST_AFTER).expect("it gets the job all the same") {
+        Waited::Leased(lease, ()) => assert_eq!((lease.id, lease.attempt), (id, 2)),
+        other => panic!("{other:?}, though there is a job"),
+    }
+    waiter.join().expect("it has not panicked");
+}
