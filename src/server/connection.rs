@@ -113,9 +113,9 @@ impl Connection<'_> {
         loop {
             match self.decoder.next(self.input.unread()) {
                 Step::Incomplete => return Ok(None),
-                Step::Skip { consumed } => self.input.drop_bytes(consumed),
+                Step::Skip { consumed } => self.consume(consumed),
                 Step::Command { consumed, command, dialect } => {
-                    self.input.consume(consumed);
+                    self.consume(consumed);
                     match self.session.execute(command) {
                         Outcome::Reply(reply) => self.reply(&reply, dialect),
                         Outcome::Wait { queues, warn, deadline } => {
@@ -125,7 +125,7 @@ impl Connection<'_> {
                     }
                 }
                 Step::Refused { consumed, refusal, dialect, close } => {
-                    self.input.consume(consumed);
+                    self.consume(consumed);
                     log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
                     self.reply(&Reply::Refused(refusal), dialect);
                     if close {
@@ -140,6 +140,15 @@ impl Connection<'_> {
             if self.replies.len() >= REPLIES_BYTES_MAX {
                 self.flush()?;
             }
+        }
+    }
+
+    /// Drops bytes from the head of the buffer. Behind a command's last byte the next one's time begins; what is skipped of
+    /// a refused one is no progress.
+    fn consume(&mut self, bytes: usize) {
+        self.input.consume(bytes);
+        if !self.decoder.is_midway(&[]) {
+            self.input.frame_deadline = None;
         }
     }
 
@@ -226,31 +235,22 @@ impl Connection<'_> {
     }
 }
 
-/// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time, so that no single
-/// write blocks longer.
+/// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time: a write that takes longer
+/// returns with what it has sent by then.
 pub(crate) fn send(mut stream: &Socket, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
-    let mut deadline = None;
+    let deadline = shared.now().after(shared.config.write_timeout);
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the client did not take its replies in time");
     loop {
         match stream.write(bytes) {
             Ok(sent) if sent == bytes.len() => return Ok(()),
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(sent) => bytes = &bytes[sent..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client did not take its replies in time",
-                ));
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
             Err(error) => return Err(error),
         }
-        // The first write had the whole time already; what is left is only looked at from here on.
-        let deadline = *deadline.get_or_insert_with(|| shared.now().after(shared.config.write_timeout));
         if deadline <= shared.now() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the client did not take its replies in time",
-            ));
+            return Err(late());
         }
     }
 }
@@ -304,14 +304,7 @@ impl Input {
         &self.bytes[self.start..self.end]
     }
 
-    /// Drops the bytes of a whole command: the next has all its time.
     fn consume(&mut self, bytes: usize) {
-        self.frame_deadline = None;
-        self.drop_bytes(bytes);
-    }
-
-    /// Drops bytes in the middle of a command, whose time goes on.
-    fn drop_bytes(&mut self, bytes: usize) {
         self.start += bytes;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
