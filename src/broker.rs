@@ -6,23 +6,25 @@
 //! crashed. [`Session::quit`] hands them back.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::change::{Change, Measure};
 use crate::clock::{Clock, Moment, Now};
 use crate::error::{Code, Refusal};
-use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
 use crate::journal::storage::Storage;
 use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
-use crate::protocol::{Command, Reply, Retry, Wait};
-use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State};
+use crate::protocol::{Command, Compat, Reply, Retry, Wait};
+use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State, Warn};
 use crate::queue::{self, Queue, SLICE_JOBS};
-use crate::stats::{QueueStats, ServerStats};
+use crate::stats::{JobStats, Machine, QueueDetails, QueueStats, ServerDetails, ServerStats};
 use recording::Recording;
+use tallies::{Tallies, Tally};
 
 mod recording;
+mod tallies;
 
 /// The most jobs that one LIST gives.
 pub const LIST_JOBS_MAX: u32 = 1000;
@@ -70,6 +72,9 @@ struct Shared {
     draining: AtomicBool,
     started: Moment,
     gauges: Gauges,
+    tallies: Tallies,
+    /// Jobs that compaction has written anew.
+    rewritten: AtomicU64,
     /// Holds the queue, not this: so the last handle's end is the timekeeper's end.
     timekeeper: Option<JoinHandle<()>>,
 }
@@ -93,6 +98,12 @@ pub struct Gauges {
     pub connections_max: AtomicU64,
     /// Connections accepted so far.
     pub connections_total: AtomicU64,
+    /// The largest body that is accepted, in bytes.
+    pub body_max: AtomicU64,
+    /// Where the server runs, set once.
+    pub machine: OnceLock<Machine>,
+    /// How to learn what processor time the process has taken, in user mode and in the kernel; set once.
+    pub cpu: OnceLock<fn() -> (Duration, Duration)>,
 }
 
 impl Broker {
@@ -154,6 +165,8 @@ impl Broker {
             draining: AtomicBool::new(false),
             started,
             gauges: Gauges::default(),
+            tallies: Tallies::default(),
+            rewritten: AtomicU64::new(0),
             timekeeper: Some(timekeeper),
         };
         Broker { shared: Arc::new(shared) }
@@ -174,7 +187,8 @@ impl Broker {
         Session {
             shared: Arc::clone(&self.shared),
             id,
-            watching: vec![QueueName::default()],
+            using: QueueName::default(),
+            tally: self.shared.tallies.open(id),
             ended: false,
             unsettled: Position::default(),
             now: None,
@@ -238,12 +252,35 @@ impl Shared {
         });
         stats
     }
+
+    fn details(&self) -> ServerDetails {
+        let mut stats = self.stats();
+        let gauges = &self.gauges;
+        let ((urgent, has_default), _) = self.queue.with(self.queue.clock().now(), |state, now| {
+            (state.urgent(), state.queue_stats(now, &QueueName::default()).is_some())
+        });
+        // It is there for everybody, used or not.
+        stats.queues += u64::from(!has_default);
+        let (commands, submitters, workers) = self.tallies.sums();
+        ServerDetails {
+            stats,
+            urgent,
+            commands,
+            submitters,
+            workers,
+            rewritten: self.rewritten.load(Ordering::Relaxed),
+            body_max: gauges.body_max.load(Ordering::Relaxed),
+            machine: gauges.machine.get().cloned().unwrap_or_default(),
+            cpu: gauges.cpu.get().map(|cpu| cpu()).unwrap_or_default(),
+        }
+    }
 }
 
 impl Keeper for Shared {
     fn rewrite(&self, ids: &[JobId]) {
         self.queue.with(self.queue.clock().now(), |state, now| {
             let jobs = ids.iter().filter_map(|&id| state.export(now, id)).collect::<Vec<_>>();
+            self.rewritten.fetch_add(jobs.len() as u64, Ordering::Relaxed);
             state.effects().changes.extend(jobs);
         });
     }
@@ -265,8 +302,10 @@ impl Keeper for Shared {
 pub struct Session {
     shared: Arc<Shared>,
     id: SessionId,
-    /// The queues of a lease that names none.
-    watching: Vec<QueueName>,
+    /// The queue of submissions that name none, in the dialect that can say so.
+    using: QueueName,
+    /// Its commands, counted.
+    tally: Arc<Tally>,
     ended: bool,
     /// The place in the journal that has to be safe before any reply of this session's may leave.
     unsettled: Position,
@@ -281,6 +320,8 @@ pub enum Waited {
     Leased(Lease),
     /// Time is up.
     TimedOut,
+    /// A lease of the session's own is about to lapse.
+    LapsesSoon,
     /// [`Broker::call_off`] ended it.
     CalledOff,
 }
@@ -292,8 +333,10 @@ pub enum Outcome {
     Reply(Reply),
     /// There is no job yet: call [`Session::wait`].
     Wait {
-        /// For a job of these queues.
+        /// For a job of these queues; none for those that the session watches.
         queues: Vec<QueueName>,
+        /// Whether a lease of its own that is about to lapse ends the wait.
+        warn: Warn,
         /// Until then; `None` for ever.
         deadline: Option<Moment>,
     },
@@ -308,8 +351,11 @@ impl Session {
     /// would be a tenth of their cost.
     pub fn execute(&mut self, command: Command) -> Outcome {
         self.now.get_or_insert_with(|| self.shared.queue.clock().now());
+        if let Some(counted) = command.counted() {
+            self.tally.count(counted);
+        }
         let reply = match command {
-            Command::Lease { queues, wait } => return self.lease_or_wait(queues, wait),
+            Command::Lease { queues, wait } => return self.lease_or_wait(queues, Warn::Never, wait),
             Command::Quit => return Outcome::Goodbye,
             Command::Submit(submission) => self.submit(submission).map(accepted),
             Command::Ack { id } => self.ack(id).map(done),
@@ -341,6 +387,34 @@ impl Session {
             Command::Queues => Ok(Reply::Queues(self.queues())),
             Command::Ping => Ok(Reply::Pong),
             Command::Help => Ok(Reply::Help),
+            Command::Compat(compat) => return self.execute_compat(compat),
+        };
+        Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
+    }
+
+    fn execute_compat(&mut self, command: Compat) -> Outcome {
+        let reply = match command {
+            Compat::LeaseWatched { wait } => return self.lease_or_wait(Vec::new(), Warn::BeforeLapse, wait),
+            Compat::SubmitHere(options, body) => self.submit_here(options, body).map(accepted),
+            Compat::LeaseJob { id } => self.lease_job(id).map(Reply::Leased),
+            Compat::Finish { id } => self.finish(id).map(done),
+            Compat::ReturnAs { id, priority, delay } => self.give_back_as(id, priority, delay).map(done),
+            Compat::Bury { id, priority } => self.bury(id, priority).map(|()| Reply::Dead),
+            Compat::Kick { limit } => Ok(Reply::Count(self.kick(limit))),
+            Compat::KickJob { id } => self.kick_job(id).map(done),
+            Compat::PeekNext { state } => self.peek_next(state).map(|job| Reply::Found(Box::new(job))),
+            Compat::Use { queue } => self.use_queue(queue).map(|()| self.using()),
+            Compat::Used => Ok(self.using()),
+            Compat::Watch { queue } => self.watch(&queue).map(Reply::Watching),
+            Compat::Ignore { queue } => self.ignore(&queue).map(Reply::Watching),
+            Compat::Watched => Ok(Reply::Names(self.watched())),
+            Compat::PauseExisting { queue, time } => self.pause_existing(&queue, time).map(done),
+            Compat::JobStats { id } => self.job_stats(id).map(|stats| Reply::JobStats(Box::new(stats))),
+            Compat::QueueDetails { queue } => {
+                self.queue_details(&queue).map(|details| Reply::QueueDetails(Box::new(details)))
+            }
+            Compat::ServerDetails => Ok(Reply::ServerDetails(Box::new(self.shared.details()))),
+            Compat::QueueNames => Ok(Reply::Names(self.queue_names())),
         };
         Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
     }
@@ -371,6 +445,12 @@ impl Session {
         result
     }
 
+    /// Calls a verb that neither shows nor changes anything that a crash could take back.
+    fn look<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
+        let now = self.now();
+        self.shared.queue.with(now, verb).0
+    }
+
     /// Accepts a job.
     ///
     /// # Errors
@@ -390,44 +470,50 @@ impl Session {
         self.with(|state, now| state.submit(now, submission))
     }
 
-    fn lease_or_wait(&mut self, queues: Vec<QueueName>, wait: Wait) -> Outcome {
+    fn lease_or_wait(&mut self, queues: Vec<QueueName>, warn: Warn, wait: Wait) -> Outcome {
         if let Some(lease) = self.lease(&queues) {
             return Outcome::Reply(Reply::Leased(lease));
+        }
+        let session = self.id;
+        if warn == Warn::BeforeLapse && self.look(|state, now| state.lapses_soon(now, session)) {
+            return Outcome::Reply(Reply::LapsesSoon);
         }
         let deadline = match wait {
             Wait::AtMost(Duration::ZERO) => return Outcome::Reply(Reply::Empty),
             Wait::AtMost(time) => Some(self.shared.queue.clock().now().mono.after(time)),
             Wait::Forever => None,
         };
-        Outcome::Wait { queues, deadline }
+        Outcome::Wait { queues, warn, deadline }
     }
 
-    /// Leases the next job of the named queues (none named: `default`), if there is one now.
+    /// Leases the next job of the named queues (none named: of those that it watches, which is `default` alone unless it
+    /// said otherwise), if there is one now.
     pub fn lease(&mut self, queues: &[QueueName]) -> Option<Lease> {
-        let queues = if queues.is_empty() { &self.watching } else { queues };
         let (lease, position) = self.shared.queue.lease(self.now(), self.id, queues)?;
         self.unsettled = self.unsettled.max(position);
         Some(lease)
     }
 
-    /// Waits for a job of the named queues until `deadline` (`None`: for ever). Blocks.
+    /// Waits for a job of the named queues (none named: of those that it watches) until `deadline` (`None`: for ever), or
+    /// until a lease of its own is about to lapse, if it wants to be warned. Blocks.
     ///
     /// `on_long_wait` is called once, after half a second without a job: the time to arrange that
     /// [`Broker::call_off`] is called when the client goes away.
     pub fn wait(
         &mut self,
         queues: &[QueueName],
+        warn: Warn,
         deadline: Option<Moment>,
         on_long_wait: &mut dyn FnMut(),
     ) -> Waited {
-        let queues = if queues.is_empty() { &self.watching } else { queues };
         self.now = None;
-        match self.shared.queue.wait(self.id, queues, deadline, PATIENCE, on_long_wait) {
+        match self.shared.queue.wait(self.id, queues, warn, deadline, PATIENCE, on_long_wait) {
             queue::Waited::Leased(lease, position) => {
                 self.unsettled = self.unsettled.max(position);
                 Waited::Leased(lease)
             }
             queue::Waited::TimedOut => Waited::TimedOut,
+            queue::Waited::LapsesSoon => Waited::LapsesSoon,
             queue::Waited::CalledOff => Waited::CalledOff,
         }
     }
@@ -575,9 +661,7 @@ impl Session {
     /// [`Code::NotFound`].
     pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Refusal> {
         let stats = self.with(|state, now| state.queue_stats(now, queue));
-        stats.ok_or_else(|| {
-            Refusal::new(Code::NotFound, format!("there is no queue {queue}: it is empty and unused"))
-        })
+        stats.ok_or_else(|| no_queue(queue))
     }
 
     /// All queues' counters, in the order in which they came to be.
@@ -590,6 +674,168 @@ impl Session {
                 after = age;
                 all.push(stats);
             }
+            finished
+        });
+        self.waited_through(position);
+        all
+    }
+
+    // ---- what only the second dialect can say ----
+
+    /// Accepts a job in the queue that the session uses.
+    ///
+    /// # Errors
+    /// As [`Session::submit`].
+    pub fn submit_here(&mut self, options: Options, body: Arc<[u8]>) -> Result<Accepted, Refusal> {
+        self.submit(Submission { queue: self.using.clone(), options, body })
+    }
+
+    /// Leases one job, be it ready, delayed or dead; a pause of its queue does not matter.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is no such job, or it is leased already.
+    pub fn lease_job(&mut self, id: JobId) -> Result<Lease, Refusal> {
+        let session = self.id;
+        self.with(|state, now| state.lease_job(now, session, id))
+    }
+
+    /// A job is done, if the session has it leased; it is removed, if nobody has.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn finish(&mut self, id: JobId) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, _| match state.is_leased_by(session, id) {
+            true => state.ack(session, id),
+            false => state.delete(session, id),
+        })
+    }
+
+    /// A leased job is handed back undone, with another priority; no attempt is charged.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn give_back_as(&mut self, id: JobId, priority: Priority, delay: Duration) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, now| state.give_back_as(now, session, id, priority, delay))
+    }
+
+    /// A leased job is given up, whatever attempts it has left.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn bury(&mut self, id: JobId, priority: Priority) -> Result<(), Refusal> {
+        let session = self.id;
+        self.with(|state, now| state.bury(now, session, id, priority))
+    }
+
+    /// At most `limit` dead jobs of the queue that the session uses back to ready, or where it has none, delayed ones;
+    /// returns how many.
+    pub fn kick(&mut self, limit: u64) -> u64 {
+        let (queue, mut plan, mut count) = (self.using.clone(), None, 0);
+        let position = self.shared.queue.in_slices(|state, now| {
+            // Those that there are now, and not those that come while it goes on, so that it ends.
+            let (from, there) = *plan.get_or_insert_with(|| state.kickable(&queue));
+            let most = (there.min(limit) - count).min(SLICE_JOBS);
+            let kicked = state.kick(now, &queue, from, most);
+            count += kicked;
+            kicked < most || count == there.min(limit)
+        });
+        self.waited_through(position);
+        count
+    }
+
+    /// One dead or delayed job to ready.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is no such job, or it is ready or leased.
+    pub fn kick_job(&mut self, id: JobId) -> Result<(), Refusal> {
+        self.with(|state, now| state.kick_job(now, id))
+    }
+
+    /// Looks at the job of the queue that the session uses that is next to leave this state.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is none.
+    pub fn peek_next(&mut self, wanted: JobState) -> Result<Job, Refusal> {
+        let queue = self.using.clone();
+        let found = self.with(|state, now| state.peek_next(now, &queue, wanted));
+        found.ok_or_else(|| Refusal::new(Code::NotFound, format!("no job of {queue} is {wanted}")))
+    }
+
+    /// Uses this queue from now on for what names none.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where there is no memory for one more queue.
+    pub fn use_queue(&mut self, queue: QueueName) -> Result<(), Refusal> {
+        let session = self.id;
+        self.look(|state, _| state.use_queue(session, &queue))?;
+        self.using = queue;
+        Ok(())
+    }
+
+    fn using(&self) -> Reply {
+        Reply::Using(self.using.clone())
+    }
+
+    /// Watches this queue too from now on; returns how many it watches.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where there is no memory for one more queue, or the session watches too many.
+    pub fn watch(&mut self, queue: &QueueName) -> Result<usize, Refusal> {
+        let session = self.id;
+        self.look(|state, _| state.watch(session, queue))
+    }
+
+    /// Watches this queue no more; returns how many it watches.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] where it is the only one.
+    pub fn ignore(&mut self, queue: &QueueName) -> Result<usize, Refusal> {
+        let session = self.id;
+        self.look(|state, _| state.ignore(session, queue))
+    }
+
+    /// The queues that it watches.
+    pub fn watched(&mut self) -> Vec<QueueName> {
+        let session = self.id;
+        self.look(|state, _| state.watched(session))
+    }
+
+    /// Hands out nothing of a queue that exists, for `time`; no time ends a pause.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is no such queue.
+    pub fn pause_existing(&mut self, queue: &QueueName, time: Duration) -> Result<(), Refusal> {
+        let exists = self.with(|state, now| state.pause_existing(now, queue, time));
+        exists.then_some(()).ok_or_else(|| no_queue(queue))
+    }
+
+    /// One job, and what it has been through.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn job_stats(&mut self, id: JobId) -> Result<JobStats, Refusal> {
+        let found = self.with(|state, now| state.job_stats(now, id));
+        found.ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no job {id}")))
+    }
+
+    /// One queue's counters, and who is attached to it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn queue_details(&mut self, queue: &QueueName) -> Result<QueueDetails, Refusal> {
+        self.with(|state, now| state.queue_details(now, queue)).ok_or_else(|| no_queue(queue))
+    }
+
+    /// All queues' names in the order in which they came to be; first `default`, which is there for everybody.
+    pub fn queue_names(&mut self) -> Vec<QueueName> {
+        let (mut all, mut after) = (vec![QueueName::default()], 0);
+        let position = self.shared.queue.in_slices(|state, _| {
+            let slice = state.queue_names(after, SLICE_JOBS as usize);
+            let finished = slice.len() < SLICE_JOBS as usize;
+            after = slice.last().map_or(after, |(age, _)| *age);
+            all.extend(slice.into_iter().map(|(_, name)| name).filter(|name| *name != QueueName::default()));
             finished
         });
         self.waited_through(position);
@@ -627,6 +873,7 @@ impl Session {
 
     fn end(&mut self, ending: Ending) {
         self.ended = true;
+        self.shared.tallies.close(self.id);
         self.shared.queue.end_session(self.id, ending);
         // Nobody waits for this to be safe.
         self.shared.journal.iter().for_each(Journal::nudge);
@@ -639,6 +886,10 @@ impl Drop for Session {
             self.end(Ending::Lost);
         }
     }
+}
+
+fn no_queue(queue: &QueueName) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no queue {queue}: it is empty and unused"))
 }
 
 fn accepted(Accepted { id, duplicate }: Accepted) -> Reply {

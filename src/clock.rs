@@ -25,6 +25,12 @@ impl Moment {
         Moment(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
 
+    /// The moment `time` earlier, or the clock's beginning.
+    pub fn before(self, time: Duration) -> Moment {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Moment(self.0.saturating_sub(millis))
+    }
+
     /// What is left from `now` until this moment; nothing if it has passed.
     pub fn until(self, now: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))

@@ -38,6 +38,11 @@ impl fmt::Display for JobId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub u32);
 
+impl Priority {
+    /// Jobs of a priority below this are counted as urgent, as beanstalkd does: below the default.
+    pub const URGENT_BELOW: Priority = Priority(1024);
+}
+
 impl Default for Priority {
     fn default() -> Self {
         Priority(1024)

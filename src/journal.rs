@@ -217,6 +217,12 @@ pub struct JournalStats {
     pub fsync: Fsync,
     /// Segments in use.
     pub segments: u64,
+    /// The number of the oldest of them.
+    pub oldest_segment: u64,
+    /// The number of the newest of them, which is being written.
+    pub newest_segment: u64,
+    /// How large a segment is made, in bytes.
+    pub segment_bytes: u64,
     /// Bytes on disk, files of zeros for segments to come included.
     pub total_bytes: u64,
     /// Bytes that the newest whole record of each job, and what else must be kept, takes.

@@ -1,7 +1,7 @@
 //! What a client can ask and what the server can answer, without a word of either dialect's text.
 //!
 //! [`Command`] and [`Reply`] are the contract; [`native`] turns them into the upper-case text that people
-//! type. The dialect is decided per command, by the case of its verb's first letter, in [`Decoder`]. Nothing
+//! type, [`beanstalk`] into the lower-case text that beanstalkd's clients speak. The dialect is decided per command, by the case of its verb's first letter, in [`Decoder`]. Nothing
 //! here sees a socket: bytes come in, values go out, and the other way round.
 //!
 //! A dialect is one file (or a folder) of its own beside this one: it makes a command of a line and of the body
@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Refusal;
-use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
-use crate::stats::{QueueStats, ServerStats};
+use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
+use crate::stats::{Counted, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
 
+pub mod beanstalk;
 mod decoder;
 pub mod native;
+mod number;
 
 pub use decoder::{Decoder, FrameLimits, HEADER_BYTES_MAX, Step};
 
@@ -145,6 +147,163 @@ pub enum Command {
     Help,
     /// Say goodbye: what the connection still has leased is handed back, and it closes.
     Quit,
+    /// What only the beanstalkd dialect can say.
+    Compat(Compat),
+}
+
+/// What only the beanstalkd dialect can say: it has a queue that the connection uses and queues that it watches, and does
+/// some things to one job that the native dialect does otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compat {
+    /// Accept a job in the queue that the connection uses.
+    SubmitHere(Options, Arc<[u8]>),
+    /// Lease the next job of the queues that the connection watches; do not wait on while a lease of its own is
+    /// about to lapse.
+    LeaseWatched {
+        /// How long to wait for a job.
+        wait: Wait,
+    },
+    /// Lease one job, ready or not.
+    LeaseJob {
+        /// Which.
+        id: JobId,
+    },
+    /// A job is done if the connection has it leased, and removed if nobody has.
+    Finish {
+        /// Which.
+        id: JobId,
+    },
+    /// A leased job is handed back undone, with another priority; no attempt is charged.
+    ReturnAs {
+        /// Which.
+        id: JobId,
+        /// Its priority from now on.
+        priority: Priority,
+        /// How long until it is ready again.
+        delay: Duration,
+    },
+    /// A leased job is given up, whatever attempts it has left.
+    Bury {
+        /// Which.
+        id: JobId,
+        /// Its priority from now on.
+        priority: Priority,
+    },
+    /// Dead jobs of the queue that the connection uses back to ready, those that have been dead for longest first; where there
+    /// are none, its delayed ones, the soonest first.
+    Kick {
+        /// How many at most.
+        limit: u64,
+    },
+    /// One dead or delayed job to ready.
+    KickJob {
+        /// Which.
+        id: JobId,
+    },
+    /// Look at the job of the queue that the connection uses that is next to leave this state.
+    PeekNext {
+        /// Which state.
+        state: JobState,
+    },
+    /// Use this queue from now on.
+    Use {
+        /// Which.
+        queue: QueueName,
+    },
+    /// Which queue is used?
+    Used,
+    /// Watch this queue too from now on.
+    Watch {
+        /// Which.
+        queue: QueueName,
+    },
+    /// Watch this queue no more.
+    Ignore {
+        /// Which.
+        queue: QueueName,
+    },
+    /// Which queues are watched?
+    Watched,
+    /// Hand out nothing of a queue that exists, for a time; no time ends a pause.
+    PauseExisting {
+        /// Which queue.
+        queue: QueueName,
+        /// For how long.
+        time: Duration,
+    },
+    /// One job, and what it has been through.
+    JobStats {
+        /// Which.
+        id: JobId,
+    },
+    /// One queue's counters, and who is attached to it.
+    QueueDetails {
+        /// Which.
+        queue: QueueName,
+    },
+    /// The server's counters, in full.
+    ServerDetails,
+    /// All queues' names.
+    QueueNames,
+}
+
+impl Command {
+    /// What the command is counted as, if it is.
+    pub(crate) fn counted(&self) -> Option<Counted> {
+        Some(match self {
+            Command::Submit(_) => Counted::Submit,
+            Command::Lease { wait: Wait::Forever, .. } => Counted::LeaseForever,
+            Command::Lease { .. } => Counted::LeaseWithin,
+            Command::Ack { .. } | Command::Delete { .. } => Counted::Finish,
+            Command::Return { .. } => Counted::Return,
+            Command::Touch { .. } => Counted::Touch,
+            Command::Peek { .. } => Counted::Peek,
+            Command::Pause { .. } => Counted::Pause,
+            Command::Stats { queue: None } => Counted::ServerStats,
+            Command::Stats { queue: Some(_) } => Counted::QueueStats,
+            Command::Queues => Counted::QueueNames,
+            Command::Compat(compat) => return compat.counted(),
+            Command::Fail { .. } | Command::List { .. } | Command::Retry(_) | Command::Purge { .. } => {
+                return None;
+            }
+            Command::Resume { .. } | Command::Ping | Command::Help | Command::Quit => return None,
+        })
+    }
+}
+
+impl From<Compat> for Command {
+    fn from(compat: Compat) -> Command {
+        Command::Compat(compat)
+    }
+}
+
+impl Compat {
+    fn counted(&self) -> Option<Counted> {
+        Some(match self {
+            Compat::SubmitHere(..) => Counted::Submit,
+            Compat::LeaseWatched { wait: Wait::Forever } => Counted::LeaseForever,
+            Compat::LeaseWatched { .. } => Counted::LeaseWithin,
+            Compat::LeaseJob { .. } => Counted::LeaseJob,
+            Compat::Finish { .. } => Counted::Finish,
+            Compat::ReturnAs { .. } => Counted::Return,
+            Compat::Bury { .. } => Counted::Bury,
+            Compat::Kick { .. } => Counted::Kick,
+            Compat::PeekNext { state: JobState::Ready } => Counted::PeekReady,
+            Compat::PeekNext { state: JobState::Delayed } => Counted::PeekDelayed,
+            Compat::PeekNext { state: JobState::Dead } => Counted::PeekDead,
+            Compat::Use { .. } => Counted::Use,
+            Compat::Used => Counted::Used,
+            Compat::Watch { .. } => Counted::Watch,
+            Compat::Ignore { .. } => Counted::Ignore,
+            Compat::Watched => Counted::Watched,
+            Compat::PauseExisting { .. } => Counted::Pause,
+            Compat::JobStats { .. } => Counted::JobStats,
+            Compat::QueueDetails { .. } => Counted::QueueStats,
+            Compat::ServerDetails => Counted::ServerStats,
+            Compat::QueueNames => Counted::QueueNames,
+            Compat::KickJob { .. } | Compat::PeekNext { .. } => return None,
+        })
+    }
 }
 
 /// What the server answers, in either dialect.
@@ -185,6 +344,22 @@ pub enum Reply {
     Help,
     /// The command was not carried out.
     Refused(Refusal),
+
+    // What only the beanstalkd dialect asks for.
+    /// There was no job yet, and a lease of the connection's own is about to lapse.
+    LapsesSoon,
+    /// The queue that the connection uses.
+    Using(QueueName),
+    /// How many queues the connection watches.
+    Watching(usize),
+    /// Queues by name.
+    Names(Vec<QueueName>),
+    /// One job, and what it has been through.
+    JobStats(Box<JobStats>),
+    /// One queue's counters, and who is attached to it.
+    QueueDetails(Box<QueueDetails>),
+    /// The server's counters, in full.
+    ServerDetails(Box<ServerDetails>),
 }
 
 /// Which of the two texts a command came in, and its reply goes out in.
@@ -192,6 +367,8 @@ pub enum Reply {
 pub enum Dialect {
     /// Upper-case verbs, replies ending in LF.
     Native,
+    /// Lower-case verbs, replies ending in CR LF; a reply's words are those of the verb that it answers.
+    Beanstalk(beanstalk::Verb),
 }
 
 impl Dialect {
@@ -199,6 +376,7 @@ impl Dialect {
     pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
         match self {
             Dialect::Native => native::write_reply(reply, out),
+            Dialect::Beanstalk(verb) => beanstalk::write_reply(verb, reply, out),
         }
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::change::Change;
 use crate::clock::{Clock, Moment, Now};
 use crate::job::{JobId, Lease, QueueName};
-use state::{Effects, Ending, SessionId, State};
+use state::{Effects, Ending, SessionId, State, Warn};
 
 mod idset;
 mod random;
@@ -72,8 +72,27 @@ pub enum Waited<P> {
     Leased(Lease, P),
     /// Time is up.
     TimedOut,
+    /// A lease of the session's own is about to lapse.
+    LapsesSoon,
     /// [`Queue::call_off`] ended it.
     CalledOff,
+}
+
+impl<R> Inner<R> {
+    /// Whether something is due before the timekeeper would wake: then it has to be woken, by whoever asked.
+    fn outruns_timekeeper(&mut self) -> bool {
+        let hurry = self.timekeeper_idle
+            && match (self.state.next_deadline(), self.sleeping_to) {
+                (Some(next), Some(sleeping_to)) => next < sleeping_to,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+        if hurry {
+            // Once is enough: others need not wake it for the same deadline.
+            self.timekeeper_idle = false;
+        }
+        hurry
+    }
 }
 
 impl<R: Recorder> Queue<R> {
@@ -99,7 +118,7 @@ impl<R: Recorder> Queue<R> {
         (result, position)
     }
 
-    /// Leases a job of the named queues, if there is one. Returns also the place that has to be safe before the job is
+    /// Leases a job of the named queues (none named: of those that the session watches), if there is one. Returns also the place that has to be safe before the job is
     /// shown to anybody.
     pub fn lease(&self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
         let mut inner = self.inner.lock();
@@ -136,7 +155,8 @@ impl<R: Recorder> Queue<R> {
         self.in_slices(|state, now| state.end_session(now, session, ending, SLICE_JOBS));
     }
 
-    /// Leases a job of the named queues, or waits for one until `deadline` (`None`: for ever). Blocks.
+    /// Leases a job of the named queues (none named: of those that the session watches), or waits for one until `deadline`
+    /// (`None`: for ever). Blocks.
     ///
     /// `patience` is how long to wait before `on_long_wait` is called, once, without the lock: most waits are short,
     /// and what a long one needs arranged is not worth it for them.
@@ -144,6 +164,7 @@ impl<R: Recorder> Queue<R> {
         &self,
         session: SessionId,
         queues: &[QueueName],
+        warn: Warn,
         deadline: Option<Moment>,
         patience: Duration,
         on_long_wait: &mut dyn FnMut(),
@@ -163,8 +184,12 @@ impl<R: Recorder> Queue<R> {
                 self.settle(inner);
                 return Waited::Leased(lease, position);
             }
+            let warned = inner.state.take_warned(session)
+                || asks && warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session);
             let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
                 Some(Waited::CalledOff)
+            } else if warned {
+                Some(Waited::LapsesSoon)
             } else if deadline.is_some_and(|deadline| deadline <= now.mono) {
                 Some(Waited::TimedOut)
             } else {
@@ -175,7 +200,10 @@ impl<R: Recorder> Queue<R> {
                 return over;
             }
             if asks {
-                inner.state.wait(session, queues);
+                inner.state.wait(session, queues, warn);
+                if warn == Warn::BeforeLapse && inner.outruns_timekeeper() {
+                    self.timekeeper.notify_one();
+                }
             }
             if patient_until.is_some_and(|until| until <= now.mono) {
                 patient_until = None;
@@ -270,16 +298,7 @@ impl<R: Recorder> Queue<R> {
         }
         let position = inner.recorder.position();
         let bells: Vec<_> = wakes.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
-        let hurry = inner.timekeeper_idle
-            && match (inner.state.next_deadline(), inner.sleeping_to) {
-                (Some(next), Some(sleeping_to)) => next < sleeping_to,
-                (Some(_), None) => true,
-                (None, _) => false,
-            };
-        if hurry {
-            // Once is enough: others need not wake it for the same deadline.
-            inner.timekeeper_idle = false;
-        }
+        let hurry = inner.outruns_timekeeper();
         drop(guard);
         for bell in bells {
             bell.condvar.notify_one();

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockAddr, Socket, TcpKeepalive};
 
 use crate::broker::Broker;
 use crate::clock::Moment;
@@ -18,7 +18,11 @@ use crate::queue::state::SessionId;
 
 mod connection;
 pub mod limits;
+mod listen;
+mod machine;
 mod watcher;
+
+pub use listen::{Listen, inherited};
 
 /// A connection thread's stack, in bytes. Only pages that are used cost memory.
 const STACK_BYTES: usize = 256 * 1024;
@@ -69,7 +73,7 @@ impl Default for Config {
 
 /// A listening server.
 pub struct Server {
-    listener: TcpListener,
+    listener: Socket,
     shared: Arc<Shared>,
 }
 
@@ -89,30 +93,45 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Connections {
     last: u64,
-    open: HashMap<u64, (Arc<TcpStream>, SessionId)>,
+    open: HashMap<u64, (Arc<Socket>, SessionId)>,
 }
 
 /// Stops a server from any thread. Clones are handles to the same server.
 #[derive(Clone)]
 pub struct StopHandle {
     shared: Arc<Shared>,
-    listener: Arc<TcpListener>,
+    listener: Arc<Socket>,
 }
 
 impl Server {
-    /// Listens on `address`, for the broker's clients.
+    /// Listens on an address, for the broker's clients.
     ///
     /// # Errors
     /// The system's, where the address can't be listened on.
     pub fn bind(address: SocketAddr, broker: Broker, config: Config) -> io::Result<Server> {
-        let socket =
-            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        // A server that is started again must not wait for the old one's connections to be forgotten.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        // As many as may connect at the same moment; the kernel cuts it to net.core.somaxconn.
-        socket.listen(4096)?;
-        broker.gauges().connections_max.store(config.connections_max, Ordering::Relaxed);
+        Server::listen(&Listen::Tcp(address), broker, config)
+    }
+
+    /// Listens on an address or on a path, for the broker's clients.
+    ///
+    /// # Errors
+    /// The system's, where that can't be listened on.
+    pub fn listen(listen: &Listen, broker: Broker, config: Config) -> io::Result<Server> {
+        Server::on(listen.socket()?, broker, config)
+    }
+
+    /// Serves the broker's clients on a socket that listens already, such as [`inherited`] gives.
+    ///
+    /// # Errors
+    /// The system's, where the server can't be started.
+    pub fn on(listener: Socket, broker: Broker, config: Config) -> io::Result<Server> {
+        let gauges = broker.gauges();
+        gauges.connections_max.store(config.connections_max, Ordering::Relaxed);
+        gauges.body_max.store(config.frames.body_max as u64, Ordering::Relaxed);
+        gauges.machine.get_or_init(machine::machine);
+        gauges.cpu.get_or_init(|| machine::cpu);
+        // A socket of somebody else's making may not wait for clients.
+        listener.set_nonblocking(false)?;
         let shared = Shared {
             watcher: watcher::Watcher::start(broker.clone())?,
             broker,
@@ -122,15 +141,24 @@ impl Server {
             connections: Mutex::default(),
             changed: Condvar::new(),
         };
-        Ok(Server { listener: socket.into(), shared: Arc::new(shared) })
+        Ok(Server { listener, shared: Arc::new(shared) })
     }
 
     /// Where it listens: the port that the system chose, where 0 was asked for.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; that it is no TCP address, where it is not.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        let address = self.listener.local_addr()?.as_socket();
+        address.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "it listens on no TCP address"))
+    }
+
+    /// Where it listens, for people: `127.0.0.1:11300`, `unix:/run/djqs.sock`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address_text(&self) -> io::Result<String> {
+        Ok(listen::display(&self.listener.local_addr()?))
     }
 
     /// A handle to stop it with.
@@ -148,7 +176,7 @@ impl Server {
         while !self.shared.is_stopping() {
             match self.listener.accept() {
                 Ok(_) if self.shared.is_stopping() => break,
-                Ok((stream, peer)) => match self.shared.admit(stream, peer) {
+                Ok((stream, peer)) => match self.shared.admit(stream, &peer) {
                     Ok(Admitted::Served) => trouble.is_over(),
                     Ok(Admitted::TurnedAway) => {
                         trouble.note("all connections are taken: turned a client away")
@@ -171,7 +199,7 @@ impl StopHandle {
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes the acceptor out of accept(2).
-        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        let _ = self.listener.shutdown(Shutdown::Both);
         for (stream, session) in self.shared.connections.lock().open.values() {
             // Wakes it out of read(2), and out of a wait for a job.
             let _ = stream.shutdown(Shutdown::Read);
@@ -191,18 +219,18 @@ impl Shared {
     }
 
     /// The client's address, for the log.
-    fn name_of(&self, stream: &TcpStream) -> String {
-        stream.peer_addr().map_or_else(|_| "a client that is gone".into(), |peer| peer.to_string())
+    fn name_of(&self, stream: &Socket) -> String {
+        stream.peer_addr().map_or_else(|_| "a client that is gone".into(), |peer| listen::display(&peer))
     }
 
     /// Gives a new connection its thread.
-    fn admit(self: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> io::Result<Admitted> {
+    fn admit(self: &Arc<Shared>, stream: Socket, peer: &SockAddr) -> io::Result<Admitted> {
         if self.connections.lock().open.len() as u64 >= self.config.connections_max {
             turn_away(&stream);
             return Ok(Admitted::TurnedAway);
         }
         if let Err(error) = set_options(&stream, &self.config) {
-            log::debug!("{peer}: gone before it was served: {error}");
+            log::debug!("{}: gone before it was served: {error}", listen::display(peer));
             return Ok(Admitted::Served);
         }
         let stream = Arc::new(stream);
@@ -220,7 +248,7 @@ impl Shared {
         let entry = Entry { shared: Arc::clone(self), number };
         let served = Arc::clone(&stream);
         let thread = std::thread::Builder::new().name("connection".into()).stack_size(STACK_BYTES);
-        log::debug!("{peer}: connected");
+        log::debug!("{}: connected", listen::display(peer));
         let started = thread.spawn(move || {
             let entry = entry;
             // Told to stop between being accepted and being entered: then nobody has woken it.
@@ -270,17 +298,20 @@ impl Drop for Entry {
 }
 
 /// Sets what a connection's socket needs. See tcp(7) and socket(7).
-fn set_options(stream: &TcpStream, config: &Config) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn set_options(stream: &Socket, config: &Config) -> io::Result<()> {
     stream.set_write_timeout(Some(config.write_timeout))?;
-    let socket = SockRef::from(stream);
-    socket
+    if stream.local_addr()?.is_unix() {
+        // Its other side is on this machine: nothing can be lost or late on the way.
+        return Ok(());
+    }
+    stream.set_tcp_nodelay(true)?;
+    stream
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY))?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+    stream.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
 
 /// Tells a client that there is no room for it. Must not block the acceptor, so it makes one try.
-fn turn_away(mut stream: &TcpStream) {
+fn turn_away(mut stream: &Socket) {
     let refusal =
         Refusal::full(FULL_RETRY_AFTER, "all connections are taken (--max-connections): try again later");
     let mut text = Vec::new();

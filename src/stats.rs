@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::QueueName;
+use crate::job::{Job, QueueName};
 pub use crate::journal::JournalStats;
 
 /// How many jobs are in each state.
@@ -87,4 +87,140 @@ pub struct ServerStats {
     pub totals: Totals,
     /// The journal's counters; `None` where jobs are in memory only.
     pub journal: Option<Box<JournalStats>>,
+}
+
+/// One job and what it has been through. What is not in [`Job::counts`] is counted since the server started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobStats {
+    /// The job.
+    pub job: Job,
+    /// Time since it was submitted, in whole seconds.
+    pub age: Duration,
+    /// The whole of the delay that it is in, in whole seconds; nothing where it is in none.
+    pub delay: Duration,
+    /// How often it was leased.
+    pub leases: u64,
+    /// How often a lease of it lapsed or was lost.
+    pub lapses: u64,
+    /// How often it was handed back.
+    pub returns: u64,
+    /// How often it became dead.
+    pub deaths: u64,
+    /// How often it was made ready by hand, from dead or before its time.
+    pub kicks: u64,
+}
+
+/// One queue's counters and who is attached to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueDetails {
+    /// Its counters.
+    pub stats: QueueStats,
+    /// Ready jobs of a priority below [`Priority::URGENT_BELOW`](crate::Priority::URGENT_BELOW).
+    pub urgent: u64,
+    /// Connections that use it for what they submit.
+    pub using: u64,
+    /// Connections that watch it.
+    pub watching: u64,
+    /// How often it was paused since it came to be.
+    pub pauses: u64,
+    /// For how long it is paused in all; `None` where it is not, or until it is resumed.
+    pub pause_time: Option<Duration>,
+}
+
+impl QueueDetails {
+    /// Those of a queue that has nothing.
+    pub fn of(name: QueueName) -> QueueDetails {
+        let stats = QueueStats {
+            name,
+            jobs: StateCounts::default(),
+            waiting: 0,
+            paused: None,
+            totals: Totals::default(),
+        };
+        QueueDetails { stats, urgent: 0, using: 0, watching: 0, pauses: 0, pause_time: None }
+    }
+}
+
+/// The server's counters, in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerDetails {
+    /// The counters that everybody is told.
+    pub stats: ServerStats,
+    /// Ready jobs of a priority below [`Priority::URGENT_BELOW`](crate::Priority::URGENT_BELOW).
+    pub urgent: u64,
+    /// Commands that were understood, since the server started.
+    pub commands: CommandCounts,
+    /// Connections that are open and have submitted.
+    pub submitters: u64,
+    /// Connections that are open and have asked for jobs.
+    pub workers: u64,
+    /// Jobs that compaction has written anew.
+    pub rewritten: u64,
+    /// The largest body, in bytes.
+    pub body_max: u64,
+    /// Where it runs.
+    pub machine: Machine,
+    /// Processor time of the process so far, in user mode and in the kernel.
+    pub cpu: (Duration, Duration),
+}
+
+/// Where a server runs, and which run of it this is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The machine's name.
+    pub hostname: String,
+    /// The kernel's version.
+    pub os: String,
+    /// The processor's architecture.
+    pub platform: String,
+    /// A random word that no other run of any server has.
+    pub instance: String,
+}
+
+/// The commands that are counted, each for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is named as its command is")]
+pub enum Counted {
+    Submit,
+    Peek,
+    PeekReady,
+    PeekDelayed,
+    PeekDead,
+    LeaseForever,
+    LeaseWithin,
+    LeaseJob,
+    Finish,
+    Return,
+    Use,
+    Watch,
+    Ignore,
+    Bury,
+    Kick,
+    Touch,
+    ServerStats,
+    JobStats,
+    QueueStats,
+    QueueNames,
+    Used,
+    Watched,
+    Pause,
+}
+
+/// How often each command was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandCounts([u64; CommandCounts::LEN]);
+
+impl CommandCounts {
+    /// How many kinds of commands are counted.
+    pub const LEN: usize = Counted::Pause as usize + 1;
+
+    /// How often this one was given.
+    pub fn of(&self, counted: Counted) -> u64 {
+        self.0[counted as usize]
+    }
+
+    /// Adds what has been counted elsewhere, in the order of [`Counted`].
+    pub fn add(&mut self, counts: impl Iterator<Item = u64>) {
+        self.0.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
 }

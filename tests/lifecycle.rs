@@ -7,7 +7,7 @@ use std::time::Duration;
 use djqs::change::{Change, Place};
 use djqs::clock::{ManualClock, Moment, Now};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
-use djqs::queue::state::{Accepted, Ending, Failed, SessionId, State};
+use djqs::queue::state::{Accepted, Ending, Failed, SessionId, State, Warn};
 use djqs::stats::StateCounts;
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
 
@@ -79,7 +79,7 @@ impl Bench {
     fn wait(&mut self, session: SessionId, queues: &[&str]) {
         assert_eq!(self.get_of(session, queues), None);
         let queues: Vec<_> = queues.iter().copied().map(name).collect();
-        self.state.wait(session, &queues);
+        self.state.wait(session, &queues, Warn::Never);
     }
 
     fn fail(

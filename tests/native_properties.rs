@@ -234,6 +234,7 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
             check_lines(reply, lines);
             read.clone()
         }
+        other => panic!("{other:?} is no reply of this dialect"),
     }
 }
 

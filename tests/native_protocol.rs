@@ -215,13 +215,17 @@ fn verbs_that_stand_alone_take_nothing() {
 #[test]
 fn unknown_verb_is_named_and_a_near_one_is_hinted_at() {
     check(
-        r#"task: x      -> ERR unknown-verb "task" is no verb; verbs are upper case: write TASK
-           Get          -> ERR unknown-verb "Get" is no verb; verbs are upper case: write GET
+        r#"Get          -> ERR unknown-verb "Get" is no verb; verbs are upper case: write GET
            NOPE 1 2     -> ERR unknown-verb "NOPE" is no verb; HELP lists the verbs
            TASKS: x     -> ERR unknown-verb "TASKS" is no verb; HELP lists the verbs
-           ACK7         -> ERR unknown-verb "ACK7" is no verb; HELP lists the verbs
-           put 0 0 60 1 -> ERR unknown-verb "put" is no verb; HELP lists the verbs"#,
+           ACK7         -> ERR unknown-verb "ACK7" is no verb; HELP lists the verbs"#,
     );
+    // Behind CR LF, a word in lower case is a program's that speaks the other dialect.
+    assert_eq!(
+        events("task: x\n"),
+        [r#"ERR unknown-verb "task" is no verb; verbs are upper case: write TASK"#]
+    );
+    assert_eq!(events("task: x\r\n"), ["UNKNOWN_COMMAND\r"]);
     let empty = "ERR unknown-verb a line begins with its verb; HELP lists the verbs";
     for line in ["\n", "\r\n", " \n", " PING\n", ": x\n"] {
         assert_eq!(events(line), [empty], "{line:?}");

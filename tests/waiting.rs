@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use djqs::change::Change;
 use djqs::clock::{Clock, ManualClock};
-use djqs::queue::state::State;
+use djqs::queue::state::{State, Warn};
 use djqs::queue::{Queue, Recorder, Waited};
 use djqs::{JobId, Options, QueueName, Submission};
 
@@ -37,8 +37,14 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
         thread::spawn(move || {
             let session = queue.open_session();
             let mut on_long_wait = || in_line.send(()).expect("the test listens");
-            let waited =
-                queue.wait(session, &[QueueName::default()], None, Duration::ZERO, &mut on_long_wait);
+            let waited = queue.wait(
+                session,
+                &[QueueName::default()],
+                Warn::Never,
+                None,
+                Duration::ZERO,
+                &mut on_long_wait,
+            );
             done.send(waited).expect("the test listens");
         })
     };

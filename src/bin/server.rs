@@ -12,7 +12,7 @@ use djqs::journal::storage::DiskStorage;
 use djqs::journal::{self, Failure, Fsync, OpenError, Recovered, SEGMENT_BYTES_MIN, Salvaged};
 use djqs::protocol::FrameLimits;
 use djqs::protocol::native::parse_duration;
-use djqs::server::{Config, Server, StopHandle, limits};
+use djqs::server::{self, Config, Listen, Server, StopHandle, limits};
 use djqs::{Broker, broker};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -32,10 +32,11 @@ client too:
 Every flag that has a name beside it can be set in the environment under it.";
 
 #[derive(Parser)]
-#[command(name = "server", version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+#[command(name = "server", version, disable_version_flag = true, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 struct Flags {
-    /// Address to listen on: an IP address or a host name. There is no authentication: on any other than a loopback
-    /// address, everybody who can reach it can submit, take and delete jobs
+    /// Address to listen on: an IP address, a host name, or unix:PATH for a Unix socket. There is no authentication:
+    /// on any other than a loopback address, everybody who can reach it can submit, take and delete jobs. A socket that
+    /// systemd passes on (LISTEN_FDS) is used instead
     #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1", env = "DJQS_LISTEN")]
     listen: String,
 
@@ -103,6 +104,14 @@ struct Flags {
     /// How long a client may take to accept its replies; a slower one is dropped
     #[arg(long, value_name = "TIME", default_value = "60s", env = "DJQS_WRITE_TIMEOUT", value_parser = positive_duration)]
     write_timeout: Duration,
+
+    /// Log more: -V also what happens to the server, -VV also what happens to connections. RUST_LOG, if set, decides instead
+    #[arg(short = 'V', long, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Print the version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
 }
 
 const AFTER_HELP: &str = "\
@@ -110,13 +119,14 @@ Signals:
   TERM, INT  stop: accept nothing more, answer what has been read, exit 0 within 5 seconds; a second one: at once
   USR1       drain: refuse new jobs, go on with everything else
 
-Logging: RUST_LOG=debug (or info, warn, error; default warn), on standard error.
+Logging: RUST_LOG=debug (or info, warn, error; default warn, see -V), on standard error.
 
 Exit codes: 0 stopped as asked, 1 can't start or failed, 2 wrong flags.";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let flags = Flags::parse();
+    let level = ["warn", "info", "debug"][usize::from(flags.verbose.min(2))];
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
     match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -130,7 +140,6 @@ fn run(flags: Flags) -> Result<(), String> {
     if let Some(directory) = &flags.verify {
         return verify(directory);
     }
-    let address = resolve(&flags.listen, flags.port)?;
     let cap = limits::connection_cap();
     let connections_max = flags.max_connections.unwrap_or(cap.connections);
     if connections_max > cap.connections {
@@ -149,16 +158,12 @@ fn run(flags: Flags) -> Result<(), String> {
         frame_timeout: flags.frame_timeout,
         write_timeout: flags.write_timeout,
     };
-    let can_not_listen = |error: io::Error| {
-        format!(
-            "can't listen on {address}: {error}\n  is another server running there? choose another address with -l and -p"
-        )
-    };
-    let server = Server::bind(address, broker.clone(), config).map_err(can_not_listen)?;
-    let address = server.local_addr().map_err(can_not_listen)?;
-    let stop = server.stop_handle().map_err(can_not_listen)?;
+    let (server, named) = listen(&flags, broker.clone(), config)?;
+    let can_not_serve = |error: io::Error| format!("can't serve on {named}: {error}");
+    let address = server.address_text().map_err(can_not_serve)?;
+    let stop = server.stop_handle().map_err(can_not_serve)?;
     handle_signals(stop, broker.clone()).map_err(|error| format!("can't handle signals: {error}"))?;
-    if !address.ip().is_loopback() {
+    if server.local_addr().is_ok_and(|address| !address.ip().is_loopback()) {
         log::warn!(
             "{address} is not a loopback address, and there is no authentication: who reaches it owns the queue"
         );
@@ -313,6 +318,31 @@ fn parse_fsync(text: &str) -> Result<Fsync, String> {
             .map(Fsync::Interval)
             .map_err(|_| "a policy is \"always\", \"never\" or a time such as 50ms".into()),
     }
+}
+
+/// Starts to listen on the socket that systemd made, or else where the flags say; says also where that is.
+fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, String), String> {
+    let inherited = server::inherited().map_err(|error| format!("can't listen: {error}"))?;
+    if let Some(socket) = inherited {
+        let named = "the socket that systemd passed on".to_owned();
+        let server = Server::on(socket, broker, config);
+        return server
+            .map(|server| (server, named.clone()))
+            .map_err(|error| format!("can't serve on {named}: {error}"));
+    }
+    let (listen, named) = match flags.listen.strip_prefix("unix:") {
+        Some(path) => (Listen::Unix(path.into()), flags.listen.clone()),
+        None => {
+            let address = resolve(&flags.listen, flags.port)?;
+            (Listen::Tcp(address), address.to_string())
+        }
+    };
+    let server = Server::listen(&listen, broker, config).map_err(|error| {
+        format!(
+            "can't listen on {named}: {error}\n  is another server running there? choose another address with -l and -p"
+        )
+    })?;
+    Ok((server, named))
 }
 
 /// The first address that the name stands for.

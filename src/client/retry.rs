@@ -65,6 +65,7 @@ pub fn may_repeat(command: &Command) -> bool {
         Command::Ping | Command::Help => true,
         Command::Pause { .. } | Command::Resume { .. } => true,
         Command::Delete { .. } | Command::Retry(_) | Command::Purge { .. } | Command::Quit => false,
+        Command::Compat(_) => false,
     }
 }
 

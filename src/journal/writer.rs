@@ -676,7 +676,11 @@ impl Shared {
 
     /// What it has done.
     pub(super) fn stats(&self, recovered: Recovered) -> JournalStats {
-        let segments = self.segments.lock().len() as u64;
+        let (segments, [oldest_segment, newest_segment]) = {
+            let segments = self.segments.lock();
+            let ends = [segments.front(), segments.back()].map(|end| end.map_or(0, |segment| segment.id));
+            (segments.len() as u64, ends)
+        };
         let total_bytes = self.total_bytes();
         let used = self.used_bytes.load(Ordering::Relaxed);
         let live_bytes = self.live_bytes.load(Ordering::Relaxed);
@@ -685,6 +689,9 @@ impl Shared {
         JournalStats {
             fsync: self.options.fsync,
             segments,
+            oldest_segment,
+            newest_segment,
+            segment_bytes: self.options.segment_bytes,
             total_bytes,
             live_bytes,
             dead_bytes: used.saturating_sub(live_bytes),

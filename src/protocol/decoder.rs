@@ -3,7 +3,7 @@
 
 use memchr::{memchr, memmem};
 
-use super::{Command, Dialect, native};
+use super::{Command, Dialect, beanstalk, native};
 use crate::error::Refusal;
 
 /// What a client may send.
@@ -102,6 +102,8 @@ enum Skipping {
     Body(u64),
     /// The line end behind such a body.
     BodyEnd,
+    /// So many bytes that belong to a refused command.
+    Bytes(u64),
     /// All there is: the connection is about to close.
     Rest,
 }
@@ -123,6 +125,8 @@ pub(super) enum Then {
     GoOn,
     /// So many bytes of body and a line end stand before the next command.
     SkipBody(u64),
+    /// So many bytes, whatever they are, stand before the next command.
+    SkipBytes(u64),
     /// Where the next command begins is not known.
     Close,
 }
@@ -132,6 +136,7 @@ pub(super) enum Then {
 #[derive(Debug)]
 pub(super) struct Oversize {
     pub(super) refusal: Refusal,
+    pub(super) dialect: Dialect,
     /// Whether the HTTP guard looks at its end.
     pub(super) guarded: bool,
     pub(super) close: bool,
@@ -177,6 +182,7 @@ impl Decoder {
             Skipping::Line(oversize) => self.skip_line(oversize, buf),
             Skipping::Body(left) => self.skip_body(left, buf),
             Skipping::BodyEnd => self.skip_body_end(buf),
+            Skipping::Bytes(left) => self.skip_bytes(left, buf),
             Skipping::Rest => self.skip_rest(buf),
         }
     }
@@ -184,7 +190,11 @@ impl Decoder {
     /// Whether a command has begun that has not ended, given the bytes that [`Decoder::next`] called incomplete:
     /// what a deadline for slow senders asks.
     pub fn is_midway(&self, buf: &[u8]) -> bool {
-        !buf.is_empty() || matches!(self.skipping, Skipping::Line(_) | Skipping::Body(_) | Skipping::BodyEnd)
+        !buf.is_empty()
+            || matches!(
+                self.skipping,
+                Skipping::Line(_) | Skipping::Body(_) | Skipping::BodyEnd | Skipping::Bytes(_)
+            )
     }
 
     fn next_line(&mut self, buf: &[u8]) -> Step {
@@ -196,9 +206,12 @@ impl Decoder {
         };
         let end = self.searched + found;
         let line = without_cr(&buf[..end]);
-        let dialect = dialect_of(line);
-        let decoded = match dialect {
-            Dialect::Native => native::decode(line, &buf[end + 1..], &self.limits),
+        let typed = line.len() == end;
+        let (dialect, decoded) = if speaks_beanstalk(line) && !(typed && beanstalk::is_nothing(line)) {
+            let (verb, decoded) = beanstalk::decode(line, &buf[end + 1..], &self.limits);
+            (Dialect::Beanstalk(verb), decoded)
+        } else {
+            (Dialect::Native, native::decode(line, &buf[end + 1..], &self.limits))
         };
         if let Decoded::Incomplete { wanted } = decoded {
             self.wanted = end + 1 + wanted;
@@ -218,8 +231,10 @@ impl Decoder {
 
     /// A line whose LF has not come: either it may still be good, or it is too long already.
     fn unfinished(&mut self, buf: &[u8]) -> Step {
-        let oversize = match dialect_of(buf) {
-            Dialect::Native => native::outgrown(buf, self.searched, &self.limits),
+        let oversize = if speaks_beanstalk(buf) {
+            beanstalk::outgrown(buf)
+        } else {
+            native::outgrown(buf, self.searched, &self.limits)
         };
         self.searched = buf.len();
         match oversize {
@@ -246,19 +261,23 @@ impl Decoder {
             return self.farewell();
         }
         let then = if oversize.close { Then::Close } else { Then::GoOn };
-        // A line that outgrows its limit is the native dialect's to answer for: any other has a limit of its own.
-        self.refused(end + 1, oversize.refusal, Dialect::Native, then)
+        self.refused(end + 1, oversize.refusal, oversize.dialect, then)
     }
 
     fn skip_body(&mut self, left: u64, buf: &[u8]) -> Step {
-        let consumed = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let left = left - consumed as u64;
+        let (consumed, left) = passed_over(left, buf);
         self.skipping = if left > 0 { Skipping::Body(left) } else { Skipping::BodyEnd };
         match consumed {
             0 if left > 0 => Step::Incomplete,
             0 => self.next(buf),
             _ => Step::Skip { consumed },
         }
+    }
+
+    fn skip_bytes(&mut self, left: u64, buf: &[u8]) -> Step {
+        let (consumed, left) = passed_over(left, buf);
+        self.skipping = if left > 0 { Skipping::Bytes(left) } else { Skipping::Nothing };
+        if consumed > 0 { Step::Skip { consumed } } else { Step::Incomplete }
     }
 
     fn skip_body_end(&mut self, buf: &[u8]) -> Step {
@@ -282,6 +301,7 @@ impl Decoder {
         self.skipping = match then {
             Then::GoOn => Skipping::Nothing,
             Then::SkipBody(bytes) => Skipping::Body(bytes),
+            Then::SkipBytes(bytes) => Skipping::Bytes(bytes),
             Then::Close => Skipping::Rest,
         };
         Step::Refused { consumed, refusal, dialect, close: then == Then::Close }
@@ -293,9 +313,15 @@ impl Decoder {
     }
 }
 
-/// The dialect of the command that begins with these bytes: a second one, in lower case, has its arm here.
-fn dialect_of(_line: &[u8]) -> Dialect {
-    Dialect::Native
+/// Whether the command that begins with these bytes is in the beanstalkd dialect: its verbs are in lower case.
+fn speaks_beanstalk(line: &[u8]) -> bool {
+    line.first().is_some_and(u8::is_ascii_lowercase)
+}
+
+/// How many of these bytes belong to `left` bytes that are skipped, and how many of those are still to come.
+fn passed_over(left: u64, buf: &[u8]) -> (usize, u64) {
+    let consumed = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+    (consumed, left - consumed as u64)
 }
 
 fn without_cr(line: &[u8]) -> &[u8] {
@@ -304,7 +330,7 @@ fn without_cr(line: &[u8]) -> &[u8] {
 
 /// Whether the last word is that of an HTTP request's first line. A browser can be made to send such a request
 /// here, with lines of somebody else's choosing in its path and its body.
-fn ends_in_http(line: &[u8]) -> bool {
+pub(super) fn ends_in_http(line: &[u8]) -> bool {
     let Some(before) = line.strip_suffix(b"HTTP/1.1").or_else(|| line.strip_suffix(b"HTTP/1.0")) else {
         return false;
     };

@@ -20,9 +20,12 @@ use crate::job::{
     Submission,
 };
 use crate::stats::{StateCounts, Totals};
+pub use attach::{LAPSES_SOON, WATCHED_MAX, Warn};
 use moves::{cut, job_cost};
 use terms::{Terms, TermsIx, TermsTable};
 
+mod attach;
+mod by_hand;
 mod durable;
 mod figures;
 mod moves;
@@ -36,7 +39,7 @@ pub const JOB_OVERHEAD_BYTES: u64 = 96;
 pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
 
 /// What a key or a reason is taken to cost beside its text.
-const EXTRA_OVERHEAD_BYTES: u64 = 112;
+const EXTRA_OVERHEAD_BYTES: u64 = 128;
 
 /// When a submission refused for want of memory is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -106,6 +109,9 @@ pub struct State {
     /// Numbers handed out to waiting sessions: the lowest has waited longest.
     tickets: u64,
     waiting: u64,
+    /// Sessions that use, and that watch, other queues than `default` alone.
+    using_others: u64,
+    watching_others: u64,
     keys: BTreeMap<(QueueIx, Key), JobId>,
     terms: TermsTable,
     /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
@@ -114,6 +120,10 @@ pub struct State {
     memory: u64,
     memory_max: u64,
     counts: StateCounts,
+    /// Ready jobs of a priority below [`Priority::URGENT_BELOW`].
+    urgent: u64,
+    /// Numbers for jobs that became dead: the lowest has been dead for longest.
+    deaths: u64,
     totals: Totals,
     /// Where there is a journal: how large records are there.
     measure: Option<Measure>,
@@ -147,23 +157,51 @@ struct Extra {
     counts: Counts,
     key: Option<Key>,
     reason: Option<Arc<str>>,
+    past: Past,
+}
+
+/// What is told of a job's past beside its counts. It does not outlive the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Past {
+    /// Failures and crashes that were forgiven when the job was brought back from the dead.
+    failures: u32,
+    crashes: u32,
+    /// How often it became dead.
+    deaths: u32,
+    /// How often somebody made it ready by hand.
+    kicks: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Ready,
-    Delayed { until: Moment },
-    Leased { until: Moment, holder: SessionId },
-    Dead,
+    /// `seconds` is the whole delay, rounded up: there is room for it here.
+    Delayed {
+        until: Moment,
+        seconds: u32,
+    },
+    Leased {
+        until: Moment,
+        holder: SessionId,
+    },
+    /// `turn` numbers the dead in the order in which they became so.
+    Dead {
+        turn: u64,
+    },
 }
 
 impl Place {
+    fn delayed(now: Now, delay: Duration) -> Place {
+        let seconds = delay.as_nanos().div_ceil(1_000_000_000);
+        Place::Delayed { until: now.mono.after(delay), seconds: u32::try_from(seconds).unwrap_or(u32::MAX) }
+    }
+
     fn state(self) -> JobState {
         match self {
             Place::Ready => JobState::Ready,
             Place::Delayed { .. } => JobState::Delayed,
             Place::Leased { .. } => JobState::Leased,
-            Place::Dead => JobState::Dead,
+            Place::Dead { .. } => JobState::Dead,
         }
     }
 }
@@ -176,13 +214,22 @@ struct Queue {
     ready: IdSet<Priority>,
     /// Delayed jobs, the soonest first.
     delayed: BTreeSet<(Moment, JobId)>,
+    /// Dead jobs, by the turn in which they died.
+    dead: BTreeSet<(u64, JobId)>,
     /// All jobs by state, oldest first.
     listed: IdSet<JobState>,
     /// Sessions that wait here, by ticket.
     line: BTreeMap<u64, SessionId>,
+    /// Sessions that use it, and that have it in a watch list of their own making.
+    using: u64,
+    watching: u64,
     paused: Option<PauseEnd>,
+    /// For how long it was paused the last time (`None`: until it is resumed), and how often it was.
+    pause_time: Option<Duration>,
+    pauses: u64,
     booked: Option<Moment>,
     counts: StateCounts,
+    urgent: u64,
     totals: Totals,
 }
 
@@ -199,7 +246,13 @@ struct Session {
     standing: Option<Standing>,
     /// A job that it was handed while it waited, and that it has not taken yet.
     handed: Option<JobId>,
+    /// Its wait ended because a lease of its own was about to lapse, and it has not taken note of that yet.
+    warned: bool,
     booked: Option<Moment>,
+    /// The queue that it uses, if it is another than `default`.
+    used: Option<QueueIx>,
+    /// The queues that it watches, in the order in which it named them; empty for `default` alone.
+    watched: Vec<QueueIx>,
 }
 
 /// A waiting session's place in the lines of the queues that it named.
@@ -207,6 +260,7 @@ struct Session {
 struct Standing {
     ticket: u64,
     queues: Vec<QueueIx>,
+    warn: Warn,
 }
 
 /// Who is looked at when an entry of the agenda is due.
@@ -233,12 +287,16 @@ impl State {
             free_sessions: Vec::new(),
             tickets: 0,
             waiting: 0,
+            using_others: 0,
+            watching_others: 0,
             keys: BTreeMap::new(),
             terms: TermsTable::default(),
             agenda: BTreeSet::new(),
             memory: 0,
             memory_max,
             counts: StateCounts::default(),
+            urgent: 0,
+            deaths: 0,
             totals: Totals::default(),
             measure: None,
             journaled: false,
@@ -312,6 +370,7 @@ impl State {
         if let Some(at) = self.session(session).booked {
             self.agenda.remove(&(at, Owner::Session(session)));
         }
+        self.detach(session);
         self.sessions[session.0 as usize] = None;
         self.free_sessions.push(session.0);
     }
@@ -345,8 +404,7 @@ impl State {
         let queue = known.unwrap_or_else(|| self.make_queue(name));
         self.last_id = JobId(self.last_id.0 + 1);
         let id = self.last_id;
-        let place =
-            if delay.is_zero() { Place::Ready } else { Place::Delayed { until: now.mono.after(delay) } };
+        let place = if delay.is_zero() { Place::Ready } else { Place::delayed(now, delay) };
         let terms = self.terms.intern(Terms { ttr, attempts, backoff });
         let created_s = u32::try_from(now.wall_ms / 1000).unwrap_or(u32::MAX);
         self.insert(id, Slot { body, place, extra, queue, terms, priority, created_s });
@@ -363,13 +421,22 @@ impl State {
 
     // ---- the worker's verbs ----
 
-    /// Leases the most urgent job of the named queues, if there is one. Does not wait.
+    /// Leases the most urgent job of the named queues (none named: of those that the session watches), if there is one.
+    /// Does not wait.
     pub fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<Lease> {
+        let (_, id) = if queues.is_empty() {
+            self.first_ready(self.watched_by(session))
+        } else {
+            self.first_ready(queues.iter().filter_map(|name| self.names.get(name).copied()))
+        }?;
+        self.lend(now, id, session);
+        Some(self.lease_of(id))
+    }
+
+    /// The job that is to be handed out next, of queues that are not paused.
+    fn first_ready(&self, queues: impl Iterator<Item = QueueIx>) -> Option<(Priority, JobId)> {
         let mut best: Option<(Priority, JobId)> = None;
-        for name in queues {
-            let Some(&queue) = self.names.get(name) else {
-                continue;
-            };
+        for queue in queues {
             let queue = self.queue(queue);
             if queue.paused.is_none()
                 && let Some(first) = queue.ready.first()
@@ -378,26 +445,32 @@ impl State {
                 best = Some(first);
             }
         }
-        let (_, id) = best?;
-        self.lend(now, id, session);
-        Some(self.lease_of(id))
+        best
     }
 
-    /// Puts a session in the line of each of the named queues. [`Effects::wakes`] will name it once it was handed a job.
+    /// Puts a session in the line of each of the named queues (none named: of those that it watches). [`Effects::wakes`]
+    /// will name it once it was handed a job, or warned.
     ///
     /// Call it right after [`State::lease`] found nothing, under the same lock.
-    pub fn wait(&mut self, session: SessionId, queues: &[QueueName]) {
+    pub fn wait(&mut self, session: SessionId, queues: &[QueueName], warn: Warn) {
         debug_assert!(self.session(session).standing.is_none(), "a session waits once at a time");
         self.tickets += 1;
         let ticket = self.tickets;
-        let mut standing = Standing { ticket, queues: Vec::with_capacity(queues.len()) };
-        for name in queues {
-            let queue = self.queue_named(name);
+        let queues: Vec<QueueIx> = if !queues.is_empty() {
+            queues.iter().map(|name| self.queue_named(name)).collect()
+        } else if !self.session(session).watched.is_empty() {
+            self.session(session).watched.clone()
+        } else {
+            vec![self.queue_named(&QueueName::default())]
+        };
+        for &queue in &queues {
             self.queue_mut(queue).line.insert(ticket, session);
-            standing.queues.push(queue);
         }
         self.waiting += 1;
-        self.session_mut(session).standing = Some(standing);
+        self.session_mut(session).standing = Some(Standing { ticket, queues, warn });
+        if warn == Warn::BeforeLapse {
+            self.book_session(session);
+        }
     }
 
     /// Whether a session stands in a line: until it leaves or is handed a job.
@@ -548,7 +621,7 @@ impl State {
     /// [`Code::NotFound`] where there is no such job, or it is not dead.
     pub fn retry(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
         match self.jobs.get(id).map(|slot| slot.place) {
-            Some(Place::Dead) => {
+            Some(Place::Dead { .. }) => {
                 self.revive(now, id);
                 Ok(())
             }
@@ -622,6 +695,9 @@ impl State {
         let queue = self.queue_named(name);
         let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));
         self.set_pause(queue, Some(end));
+        let found = self.queue_mut(queue);
+        found.pause_time = time;
+        found.pauses += 1;
         self.book_queue(queue);
         self.note_pause(now, queue);
     }
@@ -679,6 +755,7 @@ impl State {
 
     fn tick_session(&mut self, now: Now, session: SessionId, budget: &mut u64) {
         self.session_mut(session).booked = None;
+        self.warn_if_due(now, session);
         while *budget > 0
             && let Some(&(until, id)) = self.session(session).leases.first()
             && until <= now.mono
@@ -691,6 +768,12 @@ impl State {
     }
 
     // ---- looking things up ----
+
+    /// Whether the session has this job leased.
+    pub fn is_leased_by(&self, session: SessionId, id: JobId) -> bool {
+        let place = self.jobs.get(id).map(|slot| slot.place);
+        matches!(place, Some(Place::Leased { holder, .. }) if holder == session)
+    }
 
     fn leased_by(&self, session: SessionId, id: JobId) -> Result<&Slot, Refusal> {
         let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
@@ -734,8 +817,8 @@ impl State {
             key: slot.key().cloned(),
             created: SystemTime::UNIX_EPOCH + Duration::from_secs(slot.created_s.into()),
             remaining: match slot.place {
-                Place::Ready | Place::Dead => None,
-                Place::Delayed { until } | Place::Leased { until, .. } => Some(until.until(now.mono)),
+                Place::Ready | Place::Dead { .. } => None,
+                Place::Delayed { until, .. } | Place::Leased { until, .. } => Some(until.until(now.mono)),
             },
             counts: slot.counts(),
             reason: slot.reason(),

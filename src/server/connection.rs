@@ -5,13 +5,14 @@
 //! one that is idle between commands may be so for ever.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use socket2::Socket;
 
 use super::Shared;
 use crate::broker::{Outcome, Session, Waited};
@@ -19,6 +20,7 @@ use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::QueueName;
 use crate::protocol::{Decoder, Dialect, Reply, Step};
+use crate::queue::state::Warn;
 
 /// What a connection's buffers begin with, and shrink back to when it has nothing to do.
 const BUFFER_BYTES: usize = 4096;
@@ -42,7 +44,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Serves one client until it goes, or has to.
-pub(crate) fn serve(stream: Arc<TcpStream>, mut session: Session, shared: &Shared) {
+pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) {
     let mut connection = Connection {
         stream: &stream,
         session: &mut session,
@@ -78,7 +80,7 @@ enum End {
 }
 
 struct Connection<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Socket,
     session: &'a mut Session,
     shared: &'a Shared,
     decoder: Decoder,
@@ -116,7 +118,9 @@ impl Connection<'_> {
                     self.consume(consumed);
                     match self.session.execute(command) {
                         Outcome::Reply(reply) => self.reply(&reply, dialect),
-                        Outcome::Wait { queues, deadline } => self.wait(&queues, deadline, dialect)?,
+                        Outcome::Wait { queues, warn, deadline } => {
+                            self.wait(&queues, warn, deadline, dialect)?;
+                        }
                         Outcome::Goodbye => return Ok(Some(End::Quit)),
                     }
                 }
@@ -154,17 +158,25 @@ impl Connection<'_> {
     }
 
     /// Waits for a job. What is answered already is sent before: the client may be waiting for that.
-    fn wait(&mut self, queues: &[QueueName], deadline: Option<Moment>, dialect: Dialect) -> io::Result<()> {
+    fn wait(
+        &mut self,
+        queues: &[QueueName],
+        warn: Warn,
+        deadline: Option<Moment>,
+        dialect: Dialect,
+    ) -> io::Result<()> {
         self.flush()?;
         let (stream, shared, id) = (self.stream, self.shared, self.session.id());
         let mut watch = None;
-        let waited = self.session.wait(queues, deadline, &mut || match shared.watcher.watch(stream, id) {
-            Ok(watching) => watch = Some(watching),
-            Err(error) => log::warn!("can't watch a waiting connection: {error}"),
-        });
+        let waited =
+            self.session.wait(queues, warn, deadline, &mut || match shared.watcher.watch(stream, id) {
+                Ok(watching) => watch = Some(watching),
+                Err(error) => log::warn!("can't watch a waiting connection: {error}"),
+            });
         drop(watch);
         let reply = match waited {
             Waited::Leased(lease) => Reply::Leased(lease),
+            Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::CalledOff if shared.is_stopping() => Reply::Refused(Refusal::new(
                 Code::Draining,
                 "this server is shutting down: connect again in a moment, or to another one",
@@ -225,7 +237,7 @@ impl Connection<'_> {
 
 /// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time: a write that takes longer
 /// returns with what it has sent by then.
-pub(crate) fn send(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+pub(crate) fn send(mut stream: &Socket, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
     let deadline = shared.now().after(shared.config.write_timeout);
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the client did not take its replies in time");
     loop {
@@ -244,7 +256,7 @@ pub(crate) fn send(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) ->
 }
 
 /// Says that nothing more comes, and reads on for a moment, so that the last reply is not lost.
-fn linger(mut stream: &TcpStream, shared: &Shared) {
+fn linger(mut stream: &Socket, shared: &Shared) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
@@ -301,7 +313,7 @@ impl Input {
 
     /// Lets reads block at most for about `limit`. A limit that is near enough, or not needed any more, is left as it is:
     /// a client that sends ahead has half a command at the end of most reads, and each change is a system call.
-    fn limit_reading(&mut self, stream: &TcpStream, limit: Option<Duration>) -> io::Result<()> {
+    fn limit_reading(&mut self, stream: &Socket, limit: Option<Duration>) -> io::Result<()> {
         let good = match (self.limited_to, limit) {
             (None, None) => true,
             (Some(_), None) => !self.stale_limit,
@@ -318,7 +330,7 @@ impl Input {
 
     /// Reads once. The buffer grows while reads fill it, so that a client that sends ahead needs few of them, and shrinks
     /// when a read comes to little.
-    fn read_from(&mut self, stream: &TcpStream, eager: &AtomicBool) -> io::Result<usize> {
+    fn read_from(&mut self, stream: &Socket, eager: &AtomicBool) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -343,7 +355,7 @@ impl Input {
 /// Reads, and blocks where nothing has come. First looks a few times whether something has, and lets others run in
 /// between: to be woken costs more than that, on both sides. Only one thread does so at a time (`eager`), or they would
 /// take the processor from those that have something to do.
-fn read_eagerly(mut stream: &TcpStream, bytes: &mut [u8], eager: &AtomicBool) -> io::Result<usize> {
+fn read_eagerly(mut stream: &Socket, bytes: &mut [u8], eager: &AtomicBool) -> io::Result<usize> {
     if !eager.swap(true, Ordering::Acquire) {
         let mut looks = 0;
         let read = loop {

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use socket2::Socket;
 
 use crate::broker::Broker;
 use crate::queue::state::SessionId;
@@ -36,7 +36,7 @@ struct Watched {
 /// Watches one connection until it is dropped.
 pub(crate) struct Watch<'a> {
     watcher: &'a Watcher,
-    stream: &'a TcpStream,
+    stream: &'a Socket,
     token: u64,
 }
 
@@ -52,7 +52,7 @@ impl Watcher {
     }
 
     /// Calls off the session's wait when the stream's other side closes, or has closed already.
-    pub(crate) fn watch<'a>(&'a self, stream: &'a TcpStream, session: SessionId) -> io::Result<Watch<'a>> {
+    pub(crate) fn watch<'a>(&'a self, stream: &'a Socket, session: SessionId) -> io::Result<Watch<'a>> {
         let token = {
             let mut watched = self.watched.lock();
             watched.last_token += 1;

@@ -103,6 +103,19 @@ impl Talk {
         Some(String::from_utf8(line).unwrap())
     }
 
+    /// So many bytes.
+    pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let mut have = 0;
+        while have < count {
+            match self.reader.read(&mut bytes[have..]).unwrap() {
+                0 => panic!("closed after {:?}", bytes[..have].escape_ascii().to_string()),
+                more => have += more,
+            }
+        }
+        bytes
+    }
+
     /// Sends a line and reads the one that answers it.
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.send(format!("{line}\n"));

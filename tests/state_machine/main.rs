@@ -19,7 +19,7 @@ use std::time::Duration;
 use djqs::change::{Change, JobSize, Measure};
 use djqs::clock::{ManualClock, Moment, Now};
 use djqs::job::MAX_REASON_BYTES;
-use djqs::queue::state::{Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State};
+use djqs::queue::state::{Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State, Warn};
 use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
 use model::{Due, Model, QueueNo};
 
@@ -46,7 +46,7 @@ const MEASURE: Measure = Measure {
 };
 
 /// What has to happen now and then for the comparison to be worth anything.
-const WORTH_COMPARING: [&str; 16] = [
+const WORTH_COMPARING: [&str; 17] = [
     "jobs accepted",
     "submissions refused",
     "duplicates",
@@ -59,6 +59,7 @@ const WORTH_COMPARING: [&str; 16] = [
     "delays over",
     "leases lapsed",
     "pauses over",
+    "warnings",
     "orders to be explained",
     "compactions",
     "restarts",
@@ -256,8 +257,10 @@ enum Op {
     },
     Get {
         session: SessionId,
+        /// None for those that the session watches.
         queues: Vec<QueueNo>,
         wait: bool,
+        wary: bool,
     },
     Leave {
         session: SessionId,
@@ -285,6 +288,44 @@ enum Op {
         session: SessionId,
         id: JobId,
         ttr: Option<Duration>,
+    },
+    Use {
+        session: SessionId,
+        queue: QueueNo,
+    },
+    Watch {
+        session: SessionId,
+        queue: QueueNo,
+    },
+    Ignore {
+        session: SessionId,
+        queue: QueueNo,
+    },
+    LeaseJob {
+        session: SessionId,
+        id: JobId,
+    },
+    GiveBackAs {
+        session: SessionId,
+        id: JobId,
+        priority: Priority,
+        delay: Duration,
+    },
+    Bury {
+        session: SessionId,
+        id: JobId,
+        priority: Priority,
+    },
+    Kick {
+        queue: QueueNo,
+        most: u64,
+    },
+    KickJob {
+        id: JobId,
+    },
+    PauseExisting {
+        queue: QueueNo,
+        time: Duration,
     },
     Peek {
         id: JobId,
@@ -396,8 +437,9 @@ impl Drop for Life {
 
 impl Life {
     fn new(profile: &'static Profile, mut random: Random, origin: (u64, u64)) -> Life {
-        let names: Arc<[QueueName]> =
-            (0..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
+        let names: Vec<QueueName> =
+            (1..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
+        let names: Arc<[QueueName]> = [QueueName::default()].into_iter().chain(names).collect();
         let keys = (0..3).map(|n| Key::new(&"key".repeat(n + 1)).unwrap()).collect();
         let memory_max = random_memory_max(profile, &mut random);
         let mut state = State::new(memory_max, random.next());
@@ -457,8 +499,9 @@ impl Life {
             0..18 if !crowded => self.random_submission(),
             0..32 => Op::Get {
                 session,
-                queues: self.random_queues(),
+                queues: if self.random.percent(30) { Vec::new() } else { self.random_queues() },
                 wait: self.random.below(100) < self.profile.wait_percent,
+                wary: self.random.percent(50),
             },
             32..42 => Op::Ack { session: worker, id: self.random_id(Some(worker)) },
             42..52 => Op::Fail {
@@ -473,13 +516,14 @@ impl Life {
                 id: self.random_id(Some(worker)),
                 delay: if self.random.percent(50) { Duration::ZERO } else { self.random_time() },
             },
-            56..60 => Op::Touch {
+            56..59 => Op::Touch {
                 session: worker,
                 id: self.random_id(Some(worker)),
                 ttr: if self.random.percent(50) { None } else { Some(self.random_time()) },
             },
-            60..62 => Op::Delete { session, id: self.random_id(None) },
-            62..63 => Op::EndSession {
+            59..65 => self.random_op_by_hand(session),
+            65..67 => Op::Delete { session, id: self.random_id(None) },
+            67..68 => Op::EndSession {
                 session,
                 ending: if self.random.percent(50) { Ending::Lost } else { Ending::Quit },
                 most: self.random_most(),
@@ -540,6 +584,23 @@ impl Life {
             85..97 => Op::TickAll { most: self.random_most() },
             97 if self.journal.is_some() => self.random_op_on_the_journal(),
             _ => self.random_submission(),
+        }
+    }
+
+    fn random_op_by_hand(&mut self, session: SessionId) -> Op {
+        let (queue, mine) = (self.random_queue(), self.random_id(Some(session)));
+        let priority = Priority(self.random.pick(&[0, 1023, 1024, u32::MAX]).expect("there are some"));
+        match self.random.below(12) {
+            0 => Op::Use { session, queue },
+            1 | 2 => Op::Watch { session, queue },
+            3 | 4 => Op::Ignore { session, queue },
+            5 => Op::LeaseJob { session, id: self.random_id(None) },
+            6 => Op::LeaseJob { session, id: self.random_dead_id() },
+            7 => Op::GiveBackAs { session, id: mine, priority, delay: self.random_time() },
+            8 => Op::Bury { session, id: mine, priority },
+            9 => Op::Kick { queue, most: self.random_most() },
+            10 => Op::KickJob { id: self.random_dead_id() },
+            _ => Op::PauseExisting { queue, time: self.random_time() },
         }
     }
 
@@ -668,7 +729,7 @@ impl Life {
             Op::OpenSession => self.open_session(),
             Op::EndSession { session, ending, most } => self.end_session(session, ending, most),
             Op::Submit { queue, options, body } => self.submit(queue, options, body),
-            Op::Get { session, queues, wait } => self.get(session, &queues, wait),
+            Op::Get { session, queues, wait, wary } => self.get(session, &queues, wait, wary),
             Op::Leave { session } => {
                 self.state.leave(session);
                 self.model.leave(session);
@@ -704,7 +765,48 @@ impl Life {
                 assert_same(seen, self.model.touch(now, session, id, ttr));
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
+            Op::Use { session, queue } => {
+                let seen = self.state.use_queue(session, &self.names[queue]);
+                assert_same(seen, self.model.use_queue(session, queue));
+            }
+            Op::Watch { session, queue } => {
+                let seen = self.state.watch(session, &self.names[queue]);
+                assert_same(seen, self.model.watch(session, queue));
+                self.compare_watched(session);
+            }
+            Op::Ignore { session, queue } => {
+                let seen = self.state.ignore(session, &self.names[queue]);
+                assert_same(seen, self.model.ignore(session, queue));
+                self.compare_watched(session);
+            }
+            Op::LeaseJob { session, id } => {
+                let seen = self.state.lease_job(now, session, id);
+                let expected = self.model.lease_job(now, session, id);
+                assert_same(seen, expected.map(|()| self.model.lease_of(id)));
+            }
+            Op::GiveBackAs { session, id, priority, delay } => {
+                let seen = self.state.give_back_as(now, session, id, priority, delay);
+                assert_same(seen, self.model.give_back_as(now, session, id, (priority, delay)));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+            }
+            Op::Bury { session, id, priority } => {
+                let seen = self.state.bury(now, session, id, priority);
+                assert_same(seen, self.model.bury(now, session, id, priority));
+                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
+            }
+            Op::Kick { queue, most } => {
+                let (from, there) = self.model.kickable(queue);
+                assert_eq!(self.state.kickable(&self.names[queue]), (from, there));
+                let seen = self.state.kick(now, &self.names[queue], from, most);
+                assert_eq!(seen, self.model.kick(now, queue, from, most));
+            }
+            Op::KickJob { id } => assert_same(self.state.kick_job(now, id), self.model.kick_job(now, id)),
+            Op::PauseExisting { queue, time } => {
+                let seen = self.state.pause_existing(now, &self.names[queue], time);
+                assert_eq!(seen, self.model.pause_existing(now, queue, time));
+            }
             Op::Peek { id } => {
+                assert_eq!(self.state.job_stats(now, id), self.model.job_stats(now, id));
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
                 assert_eq!(self.state.export(now, id).is_some(), self.model.job(id).is_some());
             }
@@ -747,6 +849,7 @@ impl Life {
         let session = self.state.open_session();
         let open = self.sessions.iter().chain(self.ending.iter().map(|(session, _)| session));
         assert!(open.clone().all(|other| *other != session), "{session:?} is open already");
+        self.model.open_session(session);
         self.sessions.push(session);
     }
 
@@ -778,18 +881,26 @@ impl Life {
         assert_same(seen, expected);
     }
 
-    fn get(&mut self, session: SessionId, queues: &[QueueNo], wait: bool) {
+    fn get(&mut self, session: SessionId, queues: &[QueueNo], wait: bool, wary: bool) {
         let names: Vec<_> = queues.iter().map(|&queue| self.names[queue].clone()).collect();
+        let watched = self.model.watched(session);
+        let queues = if queues.is_empty() { &watched } else { queues };
         let seen = self.state.lease(self.now, session, &names);
         let expected = self.model.lease(self.now, session, queues);
         assert_eq!(seen, expected.map(|id| self.model.lease_of(id)));
+        assert_eq!(self.state.lapses_soon(self.now, session), self.model.lapses_soon(self.now, session));
         if expected.is_some() {
             self.count("jobs leased");
         } else if wait {
             self.count("waits");
-            self.state.wait(session, &names);
-            self.model.wait(session, queues);
+            self.state.wait(session, &names, if wary { Warn::BeforeLapse } else { Warn::Never });
+            self.model.wait(session, queues, wary);
         }
+    }
+
+    fn compare_watched(&self, session: SessionId) {
+        let expected = self.model.watched(session).into_iter().map(|queue| self.names[queue].clone());
+        assert!(self.state.watched(session).into_iter().eq(expected));
     }
 
     fn list(&mut self, queue: QueueNo, state: Option<JobState>, limit: usize, after: Option<JobId>) {
@@ -806,20 +917,22 @@ impl Life {
     fn tick(&mut self, most: u64) {
         // So that there are not too many orders to try.
         let most = if self.model.line.is_empty() { most } else { most.min(3) };
-        let due = self.model.due(self.now);
+        let (due, deaths) = (self.model.due(self.now), self.model.deaths);
         self.state.tick(self.now, most);
-        let done: Vec<Due> = due.iter().copied().filter(|&due| self.is_done(due)).collect();
-        let pauses = done.iter().filter(|due| matches!(due, Due::PauseOver(_))).count();
-        assert!((done.len() - pauses) as u64 <= most, "{done:?} is more than {most}");
-
         let woken = std::mem::take(&mut self.state.effects().wakes);
+        let warned: Vec<_> =
+            woken.iter().copied().filter(|&session| self.state.take_warned(session)).collect();
+        let done: Vec<Due> = due.iter().copied().filter(|&due| self.is_done(due, &warned)).collect();
+        let free = done.iter().filter(|due| matches!(due, Due::PauseOver(_) | Due::Warning(_))).count();
+        assert!((done.len() - free) as u64 <= most, "{done:?} is more than {most}");
+
         if done.is_empty() {
             return assert_eq!(woken, [], "nothing has happened");
         }
         // Which of several sessions got which job shows when they take it. One alone may take its time.
         let mut taken = Vec::new();
         if woken.len() > 1 {
-            for &session in &woken {
+            for &session in woken.iter().filter(|session| !warned.contains(session)) {
                 let lease = self.state.take_handed(session).expect("it was woken for it");
                 taken.push((session, lease.id));
             }
@@ -834,6 +947,7 @@ impl Life {
                 Due::DelayOver(_) => "delays over",
                 Due::LeaseLapsed(_) => "leases lapsed",
                 Due::PauseOver(_) => "pauses over",
+                Due::Warning(_) => "warnings",
             });
         }
         if done.len() > 1 && !woken.is_empty() {
@@ -844,9 +958,10 @@ impl Life {
         for &(session, id) in &taken {
             assert_eq!(self.model.take_handed(session), Some(id));
         }
+        self.adopt_order_of_deaths(deaths);
     }
 
-    fn is_done(&self, due: Due) -> bool {
+    fn is_done(&self, due: Due, warned: &[SessionId]) -> bool {
         let peek = |id| self.state.peek(self.now, id).expect("jobs outlive a tick");
         match due {
             Due::DelayOver(id) => peek(id).state != JobState::Delayed,
@@ -855,6 +970,7 @@ impl Life {
                 let stats = self.state.queue_stats(self.now, &self.names[queue]);
                 stats.is_none_or(|stats| stats.paused.is_none())
             }
+            Due::Warning(session) => warned.contains(&session),
         }
     }
 
@@ -967,6 +1083,7 @@ impl Life {
             self.state.tick(now, 1_000);
         }
         self.adopt_order_of_queues();
+        self.adopt_order_of_deaths(0);
         self.compare_effects();
         self.compare_everything();
     }
@@ -987,6 +1104,7 @@ impl Life {
             std::mem::replace(&mut self.now, now),
         );
         self.adopt_order_of_queues();
+        self.adopt_order_of_deaths(0);
         self.compare_everything();
         (self.state, self.model, self.now) = here;
     }
@@ -1011,6 +1129,26 @@ impl Life {
         self.model.queues.sort_by_key(|queue| seen.iter().position(|s| s.1.name == names[queue.number]));
     }
 
+    /// Nor is it in which order jobs die that die in one tick, or that come back dead. But these come behind the
+    /// `before` that had died before.
+    fn adopt_order_of_deaths(&mut self, before: u64) {
+        for (number, name) in self.names.iter().enumerate() {
+            let expected = self.model.in_order(number, JobState::Dead);
+            let old =
+                expected.iter().filter(|id| self.model.job(**id).expect("it is dead").turn <= before).count();
+            let seen: Vec<_> = self.state.next_jobs(name, JobState::Dead).collect();
+            assert_eq!(seen[..old], expected[..old], "those that were dead");
+            let turns: Vec<_> =
+                expected[old..].iter().map(|id| self.model.job(*id).expect("it is dead").turn).collect();
+            assert_eq!(seen.len(), expected.len());
+            for (id, turn) in seen[old..].iter().zip(turns) {
+                let job = self.model.jobs.iter_mut().find(|job| job.id == *id).expect("it is dead");
+                assert_eq!(job.state(), JobState::Dead);
+                job.turn = turn;
+            }
+        }
+    }
+
     // ---- what can be seen of it ----
 
     /// What is left to be done outside, after each operation.
@@ -1031,6 +1169,7 @@ impl Life {
         let (state, model) = (&self.state, &self.model);
         assert_eq!(state.counts(), model.counts(None));
         assert_eq!(state.totals(), model.totals);
+        assert_eq!(state.urgent(), model.urgent(None));
         assert_eq!(state.last_id(), model.last_id);
         assert_eq!(state.waiting(), model.line.len() as u64);
         assert_eq!(state.queue_count(), model.queues.len() as u64);
@@ -1048,10 +1187,20 @@ impl Life {
         let (state, model, now) = (&self.state, &self.model, self.now);
         let first = model.jobs.first().map_or(model.last_id.0, |job| job.id.0).saturating_sub(3);
         for id in (first..=model.last_id.0 + 2).chain([0, u64::MAX]).map(JobId) {
+            assert_eq!(state.job_stats(now, id), model.job_stats(now, id));
             assert_eq!(state.peek(now, id), model.peek(now, id));
         }
         for (number, name) in self.names.iter().enumerate() {
             assert_eq!(state.queue_stats(now, name), model.queue_stats(now, number));
+            assert_eq!(state.queue_details(now, name), model.queue_details(now, number));
+            for wanted in JobState::ALL {
+                assert!(
+                    state.next_jobs(name, wanted).eq(model.in_order(number, wanted)),
+                    "{wanted} in {name}"
+                );
+                let next = model.in_order(number, wanted).first().and_then(|&id| model.peek(now, id));
+                assert_eq!(state.peek_next(now, name, wanted), next);
+            }
             for wanted in [None].into_iter().chain(JobState::ALL.map(Some)) {
                 let seen = state.list(now, name, wanted, usize::MAX, None);
                 let expected = model.list(number, wanted, usize::MAX, None);
@@ -1076,6 +1225,8 @@ impl Life {
         let expected: Vec<_> =
             expected.filter_map(|queue| self.model.queue_stats(self.now, queue.number)).collect();
         assert_eq!(seen, expected);
+        let names: Vec<_> = seen.into_iter().map(|stats| stats.name).collect();
+        assert!(self.state.queue_names(0, usize::MAX).into_iter().map(|(_, name)| name).eq(names));
     }
 }
 

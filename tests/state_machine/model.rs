@@ -5,6 +5,7 @@
 //! cannot know, and is told: by how much a backoff was lengthened, and in which order things were carried out
 //! that fell due together. The caller of [`Model::fail`] and [`Model::carry_out`] holds those to their limits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +13,10 @@ use djqs::change::{JobSize, Measure};
 use djqs::clock::{Moment, Now};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::queue::state::{
-    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, Slice,
+    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, QUEUE_OVERHEAD_BYTES, SessionId, Slice,
 };
-use djqs::stats::{QueueStats, StateCounts, Totals};
-use djqs::{Code, Job, JobId, JobState, Lease, Options, QueueName};
+use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
+use djqs::{Code, Job, JobId, JobState, Lease, Options, Priority, QueueName};
 
 /// The reason of a job whose lease lapsed.
 const LAPSED: &str = "the lease lapsed";
@@ -24,6 +25,12 @@ const LOST: &str = "the connection that held the lease was lost";
 
 /// A queue's place in the list of names.
 pub(crate) type QueueNo = usize;
+
+/// The queue that every session uses and watches until it says otherwise.
+pub(crate) const DEFAULT: QueueNo = 0;
+
+/// Stands for a job where a session was woken for a warning.
+const WARNED: JobId = JobId(0);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -37,6 +44,12 @@ pub(crate) struct Model {
     pub(crate) handed: Vec<(SessionId, JobId)>,
     /// The same, but only of the operation that runs: the caller empties it.
     pub(crate) woken: Vec<(SessionId, JobId)>,
+    /// Sessions that want to be told before a lease of theirs lapses while they wait.
+    pub(crate) wary: Vec<SessionId>,
+    /// All sessions, and what they use and watch.
+    pub(crate) attached: BTreeMap<SessionId, Attached>,
+    /// How many jobs have become dead.
+    pub(crate) deaths: u64,
     pub(crate) last_id: JobId,
     pub(crate) totals: Totals,
     pub(crate) memory_max: u64,
@@ -55,6 +68,28 @@ pub(crate) struct ModelJob {
     pub(crate) place: Place,
     pub(crate) counts: Counts,
     pub(crate) reason: Option<Arc<str>>,
+    pub(crate) past: Past,
+    /// The whole of the delay that it is in, or was in last.
+    pub(crate) delay: Duration,
+    /// Of a dead job: the how manieth death its death was.
+    pub(crate) turn: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub(crate) uses: QueueNo,
+    pub(crate) watches: Vec<QueueNo>,
+    /// Whether it has ever watched another queue: only then does its list keep `default` in being.
+    pub(crate) said_so: bool,
+}
+
+/// What is told of a job beside its counts, until the process ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Past {
+    forgiven_failures: u32,
+    forgiven_crashes: u32,
+    deaths: u32,
+    kicks: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +104,8 @@ pub(crate) enum Place {
 pub(crate) struct ModelQueue {
     pub(crate) number: QueueNo,
     pub(crate) paused: Option<Pause>,
+    pub(crate) pause_time: Option<Duration>,
+    pub(crate) pauses: u64,
     pub(crate) totals: Totals,
 }
 
@@ -84,6 +121,7 @@ pub(crate) enum Due {
     DelayOver(JobId),
     LeaseLapsed(JobId),
     PauseOver(QueueNo),
+    Warning(SessionId),
 }
 
 impl ModelJob {
@@ -107,6 +145,7 @@ impl ModelJob {
         let key = self.options.key.as_ref().map_or(0, |key| key.as_str().len() as u64);
         let reason = self.reason.as_ref().map_or(0, |reason| reason.len() as u64);
         let rare = self.options.key.is_some() || self.reason.is_some() || self.counts != Counts::default();
+        let rare = rare || self.past != Past::default();
         JOB_OVERHEAD_BYTES + self.body.len() as u64 + if rare { rare_bytes + key + reason } else { 0 }
     }
 }
@@ -119,6 +158,9 @@ impl Model {
             line: Vec::new(),
             handed: Vec::new(),
             woken: Vec::new(),
+            wary: Vec::new(),
+            attached: BTreeMap::new(),
+            deaths: 0,
             last_id: JobId(0),
             totals: Totals::default(),
             memory_max,
@@ -152,6 +194,9 @@ impl Model {
             place: if delayed { Place::Delayed(now.mono.after(options.delay)) } else { Place::Ready },
             counts: Counts::default(),
             reason: None,
+            past: Past::default(),
+            delay: options.delay,
+            turn: 0,
         };
         let queue_cost = if self.queue(queue).is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
         if self.memory() + job.memory(self.rare_bytes) + queue_cost > self.memory_max {
@@ -170,7 +215,10 @@ impl Model {
         Some(id)
     }
 
-    pub(crate) fn wait(&mut self, session: SessionId, queues: &[QueueNo]) {
+    pub(crate) fn wait(&mut self, session: SessionId, queues: &[QueueNo], wary: bool) {
+        if wary {
+            self.wary.push(session);
+        }
         self.line.push((session, queues.to_vec()));
         queues.iter().for_each(|&queue| {
             self.queue_mut(queue);
@@ -179,6 +227,7 @@ impl Model {
 
     pub(crate) fn leave(&mut self, session: SessionId) {
         self.line.retain(|waiter| waiter.0 != session);
+        self.wary.retain(|waiter| *waiter != session);
         self.forget_unused_queues();
     }
 
@@ -269,6 +318,9 @@ impl Model {
         if job.place != Place::Dead {
             return Err(Code::NotFound);
         }
+        job.past.forgiven_failures += job.counts.failures;
+        job.past.forgiven_crashes += job.counts.crashes;
+        job.past.kicks += 1;
         job.counts.failures = 0;
         job.counts.crashes = 0;
         let queue = job.queue;
@@ -306,7 +358,10 @@ impl Model {
 
     pub(crate) fn pause(&mut self, now: Now, queue: QueueNo, time: Option<Duration>) {
         let pause = time.map_or(Pause::UntilResumed, |time| Pause::Until(now.mono.after(time)));
-        self.queue_mut(queue).paused = Some(pause);
+        let queue = self.queue_mut(queue);
+        queue.paused = Some(pause);
+        queue.pause_time = time;
+        queue.pauses += 1;
     }
 
     pub(crate) fn resume(&mut self, now: Now, queue: QueueNo) {
@@ -331,7 +386,162 @@ impl Model {
                 Ending::Quit => self.hand_back(now, id, Duration::ZERO),
             }
         }
-        leases.len() as u64 <= most
+        let ended = leases.len() as u64 <= most;
+        if ended {
+            self.attached.remove(&session);
+            self.forget_unused_queues();
+        }
+        ended
+    }
+
+    // ---- what a session is attached to, and what is done by hand ----
+
+    pub(crate) fn open_session(&mut self, session: SessionId) {
+        let attached = Attached { uses: DEFAULT, watches: vec![DEFAULT], said_so: false };
+        self.attached.insert(session, attached);
+    }
+
+    /// What it watches, for a GET that names no queue.
+    pub(crate) fn watched(&self, session: SessionId) -> Vec<QueueNo> {
+        self.attached[&session].watches.clone()
+    }
+
+    pub(crate) fn use_queue(&mut self, session: SessionId, queue: QueueNo) -> Result<(), Code> {
+        if queue != DEFAULT {
+            self.make_queue(queue)?;
+        }
+        self.attached.get_mut(&session).expect("it is open").uses = queue;
+        self.forget_unused_queues();
+        Ok(())
+    }
+
+    pub(crate) fn watch(&mut self, session: SessionId, queue: QueueNo) -> Result<usize, Code> {
+        if !self.watched(session).contains(&queue) {
+            self.make_queue(queue)?;
+            let attached = self.attached.get_mut(&session).expect("it is open");
+            attached.watches.push(queue);
+            attached.said_so = true;
+            for queue in self.watched(session) {
+                self.queue_mut(queue);
+            }
+        }
+        Ok(self.watched(session).len())
+    }
+
+    pub(crate) fn ignore(&mut self, session: SessionId, queue: QueueNo) -> Result<usize, Code> {
+        let watches = &mut self.attached.get_mut(&session).expect("it is open").watches;
+        if watches[..] == [queue] {
+            return Err(Code::Usage);
+        }
+        watches.retain(|watched| *watched != queue);
+        let count = watches.len();
+        self.forget_unused_queues();
+        Ok(count)
+    }
+
+    pub(crate) fn lapses_soon(&self, now: Now, session: SessionId) -> bool {
+        self.leases_of(session).first().is_some_and(|&(until, _)| until.before(LAPSES_SOON) <= now.mono)
+    }
+
+    pub(crate) fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Code> {
+        match self.job(id).ok_or(Code::NotFound)?.place {
+            Place::Leased(..) => return Err(Code::NotFound),
+            Place::Ready | Place::Delayed(_) | Place::Dead => self.lend(now, id, session),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn give_back_as(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        (priority, delay): (Priority, Duration),
+    ) -> Result<(), Code> {
+        self.leased_by(session, id)?.options.priority = priority;
+        self.hand_back(now, id, delay);
+        Ok(())
+    }
+
+    pub(crate) fn bury(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        id: JobId,
+        priority: Priority,
+    ) -> Result<(), Code> {
+        self.leased_by(session, id)?.options.priority = priority;
+        self.fail(now, session, id, (None, true, None), None).map(|_| ())
+    }
+
+    pub(crate) fn kickable(&self, queue: QueueNo) -> (JobState, u64) {
+        let counts = self.counts(Some(queue));
+        if counts.dead > 0 { (JobState::Dead, counts.dead) } else { (JobState::Delayed, counts.delayed) }
+    }
+
+    pub(crate) fn kick(&mut self, now: Now, queue: QueueNo, from: JobState, most: u64) -> u64 {
+        let mut count = 0;
+        while count < most
+            && let Some(&id) = self.in_order(queue, from).first()
+        {
+            self.kick_job(now, id).expect("it is dead or delayed");
+            count += 1;
+        }
+        count
+    }
+
+    pub(crate) fn kick_job(&mut self, now: Now, id: JobId) -> Result<(), Code> {
+        let job = self.job_mut(id).ok_or(Code::NotFound)?;
+        match job.place {
+            Place::Dead => self.retry(now, id),
+            Place::Delayed(_) => {
+                job.past.kicks += 1;
+                self.put_back(now, id, Duration::ZERO);
+                Ok(())
+            }
+            Place::Ready | Place::Leased(..) => Err(Code::NotFound),
+        }
+    }
+
+    /// Jobs in the order in which they leave this state; of ready jobs, only the next.
+    pub(crate) fn in_order(&self, queue: QueueNo, state: JobState) -> Vec<JobId> {
+        let jobs = self.jobs.iter().filter(|job| job.queue == queue && job.state() == state);
+        let mut jobs: Vec<_> = jobs
+            .map(|job| match job.place {
+                Place::Ready => (u64::from(job.options.priority.0), job.id),
+                Place::Delayed(until) => (until.as_millis(), job.id),
+                Place::Dead => (job.turn, job.id),
+                Place::Leased(..) => (0, job.id),
+            })
+            .collect();
+        jobs.sort();
+        jobs.truncate(match state {
+            JobState::Ready => 1,
+            JobState::Leased => 0,
+            JobState::Delayed | JobState::Dead => usize::MAX,
+        });
+        jobs.into_iter().map(|(_, id)| id).collect()
+    }
+
+    pub(crate) fn pause_existing(&mut self, now: Now, queue: QueueNo, time: Duration) -> bool {
+        if self.queue(queue).is_none() && queue != DEFAULT {
+            return false;
+        }
+        if !time.is_zero() {
+            self.pause(now, queue, Some(time));
+        } else if self.queue(queue).is_some() {
+            self.queue_mut(queue).pauses += 1;
+            self.resume(now, queue);
+        }
+        true
+    }
+
+    fn make_queue(&mut self, queue: QueueNo) -> Result<(), Code> {
+        if self.queue(queue).is_none() && self.memory() + QUEUE_OVERHEAD_BYTES > self.memory_max {
+            return Err(Code::Full);
+        }
+        self.queue_mut(queue);
+        Ok(())
     }
 
     // ---- time ----
@@ -355,7 +565,11 @@ impl Model {
             Some(Pause::Until(end)) => Some((end, Due::PauseOver(queue.number))),
             Some(Pause::UntilResumed) | None => None,
         });
-        jobs.chain(pauses).collect()
+        let warnings = self.wary.iter().filter_map(|&session| {
+            let &(until, _) = self.leases_of(session).first()?;
+            Some((until.before(LAPSES_SOON), Due::Warning(session)))
+        });
+        jobs.chain(pauses).chain(warnings).collect()
     }
 
     /// Whether something of the same kind should happen before this: the delays of a queue end in the order of
@@ -374,9 +588,9 @@ impl Model {
             }
             Due::LeaseLapsed(id) => {
                 let holder = self.expect(id).holder().expect("it is leased");
-                self.leases_of(holder)[0].1 != id
+                self.leases_of(holder)[0].1 != id || self.wary.contains(&holder)
             }
-            Due::PauseOver(_) => false,
+            Due::PauseOver(_) | Due::Warning(_) => false,
         }
     }
 
@@ -385,6 +599,10 @@ impl Model {
             Due::DelayOver(id) => self.put_back(now, id, Duration::ZERO),
             Due::LeaseLapsed(id) => self.crash(now, id, LAPSED),
             Due::PauseOver(queue) => self.resume(now, queue),
+            Due::Warning(session) => {
+                self.leave(session);
+                self.woken.push((session, WARNED));
+            }
         }
     }
 
@@ -398,6 +616,10 @@ impl Model {
         };
         let mut model = self.clone();
         for job in &mut model.jobs {
+            job.past = Past::default();
+            if let Place::Delayed(until) = job.place {
+                job.delay = until.until(before.mono).saturating_sub(passed);
+            }
             job.place = match job.place {
                 Place::Ready | Place::Leased(..) => Place::Ready,
                 Place::Delayed(until) => moved(until).map_or(Place::Ready, Place::Delayed),
@@ -410,7 +632,14 @@ impl Model {
                 Some(Pause::Until(end)) => moved(end).map(Pause::Until),
                 other => other,
             };
+            queue.pauses = 0;
+            queue.pause_time = match queue.paused {
+                Some(Pause::Until(end)) => Some(end.until(after.mono)),
+                _ => None,
+            };
         }
+        model.wary.clear();
+        model.attached.clear();
         model.totals = Totals::default();
         model.line.clear();
         model.handed.clear();
@@ -481,6 +710,49 @@ impl Model {
         })
     }
 
+    pub(crate) fn queue_details(&self, now: Now, number: QueueNo) -> Option<QueueDetails> {
+        let queue = self.queue(number);
+        if queue.is_none() && number != DEFAULT {
+            return None;
+        }
+        let stats = self.queue_stats(now, number);
+        let nothing = QueueDetails::of(self.names[number].clone());
+        Some(QueueDetails {
+            stats: stats.unwrap_or(nothing.stats),
+            urgent: self.urgent(Some(number)),
+            using: self.attached.values().filter(|attached| attached.uses == number).count() as u64,
+            watching: self.attached.values().filter(|attached| attached.watches.contains(&number)).count()
+                as u64,
+            pauses: queue.map_or(0, |queue| queue.pauses),
+            pause_time: queue.and_then(|queue| queue.paused.and(queue.pause_time)),
+        })
+    }
+
+    pub(crate) fn urgent(&self, queue: Option<QueueNo>) -> u64 {
+        let mine = self.jobs.iter().filter(|job| queue.is_none_or(|queue| queue == job.queue));
+        mine.filter(|job| job.place == Place::Ready && job.options.priority.0 < 1024).count() as u64
+    }
+
+    pub(crate) fn job_stats(&self, now: Now, id: JobId) -> Option<JobStats> {
+        let ModelJob { past, counts, place, created_s, delay, .. } = self.job(id)?;
+        let lapses = past.forgiven_crashes + counts.crashes;
+        let leased = u32::from(matches!(place, Place::Leased(..)));
+        let leases = lapses + past.forgiven_failures + counts.failures + counts.returns + leased;
+        Some(JobStats {
+            job: self.peek(now, id)?,
+            age: Duration::from_secs(now.wall_ms / 1000 - created_s),
+            delay: match place {
+                Place::Delayed(_) => Duration::from_secs(delay.as_millis().div_ceil(1000) as u64),
+                _ => Duration::ZERO,
+            },
+            leases: leases.into(),
+            lapses: lapses.into(),
+            returns: counts.returns.into(),
+            deaths: u64::from(past.deaths).max(u64::from(*place == Place::Dead)),
+            kicks: past.kicks.into(),
+        })
+    }
+
     pub(crate) fn memory(&self) -> u64 {
         let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
@@ -544,6 +816,7 @@ impl Model {
             self.line.iter().enumerate().find_map(|(at, (_, queues))| Some((at, self.next_ready(queues)?)))
         {
             let (session, _) = self.line.remove(at);
+            self.wary.retain(|waiter| *waiter != session);
             self.lend(now, id, session);
             self.handed.push((session, id));
             self.woken.push((session, id));
@@ -585,14 +858,19 @@ impl Model {
     }
 
     fn die(&mut self, id: JobId) {
+        self.deaths += 1;
+        let turn = self.deaths;
         let job = self.expect_mut(id);
         job.place = Place::Dead;
+        job.past.deaths += 1;
+        job.turn = turn;
         let queue = job.queue;
         self.tally(queue, |totals| totals.died += 1);
     }
 
     fn put_back(&mut self, now: Now, id: JobId, wait: Duration) {
         let job = self.expect_mut(id);
+        job.delay = wait;
         job.place = if wait.is_zero() { Place::Ready } else { Place::Delayed(now.mono.after(wait)) };
         self.serve(now);
     }
@@ -630,7 +908,13 @@ impl Model {
     /// A queue comes to be when it is first named, …
     fn queue_mut(&mut self, number: QueueNo) -> &mut ModelQueue {
         if self.queue(number).is_none() {
-            self.queues.push(ModelQueue { number, paused: None, totals: Totals::default() });
+            self.queues.push(ModelQueue {
+                number,
+                paused: None,
+                pause_time: None,
+                pauses: 0,
+                totals: Totals::default(),
+            });
         }
         self.queues.iter_mut().find(|queue| queue.number == number).expect("it is there by now")
     }
@@ -638,7 +922,12 @@ impl Model {
     /// … and goes when it is empty and unused.
     fn forget_unused_queues(&mut self) {
         let named = self.line.iter().flat_map(|(_, queues)| queues);
-        let used: Vec<_> = self.jobs.iter().map(|job| &job.queue).chain(named).copied().collect();
+        let attached = self.attached.values().flat_map(|attached| {
+            let watches = attached.watches.iter().filter(|_| attached.said_so);
+            watches.chain(Some(&attached.uses).filter(|queue| **queue != DEFAULT))
+        });
+        let used = self.jobs.iter().map(|job| &job.queue).chain(named).chain(attached);
+        let used: Vec<_> = used.copied().collect();
         self.queues.retain(|queue| queue.paused.is_some() || used.contains(&queue.number));
     }
 

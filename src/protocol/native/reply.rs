@@ -117,7 +117,14 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::Pong => out.extend_from_slice(b"PONG\n"),
         Reply::Help => write_lines(verbs::help(), out),
         Reply::Refused(refusal) => write_refusal(refusal, out),
+        Reply::LapsesSoon | Reply::Using(_) | Reply::Watching(_) | Reply::Names(_) => wrong_dialect(out),
+        Reply::JobStats(_) | Reply::QueueDetails(_) | Reply::ServerDetails(_) => wrong_dialect(out),
     }
+}
+
+/// No command of this dialect is answered so.
+fn wrong_dialect(out: &mut Vec<u8>) {
+    write_refusal(&Refusal::new(Code::Internal, "this reply is the other dialect's; please report it"), out);
 }
 
 fn write_ok(out: &mut Vec<u8>, option: impl FnOnce(&mut Vec<u8>)) {

@@ -12,7 +12,7 @@ use super::verbs::{self, Header, TakesBody};
 use crate::error::{Code, Refusal};
 use crate::job::{JobId, Options, QueueName, Submission};
 use crate::protocol::decoder::{Decoded, Oversize, Then};
-use crate::protocol::{Command, FrameLimits, HEADER_BYTES_MAX, LIST_LIMIT_DEFAULT, Retry, Wait};
+use crate::protocol::{Command, Dialect, FrameLimits, HEADER_BYTES_MAX, LIST_LIMIT_DEFAULT, Retry, Wait};
 
 /// A line, cut into its parts.
 pub(super) struct Split<'a> {
@@ -135,11 +135,13 @@ fn refused_unread(split: &Split<'_>, limits: &FrameLimits) -> Option<Oversize> {
                 "a header has at most {HEADER_BYTES_MAX} bytes, up to its colon; a body goes behind the colon"
             ),
         );
-        return Some(Oversize { refusal, guarded: true, close: false, len_closes: true });
+        let dialect = Dialect::Native;
+        return Some(Oversize { refusal, dialect, guarded: true, close: false, len_closes: true });
     }
     let inline = split.inline.unwrap_or_default();
     let lost = |text: &'static str| Oversize {
         refusal: Refusal::usage(text),
+        dialect: Dialect::Native,
         guarded: true,
         close: true,
         len_closes: false,
@@ -148,7 +150,8 @@ fn refused_unread(split: &Split<'_>, limits: &FrameLimits) -> Option<Oversize> {
         Len::Absent if inline.len() <= limits.body_max => None,
         Len::Absent => {
             let guarded = read(split, Some(b"")).is_err();
-            Some(Oversize { refusal: body_too_big(limits), guarded, close: false, len_closes: false })
+            let (refusal, dialect) = (body_too_big(limits), Dialect::Native);
+            Some(Oversize { refusal, dialect, guarded, close: false, len_closes: false })
         }
         Len::Bytes(_) if inline.is_empty() => None,
         Len::Bytes(_) => {
@@ -239,6 +242,9 @@ pub fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
 /// Writes a command as a line, with its body behind it where it can't be in it.
 ///
 /// What is not asked for is not written: options at their defaults, and the default queue of a TASK.
+///
+/// # Panics
+/// On a command that only the beanstalkd dialect has words for.
 pub fn write_command(command: &Command, out: &mut Vec<u8>) {
     match command {
         Command::Submit(submission) => return write_task(submission, out),
@@ -294,6 +300,7 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
         Command::Ping => out.extend_from_slice(b"PING"),
         Command::Help => out.extend_from_slice(b"HELP"),
         Command::Quit => out.extend_from_slice(b"QUIT"),
+        Command::Compat(_) => panic!("{command:?} can't be said in the native dialect"),
     }
     out.push(b'\n');
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::duration::in_units;
+pub(super) use crate::protocol::number::{number, push_number};
 
 /// How many bytes of outside text an error quotes; what is longer is cut, with `...` behind it.
 pub const QUOTED_BYTES_MAX: usize = 64;
@@ -14,17 +15,6 @@ pub(super) fn quoted(text: &[u8]) -> String {
     format!("\"{}{more}\"", shown.escape_ascii())
 }
 
-/// A number in decimal digits and nothing else.
-pub(super) fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0u64, |number, byte| {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(u64::from(digit)) }
-    })
-}
-
 /// The words of a header: what stands between spaces. More spaces than one are as good as one.
 pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b' ').filter(|word| !word.is_empty())
@@ -34,19 +24,6 @@ pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(super) fn name_and_value(word: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = word.iter().position(|byte| *byte == b'=')?;
     Some((&word[..at], &word[at + 1..]))
-}
-
-pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
 }
 
 pub(super) fn push_duration(out: &mut Vec<u8>, duration: Duration) {
@@ -99,21 +76,5 @@ mod tests {
         assert_eq!(quoted(b"a\0\xff\"\n"), r#""a\x00\xff\"\n""#);
         assert_eq!(quoted(&[b'a'; 64]), format!("\"{}\"", "a".repeat(64)));
         assert_eq!(quoted(&[b'a'; 65]), format!("\"{}...\"", "a".repeat(64)));
-    }
-
-    #[test]
-    fn number_is_digits_only() {
-        assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
-        assert_eq!(number(b"007"), Some(7));
-        for text in ["", "18446744073709551616", "+1", "-1", "1a", " 1", "\u{661}"] {
-            assert_eq!(number(text.as_bytes()), None, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn number_is_written_in_decimal() {
-        let mut out = Vec::new();
-        [0, 7, 10, u64::MAX].into_iter().for_each(|number| push_number_option(&mut out, "n", number));
-        assert_eq!(out, b" n=0 n=7 n=10 n=18446744073709551615");
     }
 }

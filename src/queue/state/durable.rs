@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Extra, PauseEnd, Place, Queue, QueueIx, Slot, State, Terms};
+use super::{Extra, Past, PauseEnd, Place, Queue, QueueIx, Slot, State, Terms};
 use crate::change::{self, Change, JobSpec, JobStatus, PauseState};
 use crate::clock::{Moment, Now};
 use crate::job::{Counts, JobId, QueueName};
@@ -33,10 +33,10 @@ impl State {
         self.last_id = self.last_id.max(id);
         let JobStatus { priority, place, counts, reason } = status;
         let rare = key.is_some() || reason.is_some() || counts != Counts::default();
-        let extra = rare.then(|| Box::new(Extra { counts, key, reason }));
+        let extra = rare.then(|| Box::new(Extra { counts, key, reason, past: Past::default() }));
         let queue = self.queue_named(&queue);
         let terms = self.terms.intern(Terms { ttr, attempts, backoff });
-        let place = restored_place(now, place);
+        let place = self.restored_place(now, place);
         self.insert(id, Slot { body, place, extra, queue, terms, priority, created_s });
     }
 
@@ -49,7 +49,23 @@ impl State {
             self.amend(id, |extra| (extra.counts, extra.reason) = (counts, reason));
         }
         self.reprioritise(id, priority);
-        self.relocate(id, restored_place(now, place));
+        if let (Place::Dead { .. }, change::Place::Dead) = (self.slot(id).place, place) {
+            // Keeps its turn.
+            return;
+        }
+        let place = self.restored_place(now, place);
+        self.relocate(id, place);
+    }
+
+    fn restored_place(&mut self, now: Now, place: change::Place) -> Place {
+        match place {
+            change::Place::Ready => Place::Ready,
+            change::Place::Dead => self.next_dead(),
+            // One that is due already becomes ready at the first tick, in the order of its deadline.
+            change::Place::Delayed { until_wall_ms } => {
+                Place::delayed(now, moment_of(now, until_wall_ms).until(now.mono))
+            }
+        }
     }
 
     fn restore_pause(&mut self, now: Now, name: &QueueName, pause: PauseState) {
@@ -60,6 +76,10 @@ impl State {
             PauseState::PausedUntil { wall_ms } => Some(PauseEnd::At(moment_of(now, wall_ms))),
         };
         self.set_pause(queue, pause);
+        self.queue_mut(queue).pause_time = match pause {
+            Some(PauseEnd::At(end)) => Some(end.until(now.mono)),
+            Some(PauseEnd::Resumed) | None => None,
+        };
         self.book_queue(queue);
         self.drop_if_unused(queue);
     }
@@ -112,21 +132,12 @@ impl Slot {
             priority: self.priority,
             place: match self.place {
                 Place::Ready | Place::Leased { .. } => change::Place::Ready,
-                Place::Delayed { until } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
-                Place::Dead => change::Place::Dead,
+                Place::Delayed { until, .. } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
+                Place::Dead { .. } => change::Place::Dead,
             },
             counts: self.counts(),
             reason: self.reason(),
         }
-    }
-}
-
-fn restored_place(now: Now, place: change::Place) -> Place {
-    match place {
-        change::Place::Ready => Place::Ready,
-        change::Place::Dead => Place::Dead,
-        // One that is due already becomes ready at the first tick, in the order of its deadline.
-        change::Place::Delayed { until_wall_ms } => Place::Delayed { until: moment_of(now, until_wall_ms) },
     }
 }
 

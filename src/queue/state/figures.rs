@@ -1,9 +1,11 @@
 //! What the state can tell of itself.
 
-use super::{PauseEnd, QueueIx, State};
+use std::time::Duration;
+
+use super::{PauseEnd, Place, QueueIx, State};
 use crate::clock::Now;
 use crate::job::{JobId, QueueName};
-use crate::stats::{QueueStats, StateCounts, Totals};
+use crate::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
 
 impl State {
     /// The highest id given so far.
@@ -46,6 +48,62 @@ impl State {
     /// One queue's counters.
     pub fn queue_stats(&self, now: Now, name: &QueueName) -> Option<QueueStats> {
         self.names.get(name).map(|&queue| self.stats_of(now, queue))
+    }
+
+    /// All ready jobs of a priority below [`Priority::URGENT_BELOW`](crate::Priority::URGENT_BELOW).
+    pub fn urgent(&self) -> u64 {
+        self.urgent
+    }
+
+    /// One queue's counters and who is attached to it. `default` has some even where it does not exist.
+    pub fn queue_details(&self, now: Now, name: &QueueName) -> Option<QueueDetails> {
+        let (using, watching) = self.attached_to(name);
+        let Some(&queue) = self.names.get(name) else {
+            let nothing = || QueueDetails { using, watching, ..QueueDetails::of(name.clone()) };
+            return (*name == QueueName::default()).then(nothing);
+        };
+        let found = self.queue(queue);
+        Some(QueueDetails {
+            stats: self.stats_of(now, queue),
+            urgent: found.urgent,
+            using,
+            watching,
+            pauses: found.pauses,
+            pause_time: found.paused.and(found.pause_time),
+        })
+    }
+
+    /// The names of queues in the order in which they came to be, after the one of that age; at most `most`, each
+    /// with its age, to go on from.
+    pub fn queue_names(&self, after: u64, most: usize) -> Vec<(u64, QueueName)> {
+        let rest = self.by_age.range(after.saturating_add(1)..).take(most);
+        rest.map(|(&age, &queue)| (age, self.queue(queue).name.clone())).collect()
+    }
+
+    /// One job, and what it has been through.
+    pub fn job_stats(&self, now: Now, id: JobId) -> Option<JobStats> {
+        let slot = self.jobs.get(id)?;
+        let past = slot.extra.as_ref().map(|extra| extra.past).unwrap_or_default();
+        let counts = slot.counts();
+        let lapses = u64::from(past.crashes) + u64::from(counts.crashes);
+        let ended =
+            lapses + u64::from(past.failures) + u64::from(counts.failures) + u64::from(counts.returns);
+        let (leased, dead) =
+            (matches!(slot.place, Place::Leased { .. }), matches!(slot.place, Place::Dead { .. }));
+        Some(JobStats {
+            age: Duration::from_secs((now.wall_ms / 1000).saturating_sub(slot.created_s.into())),
+            delay: match slot.place {
+                Place::Delayed { seconds, .. } => Duration::from_secs(seconds.into()),
+                _ => Duration::ZERO,
+            },
+            leases: ended + u64::from(leased),
+            lapses,
+            returns: counts.returns.into(),
+            // After a restart it may be dead and not have been seen to die.
+            deaths: u64::from(past.deaths).max(u64::from(dead)),
+            kicks: past.kicks.into(),
+            job: self.job(now, id, slot),
+        })
     }
 
     /// The counters of queues in the order in which they came to be, after the one of that age; at most `most`, each

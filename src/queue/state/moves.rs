@@ -58,13 +58,25 @@ impl State {
     pub(super) fn die(&mut self, id: JobId) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.died += 1);
-        self.relocate(id, Place::Dead);
+        self.amend(id, |extra| extra.past.deaths = extra.past.deaths.saturating_add(1));
+        let place = self.next_dead();
+        self.relocate(id, place);
+    }
+
+    /// The place of a job that becomes dead now, behind all that are.
+    pub(super) fn next_dead(&mut self) -> Place {
+        self.deaths += 1;
+        Place::Dead { turn: self.deaths }
     }
 
     pub(super) fn revive(&mut self, now: Now, id: JobId) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.retried += 1);
-        self.amend(id, |extra| (extra.counts.failures, extra.counts.crashes) = (0, 0));
+        self.amend(id, |Extra { counts, past, .. }| {
+            past.failures = past.failures.saturating_add(std::mem::take(&mut counts.failures));
+            past.crashes = past.crashes.saturating_add(std::mem::take(&mut counts.crashes));
+            past.kicks = past.kicks.saturating_add(1);
+        });
         self.put_back(now, id, Duration::ZERO);
     }
 
@@ -75,7 +87,7 @@ impl State {
             self.note_status(now, id);
             self.serve(now, self.slot(id).queue);
         } else {
-            self.relocate(id, Place::Delayed { until: now.mono.after(wait) });
+            self.relocate(id, Place::delayed(now, wait));
             self.note_status(now, id);
         }
     }
@@ -129,9 +141,8 @@ impl State {
         let (was, queue, place) = (slot.priority, slot.queue, slot.place);
         self.resize(id, |slot| slot.priority = priority);
         if was != priority && place == Place::Ready {
-            let queue = self.queue_mut(queue);
-            queue.ready.remove(was, id);
-            queue.ready.insert(priority, id);
+            self.leave_ready(queue, was, id);
+            self.enter_ready(queue, priority, id);
         }
     }
 
@@ -169,9 +180,11 @@ impl State {
         *count_of(&mut found.counts, state) += 1;
         found.listed.insert(state, id);
         match place {
-            Place::Ready => found.ready.insert(priority, id),
-            Place::Dead => {}
-            Place::Delayed { until } => {
+            Place::Ready => self.enter_ready(queue, priority, id),
+            Place::Dead { turn } => {
+                found.dead.insert((turn, id));
+            }
+            Place::Delayed { until, .. } => {
                 found.delayed.insert((until, id));
                 self.book_queue(queue);
             }
@@ -190,15 +203,33 @@ impl State {
         *count_of(&mut found.counts, state) -= 1;
         found.listed.remove(state, id);
         match place {
-            Place::Ready => found.ready.remove(priority, id),
-            Place::Dead => {}
-            Place::Delayed { until } => {
+            Place::Ready => self.leave_ready(queue, priority, id),
+            Place::Dead { turn } => {
+                found.dead.remove(&(turn, id));
+            }
+            Place::Delayed { until, .. } => {
                 found.delayed.remove(&(until, id));
             }
             Place::Leased { until, holder } => {
                 self.session_mut(holder).leases.remove(&(until, id));
             }
         }
+    }
+
+    fn enter_ready(&mut self, queue: QueueIx, priority: Priority, id: JobId) {
+        let urgent = u64::from(priority < Priority::URGENT_BELOW);
+        self.urgent += urgent;
+        let found = self.queue_mut(queue);
+        found.urgent += urgent;
+        found.ready.insert(priority, id);
+    }
+
+    fn leave_ready(&mut self, queue: QueueIx, priority: Priority, id: JobId) {
+        let urgent = u64::from(priority < Priority::URGENT_BELOW);
+        self.urgent -= urgent;
+        let found = self.queue_mut(queue);
+        found.urgent -= urgent;
+        found.ready.remove(priority, id);
     }
 
     /// Changes what few jobs have, and keeps the account of memory.
@@ -233,11 +264,17 @@ impl State {
             age,
             ready: IdSet::new(),
             delayed: BTreeSet::new(),
+            dead: BTreeSet::new(),
             listed: IdSet::new(),
             line: BTreeMap::new(),
+            using: 0,
+            watching: 0,
             paused: None,
+            pause_time: None,
+            pauses: 0,
             booked: None,
             counts: StateCounts::default(),
+            urgent: 0,
             totals: Totals::default(),
         };
         let ix = match self.free_queues.pop() {
@@ -266,7 +303,9 @@ impl State {
     /// A queue goes when it is empty and unused.
     pub(super) fn drop_if_unused(&mut self, queue: QueueIx) {
         let found = self.queue(queue);
-        if found.counts != StateCounts::default() || !found.line.is_empty() || found.paused.is_some() {
+        let empty = found.counts == StateCounts::default();
+        let unused = found.line.is_empty() && found.using == 0 && found.watching == 0;
+        if !empty || !unused || found.paused.is_some() {
             return;
         }
         let found = self.queues[queue.0 as usize].take().expect("it was there a moment ago");
@@ -295,7 +334,11 @@ impl State {
 
     pub(super) fn book_session(&mut self, session: SessionId) {
         let found = self.session(session);
-        let due = found.leases.first().map(|entry| entry.0);
+        let margin = match &found.standing {
+            Some(Standing { warn: Warn::BeforeLapse, .. }) => attach::LAPSES_SOON,
+            _ => Duration::ZERO,
+        };
+        let due = found.leases.first().map(|entry| entry.0.before(margin));
         let booked = found.booked;
         let booked = book(&mut self.agenda, Owner::Session(session), booked, due);
         self.session_mut(session).booked = booked;

@@ -1,0 +1,189 @@
+//! What a session is attached to beside its leases: the queue that it uses, those that it watches, and its wish to be
+//! told before a lease of its own lapses.
+//!
+//! Every session uses and watches `default` until it says otherwise. That much is kept by counting the sessions that did,
+//! so that a connection which never says anything costs nothing here and `default` need not exist for it.
+
+use std::time::Duration;
+
+use super::{QueueIx, SessionId, Standing, State};
+use crate::clock::Now;
+#[cfg(doc)]
+use crate::error::Code;
+use crate::error::Refusal;
+use crate::job::QueueName;
+
+/// A lease with this much left, or less, lapses soon.
+pub const LAPSES_SOON: Duration = Duration::from_secs(1);
+
+/// The most queues that a session may watch: each lease looks at all of them, under the lock.
+pub const WATCHED_MAX: usize = 1024;
+
+/// Whether a wait for a job also ends when a lease of the waiting session's own is about to lapse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warn {
+    /// It goes on.
+    Never,
+    /// It ends [`LAPSES_SOON`] before.
+    BeforeLapse,
+}
+
+impl State {
+    /// From now on the session uses this queue for what it submits without naming one.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where the queue would have to be made, and there is no memory for it.
+    pub fn use_queue(&mut self, session: SessionId, name: &QueueName) -> Result<(), Refusal> {
+        let queue = if *name == QueueName::default() { None } else { Some(self.queue_with_room(name)?) };
+        if let Some(queue) = queue {
+            self.queue_mut(queue).using += 1;
+            self.using_others += 1;
+        }
+        let before = std::mem::replace(&mut self.session_mut(session).used, queue);
+        if let Some(queue) = before {
+            self.stop_using(queue);
+        }
+        Ok(())
+    }
+
+    /// Adds a queue to those that the session watches; returns how many these are then.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where the queue would have to be made, and there is no memory for it, or where the session
+    /// watches [`WATCHED_MAX`] already.
+    pub fn watch(&mut self, session: SessionId, name: &QueueName) -> Result<usize, Refusal> {
+        if self.watches(session, name) {
+            return Ok(self.watched_count(session));
+        }
+        if self.session(session).watched.len() >= WATCHED_MAX {
+            return Err(Refusal::full(
+                super::FULL_RETRY_AFTER,
+                format!("a connection watches at most {WATCHED_MAX} queues: ignore some first"),
+            ));
+        }
+        let queue = self.queue_with_room(name)?;
+        if self.session(session).watched.is_empty() {
+            // So far it was `default` without saying so.
+            let default = self.queue_named(&QueueName::default());
+            self.watching_others += 1;
+            self.start_watching(session, default);
+        }
+        self.start_watching(session, queue);
+        Ok(self.watched_count(session))
+    }
+
+    /// Takes a queue from those that the session watches, if it is there; returns how many these are then.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] where it is the only one: what watches nothing would wait for ever.
+    pub fn ignore(&mut self, session: SessionId, name: &QueueName) -> Result<usize, Refusal> {
+        if !self.watches(session, name) {
+            return Ok(self.watched_count(session));
+        }
+        if self.watched_count(session) == 1 {
+            return Err(Refusal::usage(
+                "the only queue that is watched can't be ignored: watch another one first",
+            ));
+        }
+        let queue = self.names[name];
+        self.session_mut(session).watched.retain(|watched| *watched != queue);
+        self.stop_watching(queue);
+        Ok(self.watched_count(session))
+    }
+
+    /// The queues that a session watches, in the order in which it named them.
+    pub fn watched(&self, session: SessionId) -> Vec<QueueName> {
+        match &self.session(session).watched[..] {
+            [] => vec![QueueName::default()],
+            queues => queues.iter().map(|&queue| self.queue(queue).name.clone()).collect(),
+        }
+    }
+
+    /// Whether a lease of the session's own lapses soon.
+    pub fn lapses_soon(&self, now: Now, session: SessionId) -> bool {
+        let first = self.session(session).leases.first();
+        first.is_some_and(|(until, _)| until.before(LAPSES_SOON) <= now.mono)
+    }
+
+    /// Whether a session's wait was ended by a warning since the last look.
+    pub fn take_warned(&mut self, session: SessionId) -> bool {
+        std::mem::take(&mut self.session_mut(session).warned)
+    }
+
+    /// Those of the session's queues that exist.
+    pub(super) fn watched_by(&self, session: SessionId) -> impl Iterator<Item = QueueIx> {
+        let watched = &self.session(session).watched;
+        let default = if watched.is_empty() { self.names.get(&QueueName::default()).copied() } else { None };
+        watched.iter().copied().chain(default)
+    }
+
+    /// Ends a session's wait if that is due, before its lease lapses and is anybody's.
+    pub(super) fn warn_if_due(&mut self, now: Now, session: SessionId) {
+        let standing = &self.session(session).standing;
+        let wants = matches!(standing, Some(Standing { warn: Warn::BeforeLapse, .. }));
+        if wants && self.lapses_soon(now, session) {
+            self.leave(session);
+            self.session_mut(session).warned = true;
+            self.effects.wakes.push(session);
+        }
+    }
+
+    /// How many sessions use `name`, and how many watch it.
+    pub(super) fn attached_to(&self, name: &QueueName) -> (u64, u64) {
+        let (mut using, mut watching) = match self.names.get(name) {
+            Some(&queue) => (self.queue(queue).using, self.queue(queue).watching),
+            None => (0, 0),
+        };
+        if *name == QueueName::default() {
+            let sessions = (self.sessions.len() - self.free_sessions.len()) as u64;
+            using += sessions - self.using_others;
+            watching += sessions - self.watching_others;
+        }
+        (using, watching)
+    }
+
+    /// Lets go of all queues, since the session ends.
+    pub(super) fn detach(&mut self, session: SessionId) {
+        if let Some(queue) = self.session_mut(session).used.take() {
+            self.stop_using(queue);
+        }
+        let watched = std::mem::take(&mut self.session_mut(session).watched);
+        self.watching_others -= u64::from(!watched.is_empty());
+        watched.into_iter().for_each(|queue| self.stop_watching(queue));
+    }
+
+    fn watches(&self, session: SessionId, name: &QueueName) -> bool {
+        match &self.session(session).watched[..] {
+            [] => *name == QueueName::default(),
+            watched => self.names.get(name).is_some_and(|queue| watched.contains(queue)),
+        }
+    }
+
+    fn watched_count(&self, session: SessionId) -> usize {
+        self.session(session).watched.len().max(1)
+    }
+
+    fn queue_with_room(&mut self, name: &QueueName) -> Result<QueueIx, Refusal> {
+        let room = self.memory.saturating_add(super::QUEUE_OVERHEAD_BYTES) <= self.memory_max;
+        if !room && !self.names.contains_key(name) {
+            return Err(Refusal::full(super::FULL_RETRY_AFTER, "there is no memory for one more queue"));
+        }
+        Ok(self.queue_named(name))
+    }
+
+    fn start_watching(&mut self, session: SessionId, queue: QueueIx) {
+        self.queue_mut(queue).watching += 1;
+        self.session_mut(session).watched.push(queue);
+    }
+
+    fn stop_watching(&mut self, queue: QueueIx) {
+        self.queue_mut(queue).watching -= 1;
+        self.drop_if_unused(queue);
+    }
+
+    fn stop_using(&mut self, queue: QueueIx) {
+        self.queue_mut(queue).using -= 1;
+        self.using_others -= 1;
+        self.drop_if_unused(queue);
+    }
+}

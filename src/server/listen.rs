@@ -1,0 +1,96 @@
+//! Where a server listens: a TCP address, a Unix socket's path, or a socket that systemd has made for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// As many as may connect at the same moment; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// What to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address; port 0 lets the system choose one.
+    Tcp(SocketAddr),
+    /// A Unix socket of this path. One that nobody listens on any more is replaced.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    pub(super) fn socket(&self) -> io::Result<Socket> {
+        match self {
+            Listen::Tcp(address) => tcp(*address),
+            Listen::Unix(path) => unix(path),
+        }
+    }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A server that is started again must not wait for the old one's connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn unix(path: &Path) -> io::Result<Socket> {
+    let address = SockAddr::unix(path)?;
+    remove_stale(path, &address)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Removes the socket of a server that is gone: bind(2) would not take its place. One that somebody listens on stays, and
+/// so does whatever else has the name.
+fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        // bind(2) says what is wrong.
+        Ok(_) | Err(_) => return Ok(()),
+    }
+    match Socket::new(Domain::UNIX, Type::STREAM, None)?.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+/// The socket that systemd made for this process and passed to it, if it did (sd_listen_fds(3)).
+///
+/// # Errors
+/// Where several were passed, or what was is no stream socket.
+pub fn inherited() -> io::Result<Option<Socket>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    match passed.len() {
+        0 => return Ok(None),
+        1 => {}
+        many => {
+            let text = format!("systemd passed {many} sockets: give each its own service");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+    }
+    if let Ok(Some(listener)) = passed.take_tcp_listener(0) {
+        return Ok(Some(listener.into()));
+    }
+    match passed.take_unix_listener(0) {
+        Ok(Some(listener)) => Ok(Some(Socket::from(std::os::fd::OwnedFd::from(listener)))),
+        Ok(None) | Err(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "systemd passed a socket that is not a listening stream socket: ListenStream= makes one",
+        )),
+    }
+}
+
+/// An address as it is shown: `127.0.0.1:11300`, or `unix:/run/djqs.sock`.
+pub(super) fn display(address: &SockAddr) -> String {
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(path)) => format!("unix:{}", path.display()),
+        (None, None) => "unix".into(),
+    }
+}
