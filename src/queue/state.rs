@@ -35,6 +35,13 @@ pub const JOB_OVERHEAD_BYTES: u64 = 96;
 /// What a queue is taken to cost in memory beside its jobs.
 pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
 
+/// What 64 neighbouring ids are taken to cost while there is a job among them: little where all are, more than the job
+/// itself where only one is left.
+pub const PAGE_OVERHEAD_BYTES: u64 = 144;
+
+/// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
+pub const TERMS_OVERHEAD_BYTES: u64 = 160;
+
 /// What a key or a reason is taken to cost beside its text.
 const EXTRA_OVERHEAD_BYTES: u64 = 112;
 
@@ -111,6 +118,7 @@ pub struct State {
     /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
     /// really due. So the many leases that are acknowledged in time never touch this set.
     agenda: BTreeSet<(Moment, Owner)>,
+    /// What jobs and queues are taken to cost, but for what [`State::memory`] adds.
     memory: u64,
     memory_max: u64,
     counts: StateCounts,
@@ -333,12 +341,13 @@ impl State {
         }
         let extra = key.map(|key| Box::new(Extra { key: Some(key), ..Extra::default() }));
         let cost = job_cost(&body, extra.as_deref()) + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
-        if self.memory.saturating_add(cost) > self.memory_max {
+        let taken = self.memory().0;
+        if taken.saturating_add(cost) > self.memory_max {
             return Err(Refusal::full(
                 FULL_RETRY_AFTER,
                 format!(
-                    "the jobs take {} of {} bytes of memory (--max-memory): wait until some are done",
-                    self.memory, self.memory_max
+                    "the jobs take {taken} of {} bytes of memory (--max-memory): wait until some are done",
+                    self.memory_max
                 ),
             ));
         }

@@ -12,7 +12,8 @@ use djqs::change::{JobSize, Measure};
 use djqs::clock::{Moment, Now};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::queue::state::{
-    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, Slice,
+    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, PAGE_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId,
+    Slice, TERMS_OVERHEAD_BYTES,
 };
 use djqs::stats::{QueueStats, StateCounts, Totals};
 use djqs::{Code, Job, JobId, JobState, Lease, Options, QueueName};
@@ -483,7 +484,16 @@ impl Model {
 
     pub(crate) fn memory(&self) -> u64 {
         let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
+        let pages = self.jobs.chunk_by(|a, b| a.id.0 / 64 == b.id.0 / 64).count();
+        let mut terms = Vec::new();
+        for Options { ttr, attempts, backoff, .. } in self.jobs.iter().map(|job| &job.options) {
+            if !terms.contains(&(ttr, attempts, backoff)) {
+                terms.push((ttr, attempts, backoff));
+            }
+        }
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
+            + pages as u64 * PAGE_OVERHEAD_BYTES
+            + terms.len() as u64 * TERMS_OVERHEAD_BYTES
     }
 
     /// What the journal has to keep, by its own measure.
