@@ -3,12 +3,13 @@
 PREFIX  ?= /usr/local
 BINDIR  ?= $(DESTDIR)$(PREFIX)/bin
 CARGO   ?= cargo
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := all
-.PHONY: help all demo test lint fuzz bench install clean
+.PHONY: help all demo test crash crash-check lint fuzz bench install clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 all: ## Build server, worker and client (release) in target/release
 	$(CARGO) build --release --locked --bins
@@ -18,6 +19,14 @@ demo: all ## Run all three: the sample tasks, then a real command over real file
 
 test: ## Run every test (about a minute; DJQS_MODEL_OPS, DJQS_SEED: see CONTRIBUTING.md)
 	$(CARGO) test --locked
+
+crash: ## Crash the real server: 1,000 kills under load, a fault in every system call (an hour; wants strace)
+	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y strace; } || echo "no strace: no faults"
+	DJQS_CRASH_CYCLES=$${DJQS_CRASH_CYCLES:-1000} DJQS_CRASH_FAULTS=$${DJQS_CRASH_FAULTS:-all} \
+		$(CARGO) test --release --locked --test crash -- --nocapture
+
+crash-check: ## Build faults into the server, and see whether the crash tests find each of them
+	scripts/crash-check
 
 BENCH_FLAGS ?= --out docs
 
@@ -30,6 +39,13 @@ lint: ## Check format, clippy and docs, with warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECONDS); gets cargo-fuzz if it is not there
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	cd fuzz && for target in $$($(CARGO) fuzz list); do \
+	    $(CARGO) fuzz run --sanitizer none $$target -- $$(test -f $$target.dict && echo -dict=$$target.dict) \
+	        -max_len=9000 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 install: all ## Install djqs-server, djqs-worker and djqs-client under PREFIX (default /usr/local)
 	install -d $(BINDIR)

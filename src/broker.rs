@@ -270,7 +270,7 @@ pub struct Session {
     ended: bool,
     /// The place in the journal that has to be safe before any reply of this session's may leave.
     unsettled: Position,
-    /// The moment of what happens until the next settling, once something has.
+    /// The moment at which commands are carried out until the next settling, once one was.
     now: Option<Now>,
 }
 
@@ -303,7 +303,11 @@ pub enum Outcome {
 
 impl Session {
     /// Carries out a command. Never blocks: one that has to wait says so in its [`Outcome`].
+    ///
+    /// All commands between two settlings happen at one moment: reading the clock for each of many that were sent ahead
+    /// would be a tenth of their cost.
     pub fn execute(&mut self, command: Command) -> Outcome {
+        self.now.get_or_insert_with(|| self.shared.queue.clock().now());
         let reply = match command {
             Command::Lease { queues, wait } => return self.lease_or_wait(queues, wait),
             Command::Quit => return Outcome::Goodbye,
@@ -347,16 +351,16 @@ impl Session {
     /// [`Code::Unavailable`] where the journal can no longer be written: what became of the commands since the last settling
     /// is not known.
     pub fn settle(&mut self) -> Result<(), Refusal> {
+        self.now = None;
         let Some(journal) = &self.shared.journal else { return Ok(()) };
         journal
             .wait(self.unsettled)
             .map_err(|error| Refusal::new(Code::Unavailable, format!("{error}; the server stops")))
     }
 
-    /// All that happens between two settlings happens at one moment: reading the clock for each of many commands that
-    /// were sent ahead would be a tenth of their cost.
-    fn now(&mut self) -> Now {
-        *self.now.get_or_insert_with(|| self.shared.queue.clock().now())
+    /// The moment of the commands that are being carried out; for a verb that is called by itself, now.
+    fn now(&self) -> Now {
+        self.now.unwrap_or_else(|| self.shared.queue.clock().now())
     }
 
     /// Calls a verb, and notes what has to be safe before its result is shown.
@@ -401,8 +405,7 @@ impl Session {
     /// Leases the next job of the named queues (none named: `default`), if there is one now.
     pub fn lease(&mut self, queues: &[QueueName]) -> Option<Lease> {
         let queues = if queues.is_empty() { &self.watching } else { queues };
-        let now = *self.now.get_or_insert_with(|| self.shared.queue.clock().now());
-        let (lease, position) = self.shared.queue.lease(now, self.id, queues)?;
+        let (lease, position) = self.shared.queue.lease(self.now(), self.id, queues)?;
         self.unsettled = self.unsettled.max(position);
         Some(lease)
     }

@@ -39,6 +39,7 @@ pub use salvage::{Salvaged, salvage};
 pub use segment::{Damage, FORMAT_VERSION};
 use storage::Storage;
 pub use verify::{Report, verify};
+pub use writer::SEGMENT_BYTES_MIN;
 use writer::{Shared, Threads};
 
 /// When what was written is synced, and so what a reply promises.
@@ -71,7 +72,7 @@ pub type OnFailure = Arc<dyn Fn(&Failure) + Send + Sync>;
 pub struct Options {
     /// When it is synced. Default [`Fsync::Always`].
     pub fsync: Fsync,
-    /// The size of a segment. Default 16 MiB, at least 8 KiB; should be four times the longest record or more. A
+    /// The size of a segment. Default 16 MiB, at least [`SEGMENT_BYTES_MIN`]; should be four times the longest record or more. A
     /// longer record gets a longer segment.
     pub segment_bytes: u64,
     /// Called when the journal can no longer be written. Must not block, nor call the journal.
@@ -119,6 +120,8 @@ pub enum Sabotage {
     /// None.
     #[default]
     None,
+    /// Those who wait are told that their changes are written when they are not.
+    ReplyBeforeWrite,
     /// Those who wait are told that their changes are durable when they are written.
     ReplyBeforeSync,
     /// The directory is never synced.

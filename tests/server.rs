@@ -305,9 +305,12 @@ fn a_client_that_stops_in_the_middle_of_a_command_is_dropped() {
         talk.send(beginning);
         assert_eq!(talk.rest(), "");
     }
-    // One byte now and then is no better: the deadline is for the whole command.
-    let mut drip = server.connect();
-    until("the dripping client is dropped", || drip.stream.write_all(b"x").is_err());
+    // One byte now and then is no better, not even in a command that is refused already: the deadline is for the whole.
+    for beginning in ["TASK: ", "TASK len=999999999:\n", &"x".repeat(80_000)] {
+        let mut drip = server.connect();
+        drip.send(beginning);
+        until("the dripping client is dropped", || drip.stream.write_all(b"x").is_err());
+    }
     assert_eq!(idle.ask("PING"), "PONG", "idle between commands is fine");
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use djqs::journal::storage::DiskStorage;
-use djqs::journal::{self, Failure, Fsync, OpenError, Recovered, Salvaged};
+use djqs::journal::{self, Failure, Fsync, OpenError, Recovered, SEGMENT_BYTES_MIN, Salvaged};
 use djqs::protocol::FrameLimits;
 use djqs::protocol::native::parse_duration;
 use djqs::server::{Config, Server, StopHandle, limits};
@@ -69,6 +69,11 @@ struct Flags {
     /// Keep jobs in memory only: they are gone when the server ends
     #[arg(long, env = "DJQS_MEMORY", conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
     memory: bool,
+
+    /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; should be four times the
+    /// longest job or more. The journal takes at most three times what its jobs do, and four such files
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
+    segment_size: u64,
 
     /// Read the journal in DIR, change nothing, report what is in it, and exit: 0 where a server would start, 1 where
     /// something is damaged. No server may have it open
@@ -179,8 +184,14 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
         (None, false) => flags.fsync,
     };
     let directory = flags.data.display();
-    let options =
-        journal::Options { fsync, on_failure: Some(Arc::new(end_soon)), ..journal::Options::default() };
+    let options = journal::Options {
+        fsync,
+        segment_bytes: flags.segment_size,
+        on_failure: Some(Arc::new(end_soon)),
+        #[cfg(feature = "sabotage")]
+        sabotage: sabotage()?,
+        ..journal::Options::default()
+    };
     let can_not_open = |error: OpenError| {
         let advice = match error {
             OpenError::Damaged(_) | OpenError::Missing { .. } => {
@@ -214,8 +225,9 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
         Fsync::Interval(_) => format!("fsync every {fsync}, a power cut takes at most the last {fsync}"),
         Fsync::Never => "fsync never, an acknowledged job survives kill -9 but no power cut".to_string(),
     };
-    let Recovered { bytes, duration, .. } = recovered;
-    let back = format!("{count} jobs came back from {bytes} bytes in {} ms", duration.as_millis());
+    let Recovered { bytes, duration, clean, .. } = recovered;
+    let after = if clean { "" } else { ", the server before did not end in good order" };
+    let back = format!("{count} jobs came back from {bytes} bytes in {} ms{after}", duration.as_millis());
     Ok((broker, format!("jobs in {directory}, {promise}; {back}")))
 }
 
@@ -275,6 +287,21 @@ fn end_soon(failure: &Failure) {
     };
     if std::thread::Builder::new().spawn(end).is_err() {
         std::process::exit(EXIT_FAILURE.into());
+    }
+}
+
+/// The fault that `make crash-check` asks for, to see whether the crash tests find it.
+#[cfg(feature = "sabotage")]
+fn sabotage() -> Result<journal::Sabotage, String> {
+    use journal::Sabotage;
+    match std::env::var("DJQS_SABOTAGE").unwrap_or_default().as_str() {
+        "" => Ok(Sabotage::None),
+        "reply-before-write" => Ok(Sabotage::ReplyBeforeWrite),
+        "reply-before-sync" => Ok(Sabotage::ReplyBeforeSync),
+        "skip-directory-sync" => Ok(Sabotage::SkipDirectorySync),
+        "ignore-sync-error" => Ok(Sabotage::IgnoreSyncError),
+        "drop-before-sync" => Ok(Sabotage::DropBeforeSync),
+        other => Err(format!("DJQS_SABOTAGE={other} is no fault that is known here")),
     }
 }
 
@@ -338,6 +365,17 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let number = text[..text.len() - unit.len()].trim().parse::<u64>().ok();
     let bytes = number.and_then(|number| number.checked_mul(factor)).filter(|&bytes| bytes > 0);
     bytes.ok_or_else(|| "a size is a whole number of bytes, or of KiB, MiB or GiB, such as 512MiB".into())
+}
+
+/// The longest segment: a file of zeros of its size is written each time that one is begun.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+fn parse_segment_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
+    if (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(format!("must be {} to {}", format_size(SEGMENT_BYTES_MIN), format_size(SEGMENT_BYTES_MAX)))
 }
 
 fn format_size(bytes: u64) -> String {

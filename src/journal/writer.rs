@@ -32,8 +32,8 @@ use crate::clock::Stopwatch;
 /// first who wait are not kept waiting for the last.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// The least size of a segment.
-pub(super) const SEGMENT_BYTES_MIN: u64 = 8 << 10;
+/// The least size of a segment, in bytes.
+pub const SEGMENT_BYTES_MIN: u64 = 8 << 10;
 
 /// What all threads of a journal share.
 pub(super) struct Shared {
@@ -269,6 +269,10 @@ impl Shared {
 
     /// Blocks until the policy's promise holds for `position`.
     pub(super) fn wait(&self, position: Position) -> Result<(), Unavailable> {
+        if self.options.sabotage == Sabotage::ReplyBeforeWrite {
+            self.nudge();
+            return Ok(());
+        }
         if self.promised() >= position && !self.failed.load(Ordering::Acquire) {
             return Ok(());
         }

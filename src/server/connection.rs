@@ -142,10 +142,9 @@ impl Connection<'_> {
     /// Drops bytes from the head of the buffer. Behind a command's last byte the next one's time begins; what is skipped of
     /// a refused one is no progress.
     fn consume(&mut self, bytes: usize) {
-        let deadline = self.input.frame_deadline;
         self.input.consume(bytes);
-        if self.decoder.is_midway(&[]) {
-            self.input.frame_deadline = deadline;
+        if !self.decoder.is_midway(&[]) {
+            self.input.frame_deadline = None;
         }
     }
 
@@ -295,7 +294,6 @@ impl Input {
 
     fn consume(&mut self, bytes: usize) {
         self.start += bytes;
-        self.frame_deadline = None;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }

@@ -2,6 +2,14 @@
 //!
 //! Starts each server with fresh data, runs the same work on each in turn, several rounds, and writes the tables, and with
 //! `--out` docs/benchmarks.md and its curves. [`work`] is the list of what is measured; [`load`] is the load generator.
+//!
+//! # Pinning
+//!
+//! Nothing is pinned to a core unless `--pin` asks for it: the load generator to the first core, the servers to the others. On
+//! two cores that was looked at and left off. One connection at a time gets several times slower, for every server: sender and
+//! receiver take turns, so the scheduler does best to run both on one core, and pinned apart each command waits for a
+//! sleeping core to wake. With many connections it would give each single-threaded server just what it has anyway, a core of
+//! its own, and take from DJQS, a thread a connection, the second one that its users' machines let it have.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the time is what is measured here")]
 

@@ -294,6 +294,7 @@ fn journal_lines(stats: &JournalStats) -> Vec<String> {
         line("journal_fsync_max_microseconds", stats.sync_max.as_micros()),
         line("journal_replayed_records", stats.recovered.records),
         line("journal_replayed_bytes", stats.recovered.bytes),
+        line("journal_replayed_clean", yes_or_no(stats.recovered.clean)),
     ]
 }
 

@@ -1,0 +1,69 @@
+//! A session's time: on a clock that is moved by hand.
+
+use std::time::Duration;
+
+use djqs::broker::{Config, Outcome, Session};
+use djqs::clock::{Clock, ManualClock};
+use djqs::protocol::{Command, Reply};
+use djqs::{Broker, JobId, Options, Submission};
+
+fn broker() -> (Broker, ManualClock) {
+    let clock = ManualClock::default();
+    (Broker::in_memory(Config { clock: Clock::Manual(clock.clone()), ..Config::default() }), clock)
+}
+
+fn delayed(seconds: u64) -> Submission {
+    let options = Options { delay: Duration::from_secs(seconds), ..Options::default() };
+    Submission { options, ..Submission::new(*b"later") }
+}
+
+/// Carries out a command and settles, as a connection does.
+fn tell(session: &mut Session, command: Command) -> Reply {
+    let Outcome::Reply(reply) = session.execute(command) else { panic!("it waits") };
+    session.settle().unwrap();
+    reply
+}
+
+fn remaining(session: &mut Session, id: u64) -> Option<Duration> {
+    let Reply::Found(job) = tell(session, Command::Peek { id: JobId(id) }) else { panic!("no job {id}") };
+    job.remaining
+}
+
+#[test]
+fn delay_counts_from_its_own_command_whatever_came_before_on_the_connection() {
+    let (broker, clock) = broker();
+    let mut session = broker.connect();
+    tell(&mut session, Command::Ping);
+    clock.advance(Duration::from_secs(100));
+    tell(&mut session, Command::Submit(delayed(5)));
+    assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(5)));
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn lease_counts_from_its_own_command_whatever_came_before_on_the_connection() {
+    let (broker, clock) = broker();
+    let mut session = broker.connect();
+    tell(&mut session, Command::Submit(Submission::new(*b"now")));
+    clock.advance(Duration::from_secs(59));
+    assert!(session.lease(&[]).is_some());
+    assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(60)));
+    clock.advance(Duration::from_secs(59));
+    tell(&mut session, Command::Touch { id: JobId(1), ttr: None });
+    clock.advance(Duration::from_secs(59));
+    broker.tick();
+    assert_eq!(tell(&mut session, Command::Ack { id: JobId(1) }), Reply::Done);
+}
+
+#[test]
+fn verb_that_is_called_by_itself_happens_now_even_if_nothing_is_ever_settled() {
+    let (broker, clock) = broker();
+    let mut session = broker.connect();
+    session.submit(delayed(0)).unwrap();
+    clock.advance(Duration::from_secs(100));
+    let id = session.submit(delayed(5)).unwrap().id;
+    assert_eq!(session.peek(id).unwrap().remaining, Some(Duration::from_secs(5)));
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(session.peek(id).unwrap().remaining, Some(Duration::from_secs(3)));
+}
