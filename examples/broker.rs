@@ -51,6 +51,7 @@ fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
             Outcome::Wait { queues, deadline } => match session.wait(&queues, deadline, &mut || {}) {
                 Waited::Leased(lease) => lease,
                 Waited::TimedOut | Waited::CalledOff => return Ok(()),
+                Waited::Refused(refusal) => return Err(refusal),
             },
             other => panic!("a lease is not answered with {other:?}"),
         };

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::change::Change;
 use crate::clock::{Clock, Moment, Now};
+use crate::error::Refusal;
 use crate::job::{JobId, Lease, QueueName};
 use state::{Effects, Ending, SessionId, State};
 
@@ -74,6 +75,8 @@ pub enum Waited<P> {
     TimedOut,
     /// [`Queue::call_off`] ended it.
     CalledOff,
+    /// There is no room for it: see [`State::room_for`].
+    Refused(Refusal),
 }
 
 impl<R: Recorder> Queue<R> {
@@ -175,6 +178,9 @@ impl<R: Recorder> Queue<R> {
                 return over;
             }
             if asks {
+                if let Err(refusal) = inner.state.room_for(queues) {
+                    return Waited::Refused(refusal);
+                }
                 inner.state.wait(session, queues);
             }
             if patient_until.is_some_and(|until| until <= now.mono) {

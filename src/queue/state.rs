@@ -39,6 +39,10 @@ pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
 /// itself where only one is left.
 pub const PAGE_OVERHEAD_BYTES: u64 = 144;
 
+/// Queues may bring the memory this far over its limit, or a sixteenth where that is more: workers can wait, and queues be
+/// paused, where jobs have taken all of it.
+pub const QUEUES_RESERVE_BYTES: u64 = 1 << 20;
+
 /// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
 pub const TERMS_OVERHEAD_BYTES: u64 = 160;
 
@@ -392,9 +396,31 @@ impl State {
         Some(self.lease_of(id))
     }
 
+    /// Whether there is room for those of the named queues that [`State::wait`] or [`State::pause`] would have to make.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where there is none.
+    pub fn room_for(&self, queues: &[QueueName]) -> Result<(), Refusal> {
+        let (taken, limit) = self.memory();
+        let bound = limit.saturating_add((limit / 16).max(QUEUES_RESERVE_BYTES));
+        let fit = |count: usize| taken + count as u64 * QUEUE_OVERHEAD_BYTES <= bound;
+        // Which of them there are matters only where that is little.
+        if fit(queues.len()) {
+            return Ok(());
+        }
+        let new = queues.iter().filter(|name| !self.names.contains_key(name)).count();
+        if new == 0 || fit(new) {
+            return Ok(());
+        }
+        Err(Refusal::full(
+            FULL_RETRY_AFTER,
+            format!("no memory for {new} more queues, with {taken} of {limit} bytes taken (--max-memory)"),
+        ))
+    }
+
     /// Puts a session in the line of each of the named queues. [`Effects::wakes`] will name it once it was handed a job.
     ///
-    /// Call it right after [`State::lease`] found nothing, under the same lock.
+    /// Call it right after [`State::lease`] found nothing and [`State::room_for`] room, under the same lock.
     pub fn wait(&mut self, session: SessionId, queues: &[QueueName]) {
         debug_assert!(self.session(session).standing.is_none(), "a session waits once at a time");
         self.tickets += 1;
@@ -626,7 +652,7 @@ impl State {
         Slice { count, finished: true }
     }
 
-    /// Hands out nothing of a queue, for `time` or until it is resumed.
+    /// Hands out nothing of a queue, for `time` or until it is resumed. Call it where [`State::room_for`] found room for it.
     pub fn pause(&mut self, now: Now, name: &QueueName, time: Option<Duration>) {
         let queue = self.queue_named(name);
         let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));
