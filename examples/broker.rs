@@ -52,6 +52,7 @@ fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
                 match session.wait(&queues, warn, deadline, &mut || {}) {
                     Waited::Leased(lease) => lease,
                     Waited::TimedOut | Waited::LapsesSoon | Waited::CalledOff => return Ok(()),
+                    Waited::Refused(refusal) => return Err(refusal),
                 }
             }
             other => panic!("a lease is not answered with {other:?}"),

@@ -324,6 +324,8 @@ pub enum Waited {
     LapsesSoon,
     /// [`Broker::call_off`] ended it.
     CalledOff,
+    /// There is no memory for so many queues that nobody has named yet ([`Code::Full`]).
+    Refused(Refusal),
 }
 
 /// What came of a command.
@@ -372,10 +374,7 @@ impl Session {
             }
             Command::Delete { id } => self.delete(id).map(done),
             Command::Purge { queue, state } => self.purge(&queue, state).map(Reply::Count),
-            Command::Pause { queue, time } => {
-                self.pause(&queue, time);
-                Ok(Reply::Done)
-            }
+            Command::Pause { queue, time } => self.pause(&queue, time).map(done),
             Command::Resume { queue } => {
                 self.resume(&queue);
                 Ok(Reply::Done)
@@ -515,6 +514,7 @@ impl Session {
             queue::Waited::TimedOut => Waited::TimedOut,
             queue::Waited::LapsesSoon => Waited::LapsesSoon,
             queue::Waited::CalledOff => Waited::CalledOff,
+            queue::Waited::Refused(refusal) => Waited::Refused(refusal),
         }
     }
 
@@ -646,8 +646,15 @@ impl Session {
     }
 
     /// Hands out nothing of a queue, for `time` or until it is resumed.
-    pub fn pause(&mut self, queue: &QueueName, time: Option<Duration>) {
-        self.with(|state, now| state.pause(now, queue, time));
+    ///
+    /// # Errors
+    /// [`Code::Full`] where the queue would have to be made, and there is no memory for it.
+    pub fn pause(&mut self, queue: &QueueName, time: Option<Duration>) -> Result<(), Refusal> {
+        self.with(|state, now| {
+            state.room_for(std::slice::from_ref(queue))?;
+            state.pause(now, queue, time);
+            Ok(())
+        })
     }
 
     /// Hands out a queue's jobs again.

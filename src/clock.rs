@@ -4,36 +4,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A point on the monotonic clock, in whole milliseconds since the clock was made. Deadlines are of this kind.
+/// A point on the monotonic clock, in whole microseconds since the clock was made. Deadlines are of this kind.
+///
+/// Milliseconds would do for what people ask for, but a wait that begins within one would end up to one too early.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(u64);
+pub struct Moment {
+    micros: u64,
+}
 
 impl Moment {
     /// The moment that lies `millis` after the clock's beginning.
     pub const fn from_millis(millis: u64) -> Moment {
-        Moment(millis)
+        Moment { micros: millis.saturating_mul(1000) }
     }
 
-    /// Milliseconds since the clock's beginning.
+    /// Whole milliseconds since the clock's beginning.
     pub const fn as_millis(self) -> u64 {
-        self.0
+        self.micros / 1000
     }
 
-    /// The moment `wait` later; a part of a millisecond counts as a whole one, so that no wait ends early.
+    /// The moment `wait` later; a part of a microsecond counts as a whole one, so that no wait ends early.
     pub fn after(self, wait: Duration) -> Moment {
-        let millis = wait.as_nanos().div_ceil(1_000_000);
-        Moment(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
+        let micros = u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        Moment { micros: self.micros.saturating_add(micros) }
     }
 
     /// The moment `time` earlier, or the clock's beginning.
     pub fn before(self, time: Duration) -> Moment {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Moment(self.0.saturating_sub(millis))
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Moment { micros: self.micros.saturating_sub(micros) }
     }
 
     /// What is left from `now` until this moment; nothing if it has passed.
     pub fn until(self, now: Moment) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(now.0))
+        Duration::from_micros(self.micros.saturating_sub(now.micros))
     }
 }
 
@@ -47,12 +51,12 @@ pub struct Now {
 }
 
 impl Now {
-    /// The wall-clock time at which `moment` falls.
+    /// The wall-clock time at which `moment` falls, in milliseconds since 1970; a part of one counts as a whole one.
     pub fn wall_of(&self, moment: Moment) -> u64 {
         if moment >= self.mono {
-            self.wall_ms.saturating_add(moment.0 - self.mono.0)
+            self.wall_ms.saturating_add((moment.micros - self.mono.micros).div_ceil(1000))
         } else {
-            self.wall_ms.saturating_sub(self.mono.0 - moment.0)
+            self.wall_ms.saturating_sub((self.mono.micros - moment.micros) / 1000)
         }
     }
 }
@@ -85,7 +89,7 @@ impl Clock {
     /// instant: whoever waits on it must be woken when it is moved.
     pub fn instant_of(&self, moment: Moment) -> Option<Instant> {
         match self {
-            Clock::System(clock) => clock.origin.checked_add(Duration::from_millis(moment.0)),
+            Clock::System(clock) => clock.origin.checked_add(Duration::from_micros(moment.micros)),
             Clock::Manual(_) => None,
         }
     }
@@ -100,7 +104,7 @@ pub struct SystemClock {
 impl SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     fn now(&self) -> Now {
-        let mono = Moment(self.origin.elapsed().as_millis() as u64);
+        let mono = Moment { micros: self.origin.elapsed().as_micros() as u64 };
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now { mono, wall_ms: wall.as_millis() as u64 }
     }
@@ -124,7 +128,7 @@ impl ManualClock {
 
     fn now(&self) -> Now {
         let millis = self.millis.load(Ordering::SeqCst);
-        Now { mono: Moment(millis), wall_ms: Self::WALL_ORIGIN_MS + millis }
+        Now { mono: Moment::from_millis(millis), wall_ms: Self::WALL_ORIGIN_MS + millis }
     }
 }
 
@@ -144,5 +148,31 @@ impl Stopwatch {
     /// The time since it was started.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_ends_early() {
+        let clock = Clock::system();
+        let wait = Duration::from_millis(5);
+        for _ in 0..100 {
+            #[expect(clippy::disallowed_methods, reason = "the measure of the clock")]
+            let begun = Instant::now();
+            let end = clock.instant_of(clock.now().mono.after(wait)).expect("it is not far");
+            let short = wait.saturating_sub(end - begun);
+            assert!(short <= Duration::from_micros(1), "{short:?} too early");
+        }
+    }
+
+    #[test]
+    fn what_is_written_down_of_a_moment_is_never_before_it() {
+        let now = Now { mono: Moment { micros: 1_500 }, wall_ms: 10 };
+        let wall = [1_499, 1_500, 1_501, 2_500, 2_501].map(|micros| now.wall_of(Moment { micros }));
+        assert_eq!(wall, [10, 10, 11, 11, 12]);
+        assert_eq!(now.wall_of(Moment { micros: 0 }), 9);
     }
 }

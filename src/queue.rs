@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::change::Change;
 use crate::clock::{Clock, Moment, Now};
+use crate::error::Refusal;
 use crate::job::{JobId, Lease, QueueName};
 use state::{Effects, Ending, SessionId, State, Warn};
 
@@ -76,6 +77,8 @@ pub enum Waited<P> {
     LapsesSoon,
     /// [`Queue::call_off`] ended it.
     CalledOff,
+    /// There is no room for it: see [`State::room_for`].
+    Refused(Refusal),
 }
 
 impl<R> Inner<R> {
@@ -200,6 +203,9 @@ impl<R: Recorder> Queue<R> {
                 return over;
             }
             if asks {
+                if let Err(refusal) = inner.state.room_for(queues) {
+                    return Waited::Refused(refusal);
+                }
                 inner.state.wait(session, queues, warn);
                 if warn == Warn::BeforeLapse && inner.outruns_timekeeper() {
                     self.timekeeper.notify_one();

@@ -694,7 +694,7 @@ impl Life {
             [a, b].map(|lines| lines.iter().map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>());
         assert!(a.iter().map(|(key, _)| key).eq(b.iter().map(|(key, _)| key)), "{theirs}\n{ours}");
         let is_lost = ask.job.is_some_and(|job| self.lost.contains(&job));
-        let is_delayed = a.iter().any(|entry| *entry == ("state", "delayed"));
+        let is_delayed = a.contains(&("state", "delayed"));
         for ((key, theirs_value), (_, ours_value)) in a.into_iter().zip(b) {
             let number = |value: &str| value.parse::<i64>().unwrap_or_else(|_| panic!("{key}: {value}"));
             let alike = match key {

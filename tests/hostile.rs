@@ -27,3 +27,65 @@ fn bytes_of_a_refused_command_are_no_progress() {
         drip_until_dropped(talk, &format!("the end of {:.30}", beginning));
     }
 }
+
+/// Sends commands ahead and reads their answers, one line each; returns how many begin with `prefix`.
+fn answers(talk: &mut Talk, commands: impl Iterator<Item = String>, prefix: &str) -> usize {
+    let commands: Vec<String> = commands.collect();
+    let mut found = 0;
+    for some in commands.chunks(1000) {
+        talk.send(some.concat());
+        found += some.iter().filter(|_| talk.line().unwrap().starts_with(prefix)).count();
+    }
+    found
+}
+
+#[test]
+fn queues_without_jobs_are_bounded_by_the_memory_for_jobs() {
+    let server = Server::start(&["--max-memory", "64KiB"]);
+    let mut talk = server.connect();
+    // 64 KiB, and 1 MiB behind it for those that come when jobs have taken all.
+    let count = answers(&mut talk, (0..2000).map(|n| format!("PAUSE queue=q{n}\n")), "ERR full retry_after=");
+    assert_eq!(count, 2000 - (64 + 1024));
+    assert!(talk.ask("TASK: x").starts_with("ERR full "));
+    let names = |range: std::ops::Range<u32>| range.map(|n| format!("q{n}")).collect::<Vec<_>>().join(",");
+    assert!(talk.ask(&format!("GET queue={}", names(5000..5100))).starts_with("ERR full "));
+    // Those that are there cost nothing more; and what goes makes room.
+    assert_eq!(talk.ask("PAUSE queue=q7"), "OK");
+    assert_eq!(talk.ask(&format!("GET queue={} wait=1ms", names(0..100))), "EMPTY");
+    let count = answers(&mut talk, (0..1088).map(|n| format!("RESUME queue=q{n}\n")), "OK");
+    assert_eq!(count, 1088);
+    assert_eq!(talk.ask("TASK: x"), "ACK 1");
+}
+
+#[test]
+fn waiting_workers_find_room_where_jobs_have_taken_all() {
+    let server = Server::start(&["--max-memory", "64KiB"]);
+    let mut talk = server.connect();
+    while talk.ask("TASK: x").starts_with("ACK ") {}
+    assert_eq!(talk.ask("GET queue=another wait=1ms"), "EMPTY");
+    assert_eq!(talk.ask("PAUSE queue=default"), "OK");
+}
+
+#[test]
+fn memory_limit_holds_however_little_jobs_have_in_common() {
+    let limit = 4 * 1024;
+    let server = Server::start(&["--max-memory", &format!("{limit}KiB")]);
+    let mut talk = server.connect();
+    let before = server.process_figure("VmRSS");
+    // Unlike options first; then one left of each 64.
+    let tasks = (0..40_000).map(|n| format!("TASK ttr={}ms priority={n}: x\n", n + 1));
+    assert!(answers(&mut talk, tasks, "ERR full ") > 10_000);
+    let grown = server.process_figure("VmRSS") - before;
+    assert!(grown < limit * 2, "{grown} KiB with a limit of {limit} KiB");
+    assert!(talk.ask("PURGE queue=default").starts_with("OK count="));
+    let mut next: u64 = talk.ask("TASK: x")["ACK ".len()..].parse().unwrap();
+    for _ in 0..40 {
+        let count = answers(&mut talk, (0..6400).map(|_| "TASK: x\n".into()), "ACK ");
+        assert_eq!(count, 6400, "there is room for the few that are left");
+        let all = next + 1..next + 6401;
+        answers(&mut talk, all.filter(|id| id % 64 != 5).map(|id| format!("DELETE {id}\n")), "OK");
+        next += 6400;
+    }
+    let grown = server.process_figure("VmRSS") - before;
+    assert!(grown < limit * 2, "{grown} KiB with a limit of {limit} KiB");
+}

@@ -38,6 +38,17 @@ pub const JOB_OVERHEAD_BYTES: u64 = 96;
 /// What a queue is taken to cost in memory beside its jobs.
 pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
 
+/// What 64 neighbouring ids are taken to cost while there is a job among them: little where all are, more than the job
+/// itself where only one is left.
+pub const PAGE_OVERHEAD_BYTES: u64 = 144;
+
+/// Queues may bring the memory this far over its limit, or a sixteenth where that is more: workers can wait, and queues be
+/// paused, where jobs have taken all of it.
+pub const QUEUES_RESERVE_BYTES: u64 = 1 << 20;
+
+/// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
+pub const TERMS_OVERHEAD_BYTES: u64 = 160;
+
 /// What a key or a reason is taken to cost beside its text.
 const EXTRA_OVERHEAD_BYTES: u64 = 128;
 
@@ -117,6 +128,7 @@ pub struct State {
     /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
     /// really due. So the many leases that are acknowledged in time never touch this set.
     agenda: BTreeSet<(Moment, Owner)>,
+    /// What jobs and queues are taken to cost, but for what [`State::memory`] adds.
     memory: u64,
     memory_max: u64,
     counts: StateCounts,
@@ -392,12 +404,13 @@ impl State {
         }
         let extra = key.map(|key| Box::new(Extra { key: Some(key), ..Extra::default() }));
         let cost = job_cost(&body, extra.as_deref()) + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
-        if self.memory.saturating_add(cost) > self.memory_max {
+        let taken = self.memory().0;
+        if taken.saturating_add(cost) > self.memory_max {
             return Err(Refusal::full(
                 FULL_RETRY_AFTER,
                 format!(
-                    "the jobs take {} of {} bytes of memory (--max-memory): wait until some are done",
-                    self.memory, self.memory_max
+                    "the jobs take {taken} of {} bytes of memory (--max-memory): wait until some are done",
+                    self.memory_max
                 ),
             ));
         }
@@ -448,10 +461,32 @@ impl State {
         best
     }
 
+    /// Whether there is room for those of the named queues that [`State::wait`] or [`State::pause`] would have to make.
+    ///
+    /// # Errors
+    /// [`Code::Full`] where there is none.
+    pub fn room_for(&self, queues: &[QueueName]) -> Result<(), Refusal> {
+        let (taken, limit) = self.memory();
+        let bound = limit.saturating_add((limit / 16).max(QUEUES_RESERVE_BYTES));
+        let fit = |count: usize| taken + count as u64 * QUEUE_OVERHEAD_BYTES <= bound;
+        // Which of them there are matters only where that is little.
+        if fit(queues.len()) {
+            return Ok(());
+        }
+        let new = queues.iter().filter(|name| !self.names.contains_key(name)).count();
+        if new == 0 || fit(new) {
+            return Ok(());
+        }
+        Err(Refusal::full(
+            FULL_RETRY_AFTER,
+            format!("no memory for {new} more queues, with {taken} of {limit} bytes taken (--max-memory)"),
+        ))
+    }
+
     /// Puts a session in the line of each of the named queues (none named: of those that it watches). [`Effects::wakes`]
     /// will name it once it was handed a job, or warned.
     ///
-    /// Call it right after [`State::lease`] found nothing, under the same lock.
+    /// Call it right after [`State::lease`] found nothing and [`State::room_for`] room, under the same lock.
     pub fn wait(&mut self, session: SessionId, queues: &[QueueName], warn: Warn) {
         debug_assert!(self.session(session).standing.is_none(), "a session waits once at a time");
         self.tickets += 1;
@@ -690,7 +725,7 @@ impl State {
         Slice { count, finished: true }
     }
 
-    /// Hands out nothing of a queue, for `time` or until it is resumed.
+    /// Hands out nothing of a queue, for `time` or until it is resumed. Call it where [`State::room_for`] found room for it.
     pub fn pause(&mut self, now: Now, name: &QueueName, time: Option<Duration>) {
         let queue = self.queue_named(name);
         let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));

@@ -40,6 +40,11 @@ impl<T> Table<T> {
         Table { pages: BTreeMap::new() }
     }
 
+    /// How many pages there are.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.len() as u64
+    }
+
     pub(crate) fn get(&self, id: JobId) -> Option<&T> {
         let (page, bit) = split(id);
         let page = self.pages.get(&page)?;
@@ -78,9 +83,12 @@ impl<T> Table<T> {
         let value = page.values.remove(index);
         if page.present == 0 {
             self.pages.remove(&number);
-        } else if page.values.len() * 4 <= page.values.capacity() && page.values.capacity() > 8 {
-            // A few long-lived jobs must not keep the room of a full page each.
-            page.values.shrink_to(page.values.len() * 2);
+        } else if page.values.len() * 4 <= page.values.capacity() {
+            // A few long-lived jobs must not keep the room of a full page each. They move: what an allocator cuts off where
+            // they lie is too small for another page, and would be lost as well.
+            let mut smaller = Vec::with_capacity(page.values.len() * 2);
+            smaller.append(&mut page.values);
+            page.values = smaller;
         }
         Some(value)
     }

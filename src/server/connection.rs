@@ -177,6 +177,7 @@ impl Connection<'_> {
         let reply = match waited {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::LapsesSoon => Reply::LapsesSoon,
+            Waited::Refused(refusal) => Reply::Refused(refusal),
             Waited::CalledOff if shared.is_stopping() => Reply::Refused(Refusal::new(
                 Code::Draining,
                 "this server is shutting down: connect again in a moment, or to another one",

@@ -13,7 +13,8 @@ use djqs::change::{JobSize, Measure};
 use djqs::clock::{Moment, Now};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::queue::state::{
-    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, QUEUE_OVERHEAD_BYTES, SessionId, Slice,
+    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES,
+    QUEUES_RESERVE_BYTES, SessionId, Slice, TERMS_OVERHEAD_BYTES,
 };
 use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
 use djqs::{Code, Job, JobId, JobState, Lease, Options, Priority, QueueName};
@@ -537,7 +538,8 @@ impl Model {
     }
 
     fn make_queue(&mut self, queue: QueueNo) -> Result<(), Code> {
-        if self.queue(queue).is_none() && self.memory() + QUEUE_OVERHEAD_BYTES > self.memory_max {
+        let bound = self.memory_max.saturating_add((self.memory_max / 16).max(QUEUES_RESERVE_BYTES));
+        if self.queue(queue).is_none() && self.memory() + QUEUE_OVERHEAD_BYTES > bound {
             return Err(Code::Full);
         }
         self.queue_mut(queue);
@@ -755,7 +757,16 @@ impl Model {
 
     pub(crate) fn memory(&self) -> u64 {
         let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
+        let pages = self.jobs.chunk_by(|a, b| a.id.0 / 64 == b.id.0 / 64).count();
+        let mut terms = Vec::new();
+        for Options { ttr, attempts, backoff, .. } in self.jobs.iter().map(|job| &job.options) {
+            if !terms.contains(&(ttr, attempts, backoff)) {
+                terms.push((ttr, attempts, backoff));
+            }
+        }
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
+            + pages as u64 * PAGE_OVERHEAD_BYTES
+            + terms.len() as u64 * TERMS_OVERHEAD_BYTES
     }
 
     /// What the journal has to keep, by its own measure.

@@ -164,10 +164,7 @@ impl State {
     }
 
     fn queue_with_room(&mut self, name: &QueueName) -> Result<QueueIx, Refusal> {
-        let room = self.memory.saturating_add(super::QUEUE_OVERHEAD_BYTES) <= self.memory_max;
-        if !room && !self.names.contains_key(name) {
-            return Err(Refusal::full(super::FULL_RETRY_AFTER, "there is no memory for one more queue"));
-        }
+        self.room_for(std::slice::from_ref(name))?;
         Ok(self.queue_named(name))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{PauseEnd, Place, QueueIx, State};
+use super::{PAGE_OVERHEAD_BYTES, PauseEnd, Place, QueueIx, State, TERMS_OVERHEAD_BYTES};
 use crate::clock::Now;
 use crate::job::{JobId, QueueName};
 use crate::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
@@ -35,7 +35,9 @@ impl State {
 
     /// What all jobs take in memory, as accounted, and the limit on it; in bytes.
     pub fn memory(&self) -> (u64, u64) {
-        (self.memory, self.memory_max)
+        let pages = self.jobs.pages() * PAGE_OVERHEAD_BYTES;
+        let terms = self.terms.len() * TERMS_OVERHEAD_BYTES;
+        (self.memory + pages + terms, self.memory_max)
     }
 
     /// How many jobs there are, and what of the journal has to be kept for them and for paused queues, in bytes, as the

@@ -25,6 +25,11 @@ pub(super) struct TermsTable {
 }
 
 impl TermsTable {
+    /// How many distinct combinations there are.
+    pub(super) fn len(&self) -> u64 {
+        self.numbers.len() as u64
+    }
+
     pub(super) fn intern(&mut self, terms: Terms) -> TermsIx {
         let number = match self.recent {
             Some((recent, number)) if recent == terms => number,
