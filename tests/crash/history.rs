@@ -676,6 +676,7 @@ impl History {
         let Some(tag) = self.ids.get(&id).copied().filter(|tag| self.jobs.contains_key(tag)) else {
             return self.complain(format!("job {id} was shown, which is none"));
         };
+        self.is_told(tag, id);
         self.must_not_have_ended(sent, tag, "PEEK");
         let Submission { queue, options, body } = &self.jobs[&tag].submission;
         let shown =
