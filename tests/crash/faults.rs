@@ -27,6 +27,8 @@ const SEGMENT_BYTES: u64 = 8 << 10;
 
 /// Enough for some segments to come and go.
 const CROWD: Plan = Plan { submitters: 2, workers: 1, alone: false, rounds: Some(12) };
+/// Some of the intervals after which is synced by the clock.
+const LONGER: Plan = Plan { rounds: Some(80), ..CROWD };
 const ALONE: Plan = Plan { submitters: 0, workers: 0, alone: true, rounds: Some(40) };
 
 /// A sweep is over when so many numbers in a row were not reached: no two loads are quite alike.
@@ -56,7 +58,7 @@ const ROLES: [Role; 7] = [
         plan: CROWD,
         syscalls: &["pwrite64", "fdatasync"],
     },
-    Role { thread: "journal-sync", policy: Policy::Interval, plan: CROWD, syscalls: &["fdatasync"] },
+    Role { thread: "journal-sync", policy: Policy::Interval, plan: LONGER, syscalls: &["fdatasync"] },
     // Makes segments ahead.
     Role {
         thread: "journal-spares",

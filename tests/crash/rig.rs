@@ -33,7 +33,7 @@ impl Policy {
     pub(crate) fn flag(self) -> &'static str {
         match self {
             Policy::Always => "always",
-            Policy::Interval => "20ms",
+            Policy::Interval => "3ms",
             Policy::Never => "never",
         }
     }
