@@ -20,7 +20,7 @@ demo: all ## Run all three: the sample tasks, then a real command over real file
 test: ## Run every test (about a minute; DJQS_MODEL_OPS, DJQS_SEED: see CONTRIBUTING.md)
 	$(CARGO) test --locked
 
-crash: ## Crash the real server: 1,000 kills under load, a fault in every system call (an hour; wants strace)
+crash: ## Crash the real server: 1,000 kills under load, a fault in every system call (12 minutes; wants strace)
 	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y strace; } || echo "no strace: no faults"
 	DJQS_CRASH_CYCLES=$${DJQS_CRASH_CYCLES:-1000} DJQS_CRASH_FAULTS=$${DJQS_CRASH_FAULTS:-all} \
 		$(CARGO) test --release --locked --test crash -- --nocapture

@@ -106,7 +106,7 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     // A sector of the last batch is as it was before: as if the power had gone while it was written.
     let (tail, end) = site.tail();
     let mut bytes = std::fs::read(&tail).unwrap();
-    let sector = (end as usize - 1000) / 512 * 512;
+    let sector = (end - 1000) / 512 * 512;
     bytes[sector..sector + 512].fill(0);
     std::fs::write(&tail, &bytes).unwrap();
 
@@ -117,7 +117,7 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     let word = |n: usize| line.split_whitespace().nth(n).unwrap();
     let at = line.split_whitespace().position(|word| word == "bytes").unwrap();
     let (torn_from, torn_to): (usize, usize) = (word(at + 1).parse().unwrap(), word(at + 3).parse().unwrap());
-    assert!(torn_from < sector && torn_to == end as usize + 1, "{line}, and {sector} was put back");
+    assert!(torn_from < sector && torn_to == end, "{line}, and {sector} was put back");
     assert!(line.contains(&tail.display().to_string()), "{line}");
 
     let files = contents(site.data());

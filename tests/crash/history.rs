@@ -138,7 +138,8 @@ pub(crate) struct History {
     /// Jobs that had ended when a restarted server was last looked at.
     finished: HashSet<JobId>,
     held: BTreeMap<Connection, BTreeSet<Tag>>,
-    /// GETs that are not answered.
+    /// Commands that are not answered, and the GETs among them.
+    pending: u64,
     waiting: u64,
     purges: Vec<Purge>,
     pauses: BTreeMap<QueueName, Vec<Pausing>>,
@@ -270,6 +271,7 @@ impl History {
 
     /// A command is about to be sent.
     pub(crate) fn sent(&mut self, command: &Command) -> Asked {
+        self.pending += 1;
         let sent = self.now();
         match command {
             Command::Submit(submission) => self.submits(sent, submission),
@@ -314,6 +316,7 @@ impl History {
     /// An answer has come. Returns the lease where it is one.
     pub(crate) fn answered(&mut self, connection: Connection, asked: Asked, answer: Answer) -> Option<Lease> {
         let answered = self.now();
+        self.pending -= 1;
         self.waiting -= u64::from(matches!(asked, Asked::Get { .. }));
         if let Answer::Refused(refusal) = &answer
             && refusal.code == Code::Unavailable
@@ -420,6 +423,7 @@ impl History {
     fn forget_connections(&mut self) {
         self.held.clear();
         self.broken.clear();
+        self.tally.unanswered += std::mem::take(&mut self.pending);
         self.waiting = 0;
     }
 
@@ -676,6 +680,7 @@ impl History {
         let Some(tag) = self.ids.get(&id).copied().filter(|tag| self.jobs.contains_key(tag)) else {
             return self.complain(format!("job {id} was shown, which is none"));
         };
+        self.is_told(tag, id);
         self.must_not_have_ended(sent, tag, "PEEK");
         let Submission { queue, options, body } = &self.jobs[&tag].submission;
         let shown =
@@ -823,16 +828,6 @@ impl Known {
             Event::Leased { by, .. } => Some(by),
             _ => None,
         })
-    }
-
-    /// How many commands about it were never answered.
-    fn unanswered(&self) -> u64 {
-        let asked = |entry: &&Entry| {
-            !matches!(entry.event, Event::Leased { .. } | Event::Crash { .. } | Event::Unseen { .. })
-        };
-        let changes =
-            self.entries.iter().filter(asked).filter(|entry| entry.answered.is_none()).count() as u64;
-        changes + u64::from(self.base.is_none() && self.answered.is_none())
     }
 }
 

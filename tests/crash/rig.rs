@@ -33,7 +33,7 @@ impl Policy {
     pub(crate) fn flag(self) -> &'static str {
         match self {
             Policy::Always => "always",
-            Policy::Interval => "20ms",
+            Policy::Interval => "3ms",
             Policy::Never => "never",
         }
     }
@@ -129,11 +129,12 @@ impl Site {
         last.map_or(0, |file| file.file_stem().unwrap().to_str().unwrap().parse().unwrap())
     }
 
-    /// The segment that is written to, and where in it the last byte is that is not zero.
-    pub(crate) fn tail(&self) -> (PathBuf, u64) {
-        let end_of = |file: &PathBuf| std::fs::read(file).unwrap().iter().rposition(|byte| *byte != 0);
-        let tail =
-            self.segments().into_iter().rev().find_map(|file| end_of(&file).map(|end| (file, end as u64)));
+    /// The segment that is written to, and where in it the next batch will begin, or a few bytes before: behind the last
+    /// byte that is not zero, and behind the header's block.
+    pub(crate) fn tail(&self) -> (PathBuf, usize) {
+        let end_of = |file: &PathBuf| std::fs::read(file).ok()?.iter().rposition(|byte| *byte != 0);
+        let mut newest_first = self.segments().into_iter().rev();
+        let tail = newest_first.find_map(|file| end_of(&file).map(|end| (file, (end + 1).max(4096))));
         tail.expect("a server has begun a segment")
     }
 }

@@ -31,7 +31,6 @@ impl History {
             }
         }
         for (tag, mut known) in std::mem::take(&mut self.jobs) {
-            self.tally.unanswered += known.unanswered();
             let fate = self.fate(&known, look.from_ms);
             match shown.remove(&tag) {
                 None => self.judge_absent(tag, &known, &fate),
