@@ -62,7 +62,7 @@ const DIFFERENCES: [Difference; 13] = [
         heading: "Verbs that only begin so",
         sent: "pause-tubedefault 0\r\n",
         beanstalkd: "PAUSED\r\n",
-        here: "BAD_FORMAT\r\n",
+        here: "UNKNOWN_COMMAND\r\n",
     },
     Difference {
         heading: "Verbs that only begin so",
