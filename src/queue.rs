@@ -135,7 +135,10 @@ impl<R: Recorder> Queue<R> {
     /// that happened up to then.
     pub fn in_slices(&self, mut slice: impl FnMut(&mut State, Now) -> bool) -> R::Position {
         loop {
-            let (finished, position) = self.with(self.clock.now(), &mut slice);
+            let now = self.clock.now();
+            let mut inner = self.inner.lock();
+            let finished = slice(&mut inner.state, now);
+            let position = self.settle_and(inner, MutexGuard::unlock_fair);
             if finished {
                 return position;
             }
@@ -180,6 +183,8 @@ impl<R: Recorder> Queue<R> {
             // It asks the first time round, and again where the lease that it was handed lapsed before it woke.
             let state = &mut inner.state;
             let asks = !state.is_waiting(session);
+            // A warning that comes together with a job is over with it.
+            let warned = state.take_warned(session);
             if asks
                 && let Some(lease) = state.take_handed(session).or_else(|| state.lease(now, session, queues))
             {
@@ -187,8 +192,7 @@ impl<R: Recorder> Queue<R> {
                 self.settle(inner);
                 return Waited::Leased(lease, position);
             }
-            let warned = inner.state.take_warned(session)
-                || asks && warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session);
+            let warned = warned || asks && warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session);
             let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
                 Some(Waited::CalledOff)
             } else if warned {
@@ -250,7 +254,7 @@ impl<R: Recorder> Queue<R> {
             match inner.state.next_deadline() {
                 Some(moment) if moment <= now.mono => {
                     inner.state.tick(now, SLICE_JOBS);
-                    self.settle(inner);
+                    self.settle_and(inner, MutexGuard::unlock_fair);
                     after_changes();
                 }
                 next => {
@@ -293,7 +297,17 @@ impl<R: Recorder> Queue<R> {
     }
 
     /// Tells the recorder, lets go of the lock, then wakes whom there is to wake.
-    fn settle(&self, mut guard: MutexGuard<'_, Inner<R>>) -> R::Position {
+    fn settle(&self, guard: MutexGuard<'_, Inner<R>>) -> R::Position {
+        self.settle_and(guard, drop)
+    }
+
+    /// Does so and lets go of the lock in a way of the caller's. One that takes it again at once has to unlock it fairly:
+    /// mostly it would be faster than those that have to wake first, and keep them waiting for milliseconds.
+    fn settle_and<'a>(
+        &'a self,
+        mut guard: MutexGuard<'a, Inner<R>>,
+        unlock: impl FnOnce(MutexGuard<'a, Inner<R>>),
+    ) -> R::Position {
         let inner = &mut *guard;
         let Effects { mut changes, wakes } = std::mem::take(inner.state.effects());
         if !changes.is_empty() {
@@ -305,7 +319,7 @@ impl<R: Recorder> Queue<R> {
         let position = inner.recorder.position();
         let bells: Vec<_> = wakes.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
         let hurry = inner.outruns_timekeeper();
-        drop(guard);
+        unlock(guard);
         for bell in bells {
             bell.condvar.notify_one();
         }

@@ -68,3 +68,42 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     }
     waiter.join().expect("it has not panicked");
 }
+
+#[test]
+fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
+    let clock = ManualClock::default();
+    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere));
+    let now = || queue.clock().now();
+    let session = queue.open_session();
+    let submit = |state: &mut State, now, ttr| {
+        let options = Options { ttr: Duration::from_secs(ttr), ..Options::default() };
+        state.submit(now, Submission { options, ..Submission::new(*b"work") }).expect("there is room").id
+    };
+    let (first, ()) = queue.with(now(), |state, now| submit(state, now, 10));
+    queue.lease(now(), session, &[]).expect("there is a job");
+    let (in_line, told_in_line) = mpsc::channel();
+    let waiter = {
+        let queue = queue.clone();
+        let mut on_long_wait = move || in_line.send(()).expect("the test listens");
+        thread::spawn(move || {
+            queue.wait(session, &[], Warn::BeforeLapse, None, Duration::ZERO, &mut on_long_wait)
+        })
+    };
+    told_in_line.recv_timeout(LOST_AFTER).expect("it stands in line");
+
+    clock.advance(Duration::from_millis(9500));
+    let (second, ()) = queue.with(now(), |state, now| {
+        state.tick(now, 1);
+        assert_eq!(state.waiting(), 0, "it is warned");
+        submit(state, now, 60)
+    });
+    match waiter.join().expect("it has not panicked") {
+        Waited::Leased(lease, ()) => assert_eq!(lease.id, second),
+        other => panic!("{other:?}, though there is a job"),
+    }
+
+    queue.with(now(), |state, _| state.ack(session, first)).0.expect("it is leased");
+    let over = Some(now().mono);
+    let waited = queue.wait(session, &[], Warn::BeforeLapse, over, Duration::ZERO, &mut || {});
+    assert_eq!(waited, Waited::TimedOut, "nothing lapses any more");
+}
