@@ -29,7 +29,8 @@ mod tallies;
 /// The most jobs that one LIST gives.
 pub const LIST_JOBS_MAX: u32 = 1000;
 
-/// A LIST ends early when its jobs have reached this many bytes, so that no reply is larger than memory likes.
+/// A LIST ends early when its jobs, with their keys and reasons, have reached this many bytes, so that no reply is larger
+/// than memory likes.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
 
 /// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
@@ -585,7 +586,8 @@ impl Session {
             let slice = shared.list(now, queue, state, most, after);
             let finished = slice.len() < SLICE_JOBS as usize;
             for job in slice {
-                bytes += job.body.len();
+                let key = job.key.as_ref().map_or(0, |key| key.as_str().len());
+                bytes += job.body.len() + key + job.reason.as_ref().map_or(0, |reason| reason.len());
                 jobs.push(job);
                 if bytes >= LIST_BYTES_MAX {
                     return true;

@@ -248,6 +248,11 @@ pub enum Compat {
 }
 
 impl Command {
+    /// Whether its reply may be longer than some hundred bytes and a body: as long as there are jobs, or queues.
+    pub fn has_long_reply(&self) -> bool {
+        matches!(self, Command::List { .. } | Command::Queues | Command::Compat(Compat::QueueNames))
+    }
+
     /// What the command is counted as, if it is.
     pub(crate) fn counted(&self) -> Option<Counted> {
         Some(match self {

@@ -19,6 +19,7 @@ use crate::queue::state::SessionId;
 mod connection;
 pub mod limits;
 mod listen;
+mod long;
 mod machine;
 mod watcher;
 
@@ -85,6 +86,7 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// Whether a connection's thread is looking for its next command without sleeping.
     eager: AtomicBool,
+    long: long::LongReplies,
     connections: Mutex<Connections>,
     /// Notified when a connection ends while the server stops, and when it is told to stop.
     changed: Condvar,
@@ -138,6 +140,7 @@ impl Server {
             config,
             stopping: AtomicBool::new(false),
             eager: AtomicBool::new(false),
+            long: long::LongReplies::default(),
             connections: Mutex::default(),
             changed: Condvar::new(),
         };

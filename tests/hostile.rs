@@ -89,3 +89,24 @@ fn memory_limit_holds_however_little_jobs_have_in_common() {
     let grown = server.process_figure("VmRSS") - before;
     assert!(grown < limit * 2, "{grown} KiB with a limit of {limit} KiB");
 }
+
+#[test]
+fn long_replies_that_nobody_reads_are_bounded_together() {
+    let server = Server::start(&["--write-timeout", "60s"]);
+    let mut talk = server.connect();
+    let pad = "n".repeat(190);
+    let pauses = (0..60_000).map(|n| format!("PAUSE queue={n:05}.{pad}\n"));
+    assert_eq!(answers(&mut talk, pauses, "OK"), 60_000);
+    let before = server.process_figure("VmRSS");
+    // Each asks for some 16 MB.
+    let mut greedy: Vec<Talk> = (0..16).map(|_| server.connect()).collect();
+    greedy.iter_mut().for_each(|client| client.send("QUEUES\nGET queue=nothing\n"));
+    let first: Vec<String> = greedy.iter_mut().map(|client| client.line().unwrap()).collect();
+    assert!(first.iter().all(|line| line == "OK lines=60000" || line.starts_with("ERR full retry_after=")));
+    assert_eq!(talk.ask("PING"), "PONG");
+    let grown = server.process_figure("VmHWM") - before;
+    assert!(grown < 140 * 1024, "grew by {grown} KiB");
+    drop(greedy);
+    until("the replies are forgotten", || server.stat("connections") == "2");
+    assert_eq!(talk.ask_lines("QUEUES").len(), 60_000);
+}

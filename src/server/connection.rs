@@ -19,7 +19,7 @@ use crate::broker::{Outcome, Session, Waited};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::QueueName;
-use crate::protocol::{Decoder, Dialect, Reply, Step};
+use crate::protocol::{Command, Decoder, Dialect, Reply, Step};
 use crate::queue::state::Warn;
 
 /// What a connection's buffers begin with, and shrink back to when it has nothing to do.
@@ -37,6 +37,9 @@ const LIMIT_SLACK: Duration = Duration::from_secs(1);
 /// Replies are sent when they have come to this much, even if more commands are there to be carried out: a
 /// client that sends ahead can't make the server keep more.
 const REPLIES_BYTES_MAX: usize = 256 * 1024;
+
+/// When a long reply that was refused for want of memory is worth asking for again.
+const LONG_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long, and how much, to read behind a last reply, so that the client gets it: closing a socket with unread bytes in
 /// it makes the kernel throw away what was sent.
@@ -116,12 +119,10 @@ impl Connection<'_> {
                 Step::Skip { consumed } => self.consume(consumed),
                 Step::Command { consumed, command, dialect } => {
                     self.consume(consumed);
-                    match self.session.execute(command) {
-                        Outcome::Reply(reply) => self.reply(&reply, dialect),
-                        Outcome::Wait { queues, warn, deadline } => {
-                            self.wait(&queues, warn, deadline, dialect)?;
-                        }
-                        Outcome::Goodbye => return Ok(Some(End::Quit)),
+                    if command.has_long_reply() {
+                        self.reply_at_length(command, dialect)?;
+                    } else if let Some(end) = self.carry_out_one(command, dialect)? {
+                        return Ok(Some(end));
                     }
                 }
                 Step::Refused { consumed, refusal, dialect, close } => {
@@ -143,6 +144,15 @@ impl Connection<'_> {
         }
     }
 
+    fn carry_out_one(&mut self, command: Command, dialect: Dialect) -> io::Result<Option<End>> {
+        match self.session.execute(command) {
+            Outcome::Reply(reply) => self.reply(&reply, dialect),
+            Outcome::Wait { queues, warn, deadline } => self.wait(&queues, warn, deadline, dialect)?,
+            Outcome::Goodbye => return Ok(Some(End::Quit)),
+        }
+        Ok(None)
+    }
+
     /// Drops bytes from the head of the buffer. Behind a command's last byte the next one's time begins; what is skipped of
     /// a refused one is no progress.
     fn consume(&mut self, bytes: usize) {
@@ -155,6 +165,23 @@ impl Connection<'_> {
     fn reply(&mut self, reply: &Reply, dialect: Dialect) {
         dialect.write_reply(reply, &mut self.replies);
         self.unsent.push(dialect);
+    }
+
+    /// Carries out a command whose reply may be long, in its turn, and sends that.
+    fn reply_at_length(&mut self, command: Command, dialect: Dialect) -> io::Result<()> {
+        let shared = self.shared;
+        let Some(turn) = shared.long.turn() else {
+            let text = "other clients have not taken their long replies yet: try again in a moment";
+            self.reply(&Reply::Refused(Refusal::full(LONG_RETRY_AFTER, text)), dialect);
+            return Ok(());
+        };
+        let before = self.replies.len();
+        if let Outcome::Reply(reply) = self.session.execute(command) {
+            self.reply(&reply, dialect);
+        }
+        let _waiting = shared.long.count(self.replies.len() - before);
+        drop(turn);
+        if self.replies.len() >= REPLIES_BYTES_MAX { self.flush() } else { Ok(()) }
     }
 
     /// Waits for a job. What is answered already is sent before: the client may be waiting for that.
@@ -205,7 +232,8 @@ impl Connection<'_> {
         self.unsent.clear();
         send(self.stream, &self.replies, self.shared)?;
         self.replies.clear();
-        if self.replies.capacity() > 4 * BUFFER_BYTES && self.input.unread().is_empty() {
+        let idle = self.input.unread().is_empty() && self.replies.capacity() > 4 * BUFFER_BYTES;
+        if idle || self.replies.capacity() > 2 * REPLIES_BYTES_MAX {
             self.replies.shrink_to(BUFFER_BYTES);
         }
         Ok(())
