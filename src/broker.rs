@@ -392,6 +392,8 @@ impl Session {
         Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
     }
 
+    /// Apart from the rest, so that its large values don't take stack of connections that never say such a thing.
+    #[inline(never)]
     fn execute_compat(&mut self, command: Compat) -> Outcome {
         let reply = match command {
             Compat::LeaseWatched { wait } => return self.lease_or_wait(Vec::new(), Warn::BeforeLapse, wait),

@@ -28,6 +28,9 @@ const BUFFER_BYTES: usize = 4096;
 /// A buffer that reads fill is let grow to this, whatever the commands in it need.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
+/// How long a client has nothing to say before a buffer that has grown for it is given back.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+
 /// How often a connection's thread looks for the next command before it sleeps.
 const EAGER_LOOKS: u32 = 8;
 
@@ -90,8 +93,8 @@ struct Connection<'a> {
     input: Input,
     /// Replies that are not sent yet.
     replies: Vec<u8>,
-    /// The dialects of these replies: what is needed to take them back.
-    unsent: Vec<Dialect>,
+    /// The dialects of these replies, each with how many there are in a row: what is needed to take them back.
+    unsent: Vec<(Dialect, u32)>,
 }
 
 impl Connection<'_> {
@@ -164,7 +167,10 @@ impl Connection<'_> {
 
     fn reply(&mut self, reply: &Reply, dialect: Dialect) {
         dialect.write_reply(reply, &mut self.replies);
-        self.unsent.push(dialect);
+        match self.unsent.last_mut() {
+            Some((last, count)) if *last == dialect => *count += 1,
+            _ => self.unsent.push((dialect, 1)),
+        }
     }
 
     /// Carries out a command whose reply may be long, in its turn, and sends that.
@@ -225,7 +231,9 @@ impl Connection<'_> {
             // Whether any of these took effect is not known any more, so none of them is said.
             self.replies.clear();
             let unavailable = Reply::Refused(refusal);
-            self.unsent.iter().for_each(|dialect| dialect.write_reply(&unavailable, &mut self.replies));
+            for (dialect, count) in &self.unsent {
+                (0..*count).for_each(|_| dialect.write_reply(&unavailable, &mut self.replies));
+            }
             send(self.stream, &self.replies, self.shared)?;
             return Err(io::Error::other("the journal can no longer be written"));
         }
@@ -235,6 +243,7 @@ impl Connection<'_> {
         let idle = self.input.unread().is_empty() && self.replies.capacity() > 4 * BUFFER_BYTES;
         if idle || self.replies.capacity() > 2 * REPLIES_BYTES_MAX {
             self.replies.shrink_to(BUFFER_BYTES);
+            self.unsent.shrink_to(1);
         }
         Ok(())
     }
@@ -254,10 +263,16 @@ impl Connection<'_> {
                     "the rest of a command did not come in time",
                 ));
             }
-            self.input.limit_reading(self.stream, left)?;
+            let limit = left.or(self.input.has_grown().then_some(IDLE_AFTER));
+            self.input.limit_reading(self.stream, limit)?;
             match self.input.read_from(self.stream, &self.shared.eager) {
                 // A limit that was set for an earlier command, or is up: the next round tells which.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input.stale_limit = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.input.stale_limit = true;
+                    if !midway {
+                        self.input.shrink();
+                    }
+                }
                 other => return other,
             }
         }
@@ -340,6 +355,19 @@ impl Input {
         }
     }
 
+    fn has_grown(&self) -> bool {
+        self.bytes.len() > BUFFER_BYTES
+    }
+
+    /// Gives back what the buffer has grown by, if nothing is in it.
+    fn shrink(&mut self) {
+        if self.has_grown() && self.unread().is_empty() {
+            // All of it first: the part that an allocator cuts off is of no use to the next one that grows.
+            self.bytes = Vec::new();
+            self.bytes = vec![0; BUFFER_BYTES];
+        }
+    }
+
     /// Lets reads block at most for about `limit`. A limit that is near enough, or not needed any more, is left as it is:
     /// a client that sends ahead has half a command at the end of most reads, and each change is a system call.
     fn limit_reading(&mut self, stream: &Socket, limit: Option<Duration>) -> io::Result<()> {
@@ -373,7 +401,7 @@ impl Input {
         self.end += read;
         if self.end == self.bytes.len() && self.bytes.len() < READ_AHEAD_BYTES {
             self.bytes.resize(self.bytes.len() * 4, 0);
-        } else if was_empty && read < self.bytes.len() / 64 && self.bytes.len() > BUFFER_BYTES {
+        } else if was_empty && read < self.bytes.len() / 64 && self.has_grown() {
             self.bytes.truncate(BUFFER_BYTES.max(read));
             self.bytes.shrink_to_fit();
         }
