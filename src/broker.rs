@@ -201,9 +201,9 @@ impl Broker {
         self.shared.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Ends a session's wait for a job, now or when it next begins one.
-    pub fn call_off(&self, session: SessionId) {
-        self.shared.queue.call_off(session);
+    /// Ends the sessions' waits for a job, now or when they next begin one.
+    pub fn call_off(&self, sessions: &[SessionId]) {
+        self.shared.queue.call_off(sessions);
     }
 
     /// Carries out all that is due by now: what a test on a manual clock calls after moving it.

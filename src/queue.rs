@@ -138,10 +138,10 @@ impl<R: Recorder> Queue<R> {
             let now = self.clock.now();
             let mut inner = self.inner.lock();
             let finished = slice(&mut inner.state, now);
-            let position = self.settle_and(inner, MutexGuard::unlock_fair);
             if finished {
-                return position;
+                return self.settle(inner);
             }
+            self.settle_and(inner, MutexGuard::unlock_fair);
         }
     }
 
@@ -232,13 +232,17 @@ impl<R: Recorder> Queue<R> {
         }
     }
 
-    /// Ends a session's wait, now or when it next begins one.
-    pub fn call_off(&self, session: SessionId) {
+    /// Ends the sessions' waits, now or when they next begin one.
+    pub fn call_off(&self, sessions: &[SessionId]) {
         let inner = self.inner.lock();
-        let bell = inner.bells[session.0 as usize].clone();
-        bell.called_off.store(true, std::sync::atomic::Ordering::Relaxed);
+        let bells: Vec<_> = sessions.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
+        for bell in &bells {
+            bell.called_off.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         drop(inner);
-        bell.condvar.notify_one();
+        for bell in bells {
+            bell.condvar.notify_one();
+        }
     }
 
     /// Carries out what is due, and sleeps until something is; returns when [`Queue::stop`] is called. The

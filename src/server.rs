@@ -203,11 +203,14 @@ impl StopHandle {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes the acceptor out of accept(2).
         let _ = self.listener.shutdown(Shutdown::Both);
-        for (stream, session) in self.shared.connections.lock().open.values() {
-            // Wakes it out of read(2), and out of a wait for a job.
+        let connections = self.shared.connections.lock();
+        // Wakes them out of their waits for a job, and out of read(2).
+        let sessions: Vec<SessionId> = connections.open.values().map(|(_, session)| *session).collect();
+        self.shared.broker.call_off(&sessions);
+        for (stream, _) in connections.open.values() {
             let _ = stream.shutdown(Shutdown::Read);
-            self.shared.broker.call_off(*session);
         }
+        drop(connections);
         self.shared.changed.notify_all();
     }
 }

@@ -78,14 +78,11 @@ impl Watcher {
                     return;
                 }
             }
-            for event in events.drain(..) {
-                let token = event.data.u64();
-                // Under the lock, so that the session can't end, and its number go to another, in between.
-                let watched = self.watched.lock();
-                if let Some(&session) = watched.sessions.get(&token) {
-                    broker.call_off(session);
-                }
-            }
+            // Called off under the lock, so that no session can end, and its number go to another, in between.
+            let watched = self.watched.lock();
+            let tokens = events.drain(..).map(|event| event.data.u64());
+            let gone: Vec<_> = tokens.filter_map(|token| watched.sessions.get(&token).copied()).collect();
+            broker.call_off(&gone);
         }
     }
 }
