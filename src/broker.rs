@@ -663,7 +663,8 @@ impl Session {
 
     /// Hands out a queue's jobs again.
     pub fn resume(&mut self, queue: &QueueName) {
-        self.with(|state, now| state.resume(now, queue));
+        let position = self.shared.queue.in_slices(|state, now| state.resume(now, queue));
+        self.waited_through(position);
     }
 
     /// One queue's counters.
@@ -819,6 +820,10 @@ impl Session {
     /// [`Code::NotFound`] where there is no such queue.
     pub fn pause_existing(&mut self, queue: &QueueName, time: Duration) -> Result<(), Refusal> {
         let exists = self.with(|state, now| state.pause_existing(now, queue, time));
+        if exists && time.is_zero() {
+            // Where very many wait, not all of them have been served yet.
+            self.resume(queue);
+        }
         exists.then_some(()).ok_or_else(|| no_queue(queue))
     }
 

@@ -740,6 +740,45 @@ fn paused_queue_hands_out_nothing() {
     assert_eq!(bench.state.take_handed(waiter).map(|lease| lease.id), Some(id));
 }
 
+/// A paused queue with 600 jobs, for which 600 sessions wait, each in turn.
+fn crowd(bench: &mut Bench, pause: Option<Duration>) -> Vec<SessionId> {
+    bench.pause("default", pause);
+    let sessions: Vec<_> = (0..600).map(|_| bench.session()).collect();
+    sessions.iter().for_each(|&session| bench.wait(session, &["default"]));
+    (0..600).for_each(|_| _ = bench.submit(options()));
+    sessions
+}
+
+#[test]
+fn resumed_queue_serves_a_crowd_a_part_at_a_time() {
+    let mut bench = Bench::new();
+    let sessions = crowd(&mut bench, None);
+    let late = bench.session();
+    let mut woken = Vec::new();
+    while !bench.state.resume(bench.now, &name("default")) {
+        woken.extend(bench.woken());
+        assert!(woken.len() < 600 && woken == sessions[..woken.len()], "the oldest first");
+        assert_eq!(bench.get(late), None, "others wait until those that did are served");
+    }
+    woken.extend(bench.woken());
+    assert_eq!(woken, sessions);
+    let id = bench.submit(options());
+    assert_eq!(bench.get(late), Some(id));
+}
+
+#[test]
+fn pause_that_ends_by_itself_serves_a_crowd_a_part_at_a_time() {
+    let mut bench = Bench::new();
+    let sessions = crowd(&mut bench, Some(SECOND));
+    bench.now.mono = bench.now.mono.after(SECOND);
+    bench.state.tick(bench.now, u64::MAX);
+    let mut woken = bench.woken();
+    assert!(!woken.is_empty() && woken.len() < 600, "{}", woken.len());
+    bench.pass(Duration::ZERO);
+    woken.extend(bench.woken());
+    assert_eq!(woken, sessions);
+}
+
 #[test]
 fn pause_with_an_end_ends_then() {
     let mut bench = Bench::new();

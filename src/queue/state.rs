@@ -52,6 +52,9 @@ pub const TERMS_OVERHEAD_BYTES: u64 = 160;
 /// What a key or a reason is taken to cost beside its text.
 const EXTRA_OVERHEAD_BYTES: u64 = 128;
 
+/// How many waiting sessions the end of a pause serves at once.
+const SERVED_AT_ONCE_MAX: usize = 256;
+
 /// When a submission refused for want of memory is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -737,20 +740,24 @@ impl State {
         self.note_pause(now, queue);
     }
 
-    /// Hands out a queue's jobs again. Not paused: nothing happens.
-    pub fn resume(&mut self, now: Now, name: &QueueName) {
-        if let Some(&queue) = self.names.get(name)
-            && self.queue(queue).paused.is_some()
-        {
-            self.end_pause(now, queue);
+    /// Hands out a queue's jobs again; not paused, nothing happens. Returns whether that is done: where very many sessions
+    /// wait, it is still paused, and the rest of them is for the next call.
+    pub fn resume(&mut self, now: Now, name: &QueueName) -> bool {
+        match self.names.get(name) {
+            Some(&queue) if self.queue(queue).paused.is_some() => self.end_pause(now, queue),
+            _ => true,
         }
     }
 
-    fn end_pause(&mut self, now: Now, queue: QueueIx) {
+    /// Those who wait are served first: until they are, others that come are not.
+    fn end_pause(&mut self, now: Now, queue: QueueIx) -> bool {
+        if !self.hand_out(now, queue, SERVED_AT_ONCE_MAX) {
+            return false;
+        }
         self.set_pause(queue, None);
         self.note_pause(now, queue);
-        self.serve(now, queue);
         self.drop_if_unused(queue);
+        true
     }
 
     // ---- time ----
@@ -783,8 +790,11 @@ impl State {
             *budget -= 1;
         }
         self.book_queue(queue);
-        if matches!(self.queue(queue).paused, Some(PauseEnd::At(end)) if end <= now.mono) {
-            self.end_pause(now, queue);
+        if matches!(self.queue(queue).paused, Some(PauseEnd::At(end)) if end <= now.mono)
+            && !self.end_pause(now, queue)
+        {
+            // It stands in the agenda as it did, for the next call.
+            *budget = 0;
         }
     }
 

@@ -8,21 +8,31 @@ use super::*;
 use crate::change::JobSize;
 
 impl State {
-    /// Hands ready jobs to those who wait for them, the one that has waited longest first.
+    /// Hands ready jobs to those who wait for them, unless the queue is paused.
     pub(super) fn serve(&mut self, now: Now, queue: QueueIx) {
+        if self.queue(queue).paused.is_none() {
+            self.hand_out(now, queue, usize::MAX);
+        }
+    }
+
+    /// Hands ready jobs to those who wait for them, the one that has waited longest first, at most `most` of them now.
+    /// Returns whether there are no more of the one or the other.
+    pub(super) fn hand_out(&mut self, now: Now, queue: QueueIx, most: usize) -> bool {
+        let mut served = 0;
         loop {
             let found = self.queue(queue);
-            if found.paused.is_some() || found.ready.is_empty() {
-                return;
-            }
-            let Some((_, &session)) = found.line.first_key_value() else {
-                return;
+            let (Some((_, id)), Some((_, &session))) = (found.ready.first(), found.line.first_key_value())
+            else {
+                return true;
             };
-            let (_, id) = found.ready.first().expect("it is not empty");
+            if served == most {
+                return false;
+            }
             self.lend(now, id, session);
             self.session_mut(session).handed = Some(id);
             self.leave(session);
             self.effects.wakes.push(session);
+            served += 1;
         }
     }
 
