@@ -611,11 +611,14 @@ impl Session {
 
     /// A queue's dead jobs back to ready, oldest first, at most `limit` of them; returns how many.
     pub fn retry_queue(&mut self, queue: &QueueName, limit: Option<u64>) -> u64 {
-        let mut left = limit.unwrap_or(u64::MAX);
+        let mut left = None;
         self.slices_up_to_now(|state, now, last| {
-            let slice = state.retry_queue(now, queue, last, left.min(SLICE_JOBS));
-            left -= slice.count;
-            Slice { finished: slice.finished || left == 0, ..slice }
+            // No more than are dead now: some of them may be dead again while it goes on, and it has to end.
+            let dead = || state.queue_stats(now, queue).map_or(0, |stats| stats.jobs.dead);
+            let left = left.get_or_insert_with(|| dead().min(limit.unwrap_or(u64::MAX)));
+            let slice = state.retry_queue(now, queue, last, SLICE_JOBS.min(*left));
+            *left -= slice.count;
+            Slice { finished: slice.finished || *left == 0, ..slice }
         })
     }
 
