@@ -53,7 +53,7 @@ pub const TERMS_OVERHEAD_BYTES: u64 = 160;
 const EXTRA_OVERHEAD_BYTES: u64 = 128;
 
 /// How many waiting sessions the end of a pause serves at once.
-const SERVED_AT_ONCE_MAX: usize = 256;
+const SERVED_AT_ONCE_MAX: usize = 64;
 
 /// When a submission refused for want of memory is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -182,6 +182,9 @@ fn connect(server: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for address in server.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            // It met itself, as an attempt to reach a free port of this machine may (TCP's simultaneous open). It must not
+            // stand: the server that is to come back there could not listen.
+            Ok(stream) if stream.local_addr()? == address => last = io::ErrorKind::ConnectionRefused.into(),
             Ok(stream) => return configured(stream),
             Err(error) => last = error,
         }
