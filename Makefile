@@ -4,12 +4,13 @@ PREFIX  ?= /usr/local
 BINDIR  ?= $(DESTDIR)$(PREFIX)/bin
 CARGO   ?= cargo
 FUZZ_SECONDS ?= 60
+DIFFERENTIAL_COMMANDS ?= 200000
 
 .DEFAULT_GOAL := all
-.PHONY: help all demo test crash crash-check lint fuzz bench install clean
+.PHONY: help all demo test clients differential crash crash-check lint fuzz bench install clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 all: ## Build server, worker and client (release) in target/release
 	$(CARGO) build --release --locked --bins
@@ -19,6 +20,14 @@ demo: all ## Run all three: the sample tasks, then a real command over real file
 
 test: ## Run every test (about a minute; DJQS_MODEL_OPS, DJQS_SEED: see CONTRIBUTING.md)
 	$(CARGO) test --locked
+
+clients: ## Drive other people's beanstalkd clients, in five languages, through all their calls; installs them
+	$(CARGO) build --locked --bin server
+	tests/clients/run target/debug/server
+
+differential: ## Send the same 200,000 random commands to beanstalkd and to this server, and compare the replies
+	scripts/debian-package beanstalkd beanstalkd
+	DJQS_DIFFERENTIAL_COMMANDS=$(DIFFERENTIAL_COMMANDS) $(CARGO) test --locked --test differential -- --nocapture
 
 crash: ## Crash the real server: 1,000 kills under load, a fault in every system call (12 minutes; wants strace)
 	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y strace; } || echo "no strace: no faults"

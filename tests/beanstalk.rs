@@ -9,6 +9,7 @@ use common::{PATIENCE, Server, Talk, aside, until};
 use rustix::process::Signal;
 
 mod common;
+mod decoding;
 
 /// A dialogue in this dialect: what is sent and what must come back, both as they are.
 trait Dialect {
@@ -232,6 +233,53 @@ fn commands_split_at_every_byte_are_understood() {
         talk.send([*byte]);
     }
     assert_eq!(talk.rest(), expected);
+}
+
+#[test]
+fn same_commands_come_out_however_the_bytes_are_cut() {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let seed = RandomState::new().build_hasher().finish();
+    let mut state = seed;
+    let mut below = |end: u64| {
+        // Steele, Lea and Flood's SplitMix.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    };
+    let limits = djqs::protocol::FrameLimits { body_max: 20 };
+    let long = "x".repeat(221);
+    let lines = [
+        "put 0 0 60 5\r\nhello\r\n",
+        "put 0 0 60 20\r\nexactly twenty bytes\r\n",
+        "put 0 0 60 21\r\nreserve\r\nreserve\r\nxyz\r\n",
+        "put 0 0 60 5\r\nhell",
+        "put 0 x 60 5\r\nstats\r\n",
+        "put 0 0 60 5 \r\nquit\r\n\r\n",
+        "put 0 0 60\r\n",
+        "reserve\r\n",
+        "use a\n",
+        "delete 7\r\n",
+        "nonsense\r\n",
+        "nonsense\n",
+        "nonsense len=3:\nabc\n",
+        "nonsense\r",
+        "\r\n",
+        "TASK len=3:\nabc\n",
+        "PING\r\n",
+        &long,
+        "\r",
+        "\n",
+        "x",
+    ];
+    for round in 0..3_000 {
+        let count = 1 + below(12);
+        let bytes: String = (0..count).map(|_| lines[below(lines.len() as u64) as usize]).collect();
+        let sizes: Vec<usize> = (0..5).map(|_| 1 + below(40) as usize).collect();
+        let whole = decoding::decode(limits, [bytes.as_bytes()]);
+        let cut = decoding::decode(limits, decoding::pieces(bytes.as_bytes(), &sizes));
+        assert_eq!(whole, cut, "seed {seed}, round {round}: {bytes:?} in pieces of {sizes:?}");
+    }
 }
 
 #[test]
