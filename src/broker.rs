@@ -15,7 +15,7 @@ use crate::clock::{Clock, Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
 use crate::journal::storage::Storage;
-use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
+use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Room, Unavailable};
 use crate::protocol::{Command, Compat, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State, Warn};
 use crate::queue::{self, Queue, SLICE_JOBS};
@@ -35,6 +35,13 @@ pub const LIST_BYTES_MAX: usize = 1 << 20;
 
 /// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
 const RECORD_BYTES_MAX: u64 = 2048;
+
+/// The least size of the journal's segments, in bytes, in which every job fits whose body is no longer than `body_max`. A
+/// job that does not fit makes its segment longer, for which there may be no room: on a full disk all replies may
+/// have to wait for it.
+pub fn segment_bytes_for(body_max: u64) -> u64 {
+    journal::segment_bytes_for(body_max + RECORD_BYTES_MAX)
+}
 
 /// When a submission refused for want of disk is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -297,7 +304,7 @@ impl Keeper for Shared {
 
 /// One client's standing with the broker.
 ///
-/// Its methods don't block, but for [`Session::wait`] and [`Session::settle`]. What they return is not to be shown to anybody, nor
+/// Its methods don't block, but for [`Session::wait`] and [`Session::settle`], and [`Session::submit`] while the journal is far behind. What they return is not to be shown to anybody, nor
 /// acted upon, before [`Session::settle`] has returned: only then will a crash not take it back. Any number
 /// of calls may come before one settling: that is what makes sending ahead fast.
 pub struct Session {
@@ -348,7 +355,8 @@ pub enum Outcome {
 }
 
 impl Session {
-    /// Carries out a command. Never blocks: one that has to wait says so in its [`Outcome`].
+    /// Carries out a command. One that has to wait says so in its [`Outcome`]; it blocks only to submit a job while the
+    /// journal is far behind.
     ///
     /// All commands between two settlings happen at one moment: reading the clock for each of many that were sent ahead
     /// would be a tenth of their cost.
@@ -461,13 +469,21 @@ impl Session {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
         }
-        if let Some(journal) = &self.shared.journal
-            && !journal.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX)
-        {
-            return Err(Refusal::full(
-                FULL_RETRY_AFTER,
-                "the disk is full: wait until some jobs are done, or make room",
-            ));
+        if let Some(journal) = &self.shared.journal {
+            loop {
+                match journal.room_for(submission.body.len() as u64 + RECORD_BYTES_MAX) {
+                    Room::Enough => break,
+                    // What it fails with will be said when this is settled.
+                    Room::Behind if journal.wait(journal.appended()).is_err() => break,
+                    Room::Behind => {}
+                    Room::None => {
+                        return Err(Refusal::full(
+                            FULL_RETRY_AFTER,
+                            "the disk is full: wait until some jobs are done, or make room",
+                        ));
+                    }
+                }
+            }
         }
         self.with(|state, now| state.submit(now, submission))
     }
@@ -542,6 +558,10 @@ impl Session {
         reason: Option<Arc<str>>,
     ) -> Result<Failed, Refusal> {
         let session = self.id;
+        let reason = reason.filter(|reason| {
+            let journal = self.shared.journal.as_ref();
+            journal.is_none_or(|journal| journal.has_room_for_reason(reason.len() as u64))
+        });
         self.with(|state, now| state.fail(now, session, id, delay, dead, reason))
     }
 
@@ -637,7 +657,8 @@ impl Session {
     /// [`Code::Usage`] for leased jobs: they belong to their workers.
     pub fn purge(&mut self, queue: &QueueName, state: Option<JobState>) -> Result<u64, Refusal> {
         let states = match state {
-            None => &[JobState::Ready, JobState::Delayed, JobState::Dead][..],
+            // Ready jobs last: others become ready while it goes on, delayed ones as they come due.
+            None => &[JobState::Delayed, JobState::Dead, JobState::Ready][..],
             Some(JobState::Leased) => {
                 return Err(Refusal::usage(
                     "leased jobs belong to their workers: PURGE takes ready, delayed or dead",

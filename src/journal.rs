@@ -72,8 +72,8 @@ pub type OnFailure = Arc<dyn Fn(&Failure) + Send + Sync>;
 pub struct Options {
     /// When it is synced. Default [`Fsync::Always`].
     pub fsync: Fsync,
-    /// The size of a segment. Default 16 MiB, at least [`SEGMENT_BYTES_MIN`]; should be four times the longest record or more. A
-    /// longer record gets a longer segment.
+    /// The size of a segment. Default 16 MiB, at least [`SEGMENT_BYTES_MIN`]; should be [`segment_bytes_for`] the longest
+    /// record or more. A longer one gets a longer segment.
     pub segment_bytes: u64,
     /// Called when the journal can no longer be written. Must not block, nor call the journal.
     pub on_failure: Option<OnFailure>,
@@ -245,6 +245,18 @@ pub struct JournalStats {
     pub recovered: Recovered,
 }
 
+/// Whether there is room for a new job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Enough,
+    /// More than a segment's worth is appended and not written yet: wait for what is appended, then ask again. So a disk that
+    /// turns out to be full never has more to take than was set aside.
+    Behind,
+    /// The disk is full. There is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on.
+    None,
+}
+
 /// What has to be kept, as its owner counts it: all that is in the journal beyond it is dead weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
@@ -261,6 +273,12 @@ pub struct Live {
 /// the record, and a sum that is easily kept.
 pub fn job_bytes(job: &JobSize<'_>) -> u64 {
     record::job_bytes(job)
+}
+
+/// The least size of segments in which every record of so many bytes fits, whatever other records share its batch.
+pub fn segment_bytes_for(record_bytes: u64) -> u64 {
+    let batch = record_bytes + batch::HEADER_BYTES as u64;
+    segment::HEADER_BYTES as u64 + (batch * writer::BATCH_PARTS).div_ceil(writer::BATCH_PARTS - 1) + 1
 }
 
 /// What a paused queue adds to [`Live::bytes`].
@@ -426,11 +444,15 @@ impl Journal {
         self.inner.shared.compact()
     }
 
-    /// Whether a new job whose record takes so many bytes may be appended. False only while the disk is full, and
-    /// while there is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on. Whoever wants
-    /// to keep a reason for a failure is to ask for room for it, too.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        self.inner.shared.has_room(bytes)
+    /// Whether a new job whose record takes so many bytes may be appended. All else but reasons of failures is appended
+    /// without asking.
+    pub fn room_for(&self, bytes: u64) -> Room {
+        self.inner.shared.room_for(bytes)
+    }
+
+    /// Whether a failure's reason of so many bytes may be kept. False only where the disk has been full for a while.
+    pub fn has_room_for_reason(&self, bytes: u64) -> bool {
+        self.inner.shared.has_room_for_reason(bytes)
     }
 
     /// Why it can no longer be written, if so.

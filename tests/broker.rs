@@ -67,3 +67,20 @@ fn verb_that_is_called_by_itself_happens_now_even_if_nothing_is_ever_settled() {
     clock.advance(Duration::from_secs(2));
     assert_eq!(session.peek(id).unwrap().remaining, Some(Duration::from_secs(3)));
 }
+
+#[test]
+fn purge_takes_what_comes_due_while_it_goes_on() {
+    let broker = Broker::in_memory(Config::default());
+    let (mut submitter, mut purger) = (broker.connect(), broker.connect());
+    for round in 0..20 {
+        for number in 0..3000 {
+            // Some are ready when it begins, some come due a little later.
+            let delay = Duration::from_millis(number % 16);
+            let options = Options { delay, ..Options::default() };
+            submitter.submit(Submission { options, ..Submission::new(*b"work") }).unwrap();
+        }
+        purger.purge(&djqs::QueueName::default(), None).unwrap();
+        let jobs = broker.stats().jobs;
+        assert_eq!(jobs.ready + jobs.delayed, 0, "round {round}: {jobs:?}");
+    }
+}

@@ -71,8 +71,8 @@ struct Flags {
     #[arg(long, env = "DJQS_MEMORY", conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
     memory: bool,
 
-    /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; should be four times the
-    /// longest job or more. The journal takes at most three times what its jobs do, and four such files
+    /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; they are made larger where the
+    /// longest job (-z) would not fit. The journal takes at most three times what its jobs do, and four such files
     #[arg(long, value_name = "SIZE", default_value = "16MiB", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
     segment_size: u64,
 
@@ -191,7 +191,7 @@ fn open_journal(flags: &Flags, config: broker::Config) -> Result<(Broker, String
     let directory = flags.data.display();
     let options = journal::Options {
         fsync,
-        segment_bytes: flags.segment_size,
+        segment_bytes: flags.segment_size.max(broker::segment_bytes_for(u64::from(flags.max_body))),
         on_failure: Some(Arc::new(end_soon)),
         #[cfg(feature = "sabotage")]
         sabotage: sabotage()?,

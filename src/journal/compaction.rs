@@ -13,6 +13,7 @@
 //!
 //! Only the oldest is ever taken, since only there it holds that nothing older depends on it.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -20,7 +21,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::batch::HEADER_BYTES;
 use super::record::{self, Record};
+use super::recovery::recycled_name;
 use super::segment::{self, Chain, Damage, FirstBlock, Found, Reader};
+use super::spares::Recycled;
 use super::writer::Shared;
 use super::{Failure, Position, Sabotage, Unavailable};
 use crate::change::Change;
@@ -52,7 +55,8 @@ pub(super) struct Compaction {
     called: AtomicBool,
     state: Mutex<State>,
     wake: Condvar,
-    /// How much was dead when all segments had been emptied once while the disk was full: less is not to be had.
+    /// How much was dead when all segments had been emptied once while the disk was full, but for what died meanwhile: less
+    /// is not to be had.
     dead_least: AtomicU64,
     /// The place that it waits for, or last waited for.
     waits_for: AtomicU64,
@@ -88,17 +92,30 @@ impl Shared {
     /// be kept, and one. That is never out of reach: written anew, jobs take no more than 1.4 times what they are
     /// counted as, unless nearly all of them are tiny and their counts enormous.
     ///
-    /// On a full disk it is worth more work to gain a segment: whenever there is one more that is dead than after
-    /// the last time that all were emptied.
+    /// On a full disk it is worth more work to gain a segment: whenever there is nearly one more that is dead than after
+    /// the last time that all were emptied; or somebody can't go on at all, and it has to be tried.
     pub(super) fn needs_compaction(&self) -> bool {
-        let possible = self.begun_segments.load(Ordering::Relaxed) > 1;
-        if !possible || !self.compaction.has_keeper.load(Ordering::Acquire) {
-            return false;
-        }
+        self.is_too_large() || (self.supply.is_full() && self.can_compact() && self.gains_room())
+    }
+
+    /// Whether the journal is larger than it should be, whatever room the disk has.
+    pub(super) fn is_too_large(&self) -> bool {
         let (used, live) = (self.used_bytes.load(Ordering::Relaxed), self.live().bytes);
-        let segment = self.options.segment_bytes;
-        let dead_least = self.compaction.dead_least.load(Ordering::Relaxed).max(segment);
-        used > live / 2 * 5 + segment || (self.supply.is_full() && used > live + dead_least + segment)
+        used > live / 2 * 5 + self.options.segment_bytes && self.can_compact()
+    }
+
+    pub(super) fn can_compact(&self) -> bool {
+        self.begun_segments.load(Ordering::Relaxed) > 1 && self.compaction.has_keeper.load(Ordering::Acquire)
+    }
+
+    fn gains_room(&self) -> bool {
+        let dead_least = self.compaction.dead_least.load(Ordering::Relaxed);
+        self.supply.is_starved() || self.dead() > dead_least + self.options.segment_bytes / 4 * 3
+    }
+
+    /// Bytes of segments in use that are not live.
+    fn dead(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.live().bytes)
     }
 
     /// How large the journal may become, in bytes, before those who write have to wait: what is promised, less the
@@ -136,7 +153,7 @@ impl Shared {
 
     /// Empties and removes the oldest segments until there is nothing more to gain.
     pub(super) fn compact(&self) -> Result<(), Unavailable> {
-        let mut newest = 0;
+        let (mut newest, mut died) = (0, 0);
         while self.needs_compaction() && !self.compaction.is_stopped() {
             let Some(keeper) = self.compaction.keeper.lock().as_ref().and_then(Weak::upgrade) else {
                 // Nobody is left who could say what is needed, nor anybody to wait for it.
@@ -147,7 +164,10 @@ impl Shared {
                 let segments = self.segments.lock();
                 if segments.front().is_some_and(|oldest| oldest.id > newest) {
                     // From here on, once around.
-                    self.note_dead(newest > 0);
+                    if newest > 0 {
+                        self.note_dead(self.died.load(Ordering::Relaxed) - died);
+                    }
+                    died = self.died.load(Ordering::Relaxed);
                     newest = segments.back().map_or(0, |newest| newest.id);
                 }
                 match (segments.front(), segments.get(1)) {
@@ -163,13 +183,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes note of what is dead now, if all segments were just emptied while the disk is full.
-    fn note_dead(&self, once_around: bool) {
+    /// Takes note of what is dead when all segments were emptied once on a full disk, less what has died meanwhile: no
+    /// less is to be had.
+    fn note_dead(&self, died_meanwhile: u64) {
         if !self.supply.is_full() {
             self.compaction.dead_least.store(0, Ordering::Relaxed);
-        } else if once_around {
-            let dead = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.live().bytes);
-            self.compaction.dead_least.store(dead, Ordering::Relaxed);
+            return;
+        }
+        self.compaction.dead_least.store(self.dead().saturating_sub(died_meanwhile), Ordering::Relaxed);
+        if self.supply.is_starved() {
+            // Once more, but not at once: only others can make room now.
+            self.supply.pause();
         }
     }
 
@@ -263,11 +287,13 @@ impl Shared {
         }
     }
 
+    /// Removes the oldest segment. Where files are scarce it is kept under another name, to be used again.
     fn remove_segment(&self, id: u64) -> Result<(), Unavailable> {
         let name = segment::file_name(id);
-        let remove = self.storage.remove(&name).map_err(self.io("remove", &name));
-        remove.map_err(|failure| self.latched(failure))?;
-        // One at a time: of two names that go in one stroke, a power cut may take the later one only.
+        let recycled = self.forget_segment(id, &name).map_err(self.io("remove", &name));
+        let recycled = recycled.map_err(|failure| self.latched(failure))?;
+        // One at a time: of two names that go in one stroke, a power cut may take the later one only. And nothing may be
+        // written into a file that a power cut could give its old name.
         let sync = self.sync_directory().map_err(self.io("sync the directory of", &name));
         sync.map_err(|failure| self.latched(failure))?;
         let removed = self.segments.lock().pop_front();
@@ -275,8 +301,20 @@ impl Shared {
             self.used_bytes.fetch_sub(removed.file_bytes, Ordering::Relaxed);
             self.begun_segments.fetch_sub(1, Ordering::Relaxed);
         }
-        self.segment_removed();
+        self.segment_removed(recycled);
         Ok(())
+    }
+
+    fn forget_segment(&self, id: u64, name: &str) -> io::Result<Option<Recycled>> {
+        if self.recycles() {
+            let file = self.storage.open(name)?;
+            if file.length()? == self.options.segment_bytes {
+                let recycled = recycled_name(id, self.salt(id));
+                self.storage.rename(name, &recycled)?;
+                return Ok(Some(Recycled { name: recycled, file }));
+            }
+        }
+        self.storage.remove(name).map(|()| None)
     }
 
     /// Ends all success for ever, and says why.

@@ -329,7 +329,7 @@ impl Scan {
     /// The batches that nothing proves to be durable are written once more first. Where a sync had failed, the
     /// system may show bytes that are not on the disk and that it no longer means to write.
     pub(super) fn settle(&self, storage: &dyn Storage) -> Result<Option<TornTail>, OpenError> {
-        remove_unfinished(storage)?;
+        remove_unfinished(storage, self.segments.first().map_or(0, |segment| segment.id))?;
         for spare in self.spares.iter().filter(|spare| Some(spare.id) == self.begun) {
             // A header that is written over another must not be mixed with it.
             write_full(&*spare.file, &[0; segment::HEADER_BYTES], 0)
@@ -425,22 +425,27 @@ pub(super) fn unfinished_name(id: u64, salt: u64) -> String {
     format!("{id:010}.{salt:016x}.new")
 }
 
-/// Removes what a crash left of files that were to become segments, if they hold zeros as they should.
-fn remove_unfinished(storage: &dyn Storage) -> Result<(), OpenError> {
+/// The name of a file that was the segment `id` and is to be used again: what it holds is of no more use.
+pub(super) fn recycled_name(id: u64, salt: u64) -> String {
+    format!("{id:010}.{salt:016x}.old")
+}
+
+/// Removes what a crash left of files that were to become segments: if they hold zeros as they should, or were segments
+/// older than any that is in use, `oldest` being the first of those.
+fn remove_unfinished(storage: &dyn Storage, oldest: u64) -> Result<(), OpenError> {
     for name in storage.list().map_err(failed(storage, "list", ""))? {
         let mut parts = name.split('.');
-        let ours = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(id), Some(salt), Some("new"), None) => {
-                let id = id.parse().unwrap_or(0);
-                u64::from_str_radix(salt, 16).is_ok_and(|salt| unfinished_name(id, salt) == name)
-            }
-            _ => false,
-        };
-        if !ours {
+        let (id, salt) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+        let (id, salt) = (id.parse().unwrap_or(0), u64::from_str_radix(salt, 16).unwrap_or(0));
+        let useless = if name == recycled_name(id, salt) {
+            id < oldest
+        } else if name == unfinished_name(id, salt) {
+            let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
+            segment::last_nonzero(&*file, 0).map_err(failed(storage, "read", &name))?.is_none()
+        } else {
             continue;
-        }
-        let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
-        if segment::last_nonzero(&*file, 0).map_err(failed(storage, "read", &name))?.is_none() {
+        };
+        if useless {
             storage.remove(&name).map_err(failed(storage, "remove", &name))?;
         } else {
             log::warn!(

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,20 +14,30 @@ use parking_lot::{Condvar, Mutex};
 
 use super::recovery::{Spare, unfinished_name};
 use super::segment;
-use super::storage::{is_full, write_full};
+use super::storage::{StorageFile, is_full, write_full};
 use super::writer::Shared;
 use super::{Failure, Unavailable};
+use crate::clock::Stopwatch;
 
-/// How many are kept ready, beside what is set aside for the ends of jobs: one to go on with, and one for
-/// compaction, so that a full disk can be cleared.
-const READY: usize = 2;
+/// How much more is kept ready where there is much to be kept, in segments: what is appended beside jobs, until compaction
+/// has come round on a full disk.
+const SET_ASIDE: u64 = 3;
 
-/// What is set aside for the end of each job: a batch's header and a record, with something to spare. So a disk that
-/// is full of jobs has room for every ACK, even if each is a batch of its own.
-const END_BYTES: u64 = 64;
+/// What is set aside for the end of each job: a record of it, and its share of a batch's header. It need not be more: what
+/// the ends of jobs take beyond it, compaction makes room for, since each makes more bytes dead than it takes.
+const END_BYTES: u64 = 16;
 
-/// How long to wait before a full disk is tried again.
+/// How long to wait before a full disk is tried again, at first and at most: it doubles, since each attempt may write as
+/// much as a segment for nothing.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// How long somebody who waits for room goes without looking whether others made some without saying so: what is live
+/// may become less at any time.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// After how long a wait for room is worth a line in the log.
+const LONG_WAIT: Duration = Duration::from_secs(3);
 
 const ZEROS_BYTES: usize = 1 << 18;
 
@@ -34,8 +45,10 @@ const ZEROS_BYTES: usize = 1 << 18;
 #[derive(Debug)]
 pub(super) struct Supply {
     state: Mutex<State>,
-    /// The last attempt found the disk full.
+    /// The disk was found full, and not all that is wanted could be made since.
     full: AtomicBool,
+    /// Somebody waits for a file on a full disk, and there is nothing that is known to be gained.
+    starved: AtomicBool,
     /// Something changed: a file was made or taken, there may be room again, the end has come.
     changed: Condvar,
 }
@@ -44,6 +57,9 @@ pub(super) struct Supply {
 struct State {
     ready: VecDeque<Spare>,
     next_id: u64,
+    /// Files of segments that were removed while files were scarce, to be filled with zeros: what is freed on a full disk,
+    /// others would take.
+    recycled: Vec<Recycled>,
     /// Segments that were removed since a file was last made, while the journal was larger than it may be.
     removed: u32,
     /// Segments that were removed since the journal was opened.
@@ -51,6 +67,13 @@ struct State {
     /// Somebody waits for a file.
     missed: bool,
     stopped: bool,
+}
+
+/// A file that has the size of a segment, and nothing in it that is needed.
+#[derive(Debug)]
+pub(super) struct Recycled {
+    pub(super) name: String,
+    pub(super) file: Arc<dyn StorageFile>,
 }
 
 impl State {
@@ -65,17 +88,28 @@ impl Supply {
         let state = State {
             ready: ready.into(),
             next_id,
+            recycled: Vec::new(),
             removed: 0,
             removed_ever: 0,
             missed: false,
             stopped: false,
         };
-        Supply { state: Mutex::new(state), full: AtomicBool::new(false), changed: Condvar::new() }
+        Supply {
+            state: Mutex::new(state),
+            full: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
+            changed: Condvar::new(),
+        }
     }
 
-    /// Whether the disk was full when a file was last made.
+    /// Whether the disk is full: not all the files could be made that are wanted.
     pub(super) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody waits for a file although nothing is known to be gained: then it has to be tried.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Acquire)
     }
 
     /// Bytes in files that are ready.
@@ -106,16 +140,36 @@ impl Supply {
 }
 
 impl Shared {
-    /// Takes the next file. Blocks until there is one.
+    /// Takes the next file. Blocks until there is one to be taken.
     pub(super) fn take_spare(&self) -> Result<Spare, Unavailable> {
         let mut state = self.supply.state.lock();
+        let (since, mut warned) = (Stopwatch::start(), false);
         loop {
+            if !warned && since.elapsed() > LONG_WAIT {
+                warned = true;
+                log::warn!(
+                    "a write has waited for room for {} s: {} segments in use with {} bytes, {} live, {} files ready, {} recycled, \
+                     {} kept, full: {}, starved: {}, too large: {}, wanted: {}",
+                    LONG_WAIT.as_secs(),
+                    self.begun_segments.load(Ordering::Relaxed),
+                    self.used_bytes.load(Ordering::Relaxed),
+                    self.live().bytes,
+                    state.ready.len(),
+                    state.recycled.len(),
+                    self.kept_for_compaction(),
+                    self.supply.is_full(),
+                    self.supply.is_starved(),
+                    self.is_too_large(),
+                    self.wants_spare(&state),
+                );
+            }
             if state.stopped {
                 return Err(self.failure().unwrap_or_else(|| Unavailable(Failure::Closed.into())));
             }
-            if !self.is_kept_for_compaction(&state)
+            if self.may_take(&state)
                 && let Some(spare) = state.ready.pop_front()
             {
+                self.supply.starved.store(false, Ordering::Release);
                 // In one step, so that at no moment it counts as neither.
                 self.used_bytes.fetch_add(spare.file_bytes, Ordering::Relaxed);
                 self.begun_segments.fetch_add(1, Ordering::Relaxed);
@@ -124,71 +178,106 @@ impl Shared {
                 return Ok(spare);
             }
             if self.has_threads.load(Ordering::Acquire) {
-                if state.ready.is_empty() {
-                    state.missed = true;
-                    self.supply.changed.notify_all();
+                state.missed = state.ready.is_empty();
+                // More may be wanted than when the thread that makes them last looked.
+                self.supply.changed.notify_all();
+                if self.supply.is_full() && !self.needs_compaction() {
+                    self.supply.starved.store(true, Ordering::Release);
+                    self.compact_if_needed();
                 }
-                self.supply.changed.wait(&mut state);
+                self.supply.changed.wait_for(&mut state, LOOK_AGAIN);
                 state.missed = false;
             } else {
                 let id = state.next_id;
-                let spare = self.make_spare(id).map_err(|failure| Unavailable(failure.into()))?;
+                let spare = self.make_spare(id, None).map_err(|failure| Unavailable(failure.into()))?;
                 state.next_id += 1;
                 state.ready.push_back(spare);
             }
         }
     }
 
+    /// Whether a file may be taken now, if there is one.
+    ///
+    /// Compaction always may: it makes room. All others leave it what it needs for one segment; and they take
+    /// none before all those are made that are wanted, so that whenever the disk turns out to be full, what is set aside is
+    /// there.
+    fn may_take(&self, state: &State) -> bool {
+        if !self.has_threads.load(Ordering::Acquire) || self.compaction_waits() {
+            return true;
+        }
+        if self.supply.is_full() || self.needs_compaction() {
+            // Where there is but one segment, there is nothing to be emptied.
+            !self.can_compact() || state.ready.len() > self.kept_for_compaction()
+        } else {
+            !self.wants_spare(state)
+        }
+    }
+
+    /// How many files compaction may need to empty one segment: one, if all that is live leaves room in it.
+    fn kept_for_compaction(&self) -> usize {
+        if self.live().bytes / 3 * 4 <= self.options.segment_bytes { 1 } else { 2 }
+    }
+
+    /// How many are kept ready whatever the journal's size: one to go on with, and what compaction needs.
+    fn ready_least(&self) -> usize {
+        self.kept_for_compaction() + 1
+    }
+
     /// How much room new jobs have to leave: for the ends of those that there are, for compaction, and for what is
     /// appended until compaction has made room.
     pub(super) fn set_aside(&self) -> u64 {
-        self.live().jobs * END_BYTES + READY as u64 * self.options.segment_bytes
+        let segments = self.kept_for_compaction() as u64 + SET_ASIDE;
+        self.live().jobs * END_BYTES + segments * self.options.segment_bytes
+    }
+
+    /// How much room reasons of failures have to leave: two segments less. They are kept as long as their jobs, and
+    /// compaction can't get back what they take.
+    pub(super) fn set_aside_from_reasons(&self) -> u64 {
+        self.set_aside() - (SET_ASIDE - 1) * self.options.segment_bytes
     }
 
     /// The bytes of all segments, in use and to come.
     pub(super) fn total_bytes(&self) -> u64 {
-        let state = self.supply.state.lock();
-        self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes()
+        self.bytes_with(&self.supply.state.lock())
     }
 
-    /// A segment was removed: there is more room.
-    pub(super) fn segment_removed(&self) {
+    /// A segment was removed: there is more room, or its file to be used again.
+    pub(super) fn segment_removed(&self, recycled: Option<Recycled>) {
         let mut state = self.supply.state.lock();
+        state.recycled.extend(recycled);
         state.removed_ever += 1;
-        let bytes = self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes();
+        let bytes = self.bytes_with(&state);
         state.removed = if bytes > self.bytes_max() { state.removed + 1 } else { 0 };
         drop(state);
         self.supply.changed.notify_all();
     }
 
-    /// Whether one more file is to be made: two, and what is to be set aside, but not if the journal would become
-    /// larger than it may be. This is what keeps those who write from outrunning compaction: where no file is made,
-    /// they wait for one.
+    /// Whether one more file is to be made: a few in any case, and what is to be set aside, but not if the journal would
+    /// become larger than it may be. This is what keeps those who write from outrunning compaction: where no file is
+    /// made, they wait for one.
     fn wants_spare(&self, state: &State) -> bool {
-        let ready = state.ready.len();
-        if self.needs_compaction() {
+        let (ready, least) = (state.ready.len(), self.ready_least());
+        let fits = self.bytes_with(state) + self.options.segment_bytes <= self.bytes_max();
+        if self.is_too_large() {
             // Compaction itself has to get on in any case; and where the journal has become too large at one blow
             // (a purge), one file for two that were removed lets both get on.
-            let bytes =
-                self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes() + self.options.segment_bytes;
             let compacting = ready == 0 && state.missed && self.compaction_waits();
-            return ready < READY && (bytes <= self.bytes_max() || state.removed >= 2 || compacting);
+            return ready < least && (fits || state.removed >= 2 || compacting);
         }
-        let bytes = state.ready_bytes();
-        let total = self.used_bytes.load(Ordering::Relaxed) + bytes + self.options.segment_bytes;
-        ready < READY || (bytes < self.set_aside() && total <= self.bytes_max())
+        ready < least || (fits && state.ready_bytes() < self.set_aside())
     }
 
-    /// Whether the last file is not to be taken: without it, compaction might not be able to make room.
-    fn is_kept_for_compaction(&self, state: &State) -> bool {
-        state.ready.len() == 1
-            && self.needs_compaction()
-            && !self.compaction_waits()
-            && (self.supply.is_full() || !self.wants_spare(state))
+    /// Whether there are more than is useful, and than there may be: much of what was live has gone.
+    fn has_too_many(&self, state: &State) -> bool {
+        state.ready.len() > self.ready_least() && self.bytes_with(state) > self.bytes_max()
+    }
+
+    fn bytes_with(&self, state: &State) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes()
     }
 
     /// Slows down whoever writes while the journal is larger than it may be, as it is when much was finished or deleted at
-    /// one blow, or the disk is full and little is left of what is set aside: one batch goes for each segment that
+    /// one blow, or the disk is full and nothing is left but what compaction needs: one batch goes for each segment that
     /// compaction removes. So there is more room all the time, and nobody waits until there is plenty.
     pub(super) fn give_way(&self) {
         let mut state = self.supply.state.lock();
@@ -198,42 +287,72 @@ impl Shared {
             && state.removed_ever == removed
             && self.needs_compaction()
             && !self.compaction_waits()
-            && (self.used_bytes.load(Ordering::Relaxed) + state.ready_bytes() > self.bytes_max()
-                || (self.supply.is_full() && state.ready.len() < READY))
+            && (self.bytes_with(&state) > self.bytes_max()
+                || (self.supply.is_full() && state.ready.len() <= self.kept_for_compaction()))
         {
-            self.supply.changed.wait(&mut state);
+            self.supply.changed.wait_for(&mut state, LOOK_AGAIN);
         }
     }
 
     /// Makes files until it is told to stop: what the thread does.
     pub(super) fn keep_supplied(&self) {
         let mut state = self.supply.state.lock();
+        // Since when the disk is known to be full, and how long to leave it alone.
+        let mut full: Option<(Stopwatch, Duration)> = None;
         while !state.stopped {
-            if !self.wants_spare(&state) {
-                self.supply.changed.wait(&mut state);
+            let wants = self.wants_spare(&state);
+            if let Some(name) = self.useless(&mut state, wants) {
+                drop(state);
+                if let Err(e) = self.storage.remove(&name) {
+                    return self.fail(self.io("remove", &name)(e));
+                }
+                state = self.supply.state.lock();
+                continue;
+            }
+            if !wants {
+                if !self.needs_compaction() && self.supply.full.swap(false, Ordering::AcqRel) {
+                    log::info!("there is room on the disk again");
+                }
+                full = None;
+                // On a full disk it may want one as soon as something else has changed.
+                match self.supply.is_full() {
+                    true => drop(self.supply.changed.wait_for(&mut state, FULL_PAUSE)),
+                    false => self.supply.changed.wait(&mut state),
+                }
+                continue;
+            }
+            let recycled = state.recycled.pop();
+            let is_new = recycled.is_none();
+            if let Some((since, pause)) = &full
+                && let Some(left) = pause.checked_sub(since.elapsed())
+                && is_new
+            {
+                self.supply.changed.wait_for(&mut state, left);
                 continue;
             }
             let id = state.next_id;
             drop(state);
-            let made = self.make_spare(id);
+            let made = self.make_spare(id, recycled);
             state = self.supply.state.lock();
             match made {
                 Ok(spare) => {
-                    if self.supply.full.swap(false, Ordering::AcqRel) {
-                        log::info!("there is room on the disk again");
-                    }
                     state.removed = 0;
                     state.missed = false;
                     state.next_id += 1;
                     state.ready.push_back(spare);
+                    if is_new {
+                        full = None;
+                    }
                     self.supply.changed.notify_all();
                 }
                 Err(Failure::Io { source, path, .. }) if is_full(&source) => {
                     if !self.supply.full.swap(true, Ordering::AcqRel) {
                         log::warn!("no room to make {}: new jobs are refused until there is", path.display());
                     }
+                    let pause = full.map_or(FULL_PAUSE, |(_, pause)| FULL_PAUSE_MAX.min(pause * 2));
+                    full = Some((Stopwatch::start(), pause));
                     self.compact_if_needed();
-                    self.supply.changed.wait_for(&mut state, FULL_PAUSE);
+                    self.supply.changed.notify_all();
                 }
                 Err(failure) => {
                     drop(state);
@@ -244,10 +363,33 @@ impl Shared {
         }
     }
 
-    /// Makes a file of zeros that is durable under its name.
-    pub(super) fn make_spare(&self, id: u64) -> Result<Spare, Failure> {
-        let unfinished = unfinished_name(id, self.salt(id));
-        let made = self.fill_and_name(id, &unfinished);
+    /// A file that is not wanted any more, if there is one: its name. It is counted no longer.
+    fn useless(&self, state: &mut State, wants: bool) -> Option<String> {
+        if self.has_too_many(state) {
+            let spare = state.ready.pop_back()?;
+            state.next_id = spare.id;
+            return Some(segment::file_name(spare.id));
+        }
+        if wants || state.ready.len() < self.ready_least() {
+            return None;
+        }
+        state.recycled.pop().map(|recycled| recycled.name)
+    }
+
+    /// Whether the file of a segment that is removed now may be needed: on a full disk always, and where so few are ready
+    /// that one has to be made and the disk may turn out to be full.
+    pub(super) fn recycles(&self) -> bool {
+        let state = self.supply.state.lock();
+        self.supply.is_full() || state.ready.len() + state.recycled.len() < self.ready_least()
+    }
+
+    /// Makes a file of zeros that is durable under its name, of a file that there is or a new one.
+    pub(super) fn make_spare(&self, id: u64, recycled: Option<Recycled>) -> Result<Spare, Failure> {
+        let (unfinished, file) = match recycled {
+            Some(recycled) => (recycled.name, Some(recycled.file)),
+            None => (unfinished_name(id, self.salt(id)), None),
+        };
+        let made = self.fill_and_name(id, &unfinished, file);
         if made.is_err() {
             // Its zeros are of no use to anybody; where it can't be removed, the next start does it.
             let _ = self.storage.remove(&unfinished);
@@ -255,9 +397,17 @@ impl Shared {
         made
     }
 
-    fn fill_and_name(&self, id: u64, unfinished: &str) -> Result<Spare, Failure> {
+    fn fill_and_name(
+        &self,
+        id: u64,
+        unfinished: &str,
+        file: Option<Arc<dyn StorageFile>>,
+    ) -> Result<Spare, Failure> {
         let name = segment::file_name(id);
-        let file = self.storage.create(unfinished).map_err(self.io("create", unfinished))?;
+        let file = match file {
+            Some(file) => file,
+            None => self.storage.create(unfinished).map_err(self.io("create", unfinished))?,
+        };
         let zeros = vec![0; ZEROS_BYTES];
         let file_bytes = self.options.segment_bytes;
         let mut at = 0;

@@ -24,13 +24,18 @@ use super::segment::{self, Chain};
 use super::spares::Supply;
 use super::storage::{Storage, StorageFile, is_full, write_full};
 use super::waiters::{Waiter, Waiters};
-use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Sabotage, Unavailable};
+use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Room, Sabotage, Unavailable};
 use crate::change::Change;
 use crate::clock::Stopwatch;
 
 /// A batch takes no more records once it has so many bytes: enough to keep a disk busy, little enough that the
 /// first who wait are not kept waiting for the last.
 const BATCH_BYTES: usize = 256 << 10;
+
+/// Nor once it has this part of a segment: so little is left at its end, where the next batch does not fit. Where room is
+/// scarce it is even less.
+pub(super) const BATCH_PARTS: u64 = 8;
+const BATCH_PARTS_FULL: u64 = 32;
 
 /// The least size of a segment, in bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 8 << 10;
@@ -61,6 +66,10 @@ pub(super) struct Shared {
     pub(super) compaction: Compaction,
     live_bytes: AtomicU64,
     live_jobs: AtomicU64,
+    /// Bytes that were appended dead or have died since it was opened: ends and changes of jobs, and what they ended.
+    pub(super) died: AtomicU64,
+    /// Bytes that were appended and are not written yet.
+    pending: AtomicU64,
     /// Room that is left in the segment at the end.
     tail_room: AtomicU64,
     /// The segments in use, the oldest first.
@@ -192,6 +201,8 @@ impl Shared {
             compaction: Compaction::default(),
             live_bytes: AtomicU64::new(0),
             live_jobs: AtomicU64::new(0),
+            died: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
             tail_room: AtomicU64::new(0),
             used_bytes: AtomicU64::new(scan.segments.iter().map(|segment| segment.file_bytes).sum()),
             begun_segments: AtomicU64::new(scan.segments.len() as u64),
@@ -219,13 +230,18 @@ impl Shared {
 
     /// Appends a change and returns its place.
     pub(super) fn append(&self, change: &Change) -> Position {
-        self.append_record(|out| record::encode(change, out))
+        // What is not a job's whole record is of no more use once that is written anew.
+        let is_dead = matches!(change, Change::Status(..) | Change::Gone(_));
+        self.append_as(is_dead, |out| record::encode(change, out))
     }
 
     /// Takes note of what has to be kept.
     pub(super) fn set_live(&self, live: Live) {
         self.live_jobs.store(live.jobs, Ordering::Relaxed);
-        self.live_bytes.store(live.bytes, Ordering::Relaxed);
+        let before = self.live_bytes.swap(live.bytes, Ordering::Relaxed);
+        if live.bytes < before {
+            self.died.fetch_add(before - live.bytes, Ordering::Relaxed);
+        }
         self.compact_if_needed();
     }
 
@@ -236,20 +252,33 @@ impl Shared {
 
     /// Appends a record that `encode` writes.
     pub(super) fn append_record(&self, encode: impl FnOnce(&mut Vec<u8>)) -> Position {
+        self.append_as(false, encode)
+    }
+
+    fn append_as(&self, is_dead: bool, encode: impl FnOnce(&mut Vec<u8>)) -> Position {
         let limit = self.batch_bytes();
         let mut state = self.state.lock();
         state.appended += 1;
         let place = state.appended;
         let chunk = state.chunk(limit);
+        // The first one of a batch has to answer for its header.
+        let before = if chunk.records == 0 { 0 } else { chunk.bytes.len() };
         encode(&mut chunk.bytes);
         chunk.records += 1;
         chunk.last = place;
+        let bytes = (chunk.bytes.len() - before) as u64;
+        self.pending.fetch_add(bytes, Ordering::Relaxed);
+        if is_dead {
+            self.died.fetch_add(bytes, Ordering::Relaxed);
+        }
         Position(place)
     }
 
+    /// How long a batch may become before it takes no more records.
     fn batch_bytes(&self) -> usize {
-        let eighth = (self.options.segment_bytes - segment::HEADER_BYTES as u64) / 8;
-        BATCH_BYTES.min(usize::try_from(eighth).unwrap_or(usize::MAX))
+        let parts = if self.supply.is_full() { BATCH_PARTS_FULL } else { BATCH_PARTS };
+        let part = (self.options.segment_bytes - segment::HEADER_BYTES as u64) / parts;
+        BATCH_BYTES.min(usize::try_from(part).unwrap_or(usize::MAX))
     }
 
     /// The place of the last change.
@@ -331,6 +360,7 @@ impl Shared {
             let Some(mut chunk) = state.chunks.pop_front() else { return state };
             drop(state);
             let written = self.write_chunk(&mut chunk);
+            self.pending.fetch_sub(chunk.bytes.len() as u64, Ordering::Relaxed);
             state = self.state.lock();
             if let Err(unavailable) = written {
                 drop(state);
@@ -663,15 +693,24 @@ impl Shared {
         self.compaction.stop();
     }
 
-    /// Room that nothing that was appended is meant for yet.
-    pub(super) fn room(&self) -> u64 {
-        let pending: u64 = self.state.lock().chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
-        (self.tail_room.load(Ordering::Relaxed) + self.supply.ready_bytes()).saturating_sub(pending)
+    /// Whether there is room for a new job.
+    pub(super) fn room_for(&self, bytes: u64) -> Room {
+        if !self.supply.is_full() {
+            let is_behind = self.pending.load(Ordering::Relaxed) > self.options.segment_bytes;
+            return if is_behind { Room::Behind } else { Room::Enough };
+        }
+        if self.room() >= bytes + self.set_aside() { Room::Enough } else { Room::None }
     }
 
-    /// Whether there is room for a new job.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
-        !self.supply.is_full() || self.room() >= bytes + self.set_aside()
+    /// Whether there is room for a reason.
+    pub(super) fn has_room_for_reason(&self, bytes: u64) -> bool {
+        !self.supply.is_full() || self.room() >= bytes + self.set_aside_from_reasons()
+    }
+
+    /// Room that nothing that was appended is meant for yet.
+    fn room(&self) -> u64 {
+        let made = self.tail_room.load(Ordering::Relaxed) + self.supply.ready_bytes();
+        made.saturating_sub(self.pending.load(Ordering::Relaxed))
     }
 
     /// What it has done.

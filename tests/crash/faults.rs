@@ -178,7 +178,9 @@ fn conclude(site: &mut Site, history: &Shared, report: &mut Report) -> Result<()
 }
 
 fn allow(history: &Shared, full: bool, unavailable: bool) {
-    history.lock().unwrap().allowed = Allowed { full, unavailable, draining: false };
+    let mut history = history.lock().unwrap();
+    history.allowed = Allowed { full, unavailable, draining: false };
+    history.was_full |= full;
 }
 
 fn complain(history: &Shared, complaint: String) {
@@ -461,16 +463,45 @@ fn follows(log: &Log, first: &str, between: &str, last: &str) -> u64 {
 // ---- no more segments ----
 
 #[test]
+fn disk_that_was_full_for_a_moment_takes_jobs_again_once_some_are_done() {
+    if let Some(why) = unusable() {
+        return println!("skipped: {why}");
+    }
+    let site = Site::new(Policy::Always, SEGMENT_BYTES);
+    let server = site.start();
+    let mut talk = server.connect();
+    let spares = thread(&server, "journal-spares");
+    let injection = Injection { syscall: "pwrite64", fault: Fault::Enospc, number: 1, for_good: false };
+    let strace = Strace::attach(spares, injection, &site.home().join("strace"));
+    let body = "x".repeat(700);
+    let mut last = 0;
+    until("no room for a segment", || {
+        if let Some(id) = talk.ask(&format!("TASK: {body}")).strip_prefix("ACK ") {
+            last = id.parse().unwrap();
+        }
+        strace.log().hit_at().is_some()
+    });
+    for id in 1..=last {
+        assert_eq!(talk.ask("GET wait=0"), format!("JOB {id} queue=default attempt=1 ttr=1m: {body}"));
+        assert_eq!(talk.ask(&format!("ACK {id}")), "OK");
+    }
+    until("room for a new job", || talk.ask("TASK: one more").starts_with("ACK "));
+    kill(server);
+}
+
+#[test]
 fn while_no_segment_can_be_made_only_new_jobs_are_refused() {
     if let Some(why) = unusable() {
         return println!("skipped: {why}");
     }
-    let mut site = Site::new(Policy::Always, SEGMENT_BYTES);
+    // What is set aside is meant for jobs that are small beside a segment.
+    let mut site = Site::new(Policy::Always, 4 * SEGMENT_BYTES);
     let history = Shared::default();
     let server = site.start();
     let mut client = connected(&server, &history);
     allow(&history, true, false);
-    let injection = Injection { syscall: "pwrite64", fault: Fault::Enospc, number: 1, for_good: true };
+    // Overwriting what is there needs no room.
+    let injection = Injection { syscall: "openat", fault: Fault::Enospc, number: 1, for_good: true };
     let spares = thread(&server, "journal-spares");
     let strace = Strace::attach(spares, injection, &site.home().join("strace"));
     until("a job to be refused", || {
@@ -481,7 +512,7 @@ fn while_no_segment_can_be_made_only_new_jobs_are_refused() {
     let plan = Plan { rounds: Some(60), ..ALONE };
     let mut clients = Load::start(server.address, &history, plan, seed(), Some(client)).end();
     assert_eq!(clients.len(), 1, "the server has gone: {}", site.log());
-    drop(strace);
+    strace.let_go();
     accepts_again(&mut clients[0], &history).expect("it answers");
     kill(server);
     history.lock().unwrap().server_was_killed();

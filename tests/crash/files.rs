@@ -101,7 +101,7 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     let site = Site::new(Policy::Always, 64 << 10);
     let server = site.start();
     let mut talk = fill(&server);
-    assert_eq!(talk.ask(&format!("TASK: {}", "long ".repeat(400))), "ACK 101");
+    assert_eq!(talk.ask(&format!("TASK: {}", "long ".repeat(280))), "ACK 101");
     kill(server);
     // A sector of the last batch is as it was before: as if the power had gone while it was written.
     let (tail, end) = site.tail();

@@ -131,6 +131,8 @@ impl fmt::Display for Tally {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pub(crate) allowed: Allowed,
+    /// The disk was full at some time: reasons of failures may not have been kept.
+    pub(crate) was_full: bool,
     pub(crate) tally: Tally,
     /// Submissions that may have become a job that may not have ended.
     jobs: BTreeMap<Tag, Known>,

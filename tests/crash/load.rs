@@ -219,7 +219,7 @@ fn submit(client: &mut Client, number: u64) -> Result<(), Gone> {
     let mut commands = Vec::new();
     for _ in 0..client.dice.one_of(&[1, 1, 2, 8, 32]) {
         let name = client.dice.one_of(&["work", "work", "work", "urgent", "bulk"]);
-        let length = client.dice.one_of(&[0, 10, 50, 100, 100, 300, 1500]);
+        let length = client.dice.one_of(&[0, 10, 50, 100, 100, 300, 1400]);
         let options = options(&mut client.dice, number);
         let submission = submission(&mut client.history(), queue(name), options, length);
         commands.push(Command::Submit(submission));

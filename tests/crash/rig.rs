@@ -51,8 +51,9 @@ impl Site {
     /// Segments are small, so that they are begun, emptied and removed all the time.
     pub(crate) fn new(policy: Policy, segment_bytes: u64) -> Site {
         let home = tempfile::Builder::new().prefix("djqs-crash-").tempdir().unwrap();
-        let flags =
-            ["--fsync", policy.flag(), "--segment-size", &segment_bytes.to_string()].map(String::from);
+        // Longer jobs would not fit in the smallest segment.
+        let (segment, body) = (segment_bytes.to_string(), "1480".to_owned());
+        let flags = ["--fsync", policy.flag(), "--segment-size", &segment, "-z", &body].map(String::from);
         Site { data: home.path().join("data"), home, flags: flags.into() }
     }
 

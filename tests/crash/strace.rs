@@ -75,6 +75,7 @@ fn strace(syscalls: &[&str], log: &Path) -> Process {
 #[derive(Debug)]
 pub(crate) struct Strace {
     child: Child,
+    thread: u32,
     log: PathBuf,
 }
 
@@ -98,11 +99,20 @@ impl Strace {
         assert!(line.ends_with("attached"), "strace: {line}");
         // What else it says goes nowhere, and must not make it wait.
         std::thread::spawn(move || said.count());
-        Strace { child, log: log.to_owned() }
+        Strace { child, thread, log: log.to_owned() }
     }
 
     pub(crate) fn log(&self) -> Log {
         Log::read(&self.log)
+    }
+
+    /// Lets go of the thread while it sleeps: one that is let go within a call that is hit would see it fail in a way that no
+    /// system has.
+    pub(crate) fn let_go(self) {
+        until("it sleeps", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.thread)).unwrap();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+        });
     }
 }
 

@@ -87,7 +87,10 @@ impl History {
         if !job.is_of(&known.submission) {
             self.complain(format!("{tag} is there as {job:?} and was submitted otherwise: {known:?}"));
         }
-        let status = fate.statuses.iter().find(|status| status.is_shown_by(job, look));
+        let status = fate.statuses.iter().find(|status| {
+            let has_reason = self.was_full || status.reason.as_deref() == job.reason.as_deref();
+            status.is_shown_by(job, look) && has_reason
+        });
         if status.is_none() {
             self.complain(format!(
                 "{tag} is there as {job:?} at {} to {}, and may be one of {:?}: {known:?}",
@@ -125,7 +128,7 @@ impl History {
 }
 
 impl Status {
-    /// Whether a server that has just been started may show it so.
+    /// Whether a server that has just been started may show it so, whatever the reason.
     fn is_shown_by(&self, job: &Listed, look: &Look) -> bool {
         let counts = &self.counts;
         let as_counted = (counts.failures.into(), counts.crashes.into(), counts.returns.into());
@@ -137,9 +140,7 @@ impl Status {
             }
             _ => false,
         };
-        place
-            && as_counted == (job.failures, job.crashes, job.returns)
-            && self.reason.as_deref() == job.reason.as_deref()
+        place && as_counted == (job.failures, job.crashes, job.returns)
     }
 }
 
