@@ -356,7 +356,11 @@ fn a_disk_that_others_fill_and_clear_never_holds_up_the_ends_of_jobs() {
                 let least = acknowledged.load(Ordering::SeqCst);
                 let cut = disk.fork().crash(CrashPlan::Random(random.next()));
                 cut.set_capacity(None);
-                let changes = owner.log.lock().unwrap().clone();
+                let changes = {
+                    // Under this lock what is in the journal is in the log, too.
+                    let _world = owner.world.lock().unwrap();
+                    owner.log.lock().unwrap().clone()
+                };
                 let history = History { before: World::default(), changes, acknowledged: least };
                 let world = open(&cut, fsync).world.lock().unwrap().clone();
                 history
