@@ -15,7 +15,7 @@ use crate::clock::{Clock, Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
 use crate::journal::storage::Storage;
-use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Room, Unavailable};
+use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
 use crate::protocol::{Command, Compat, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State, Warn};
 use crate::queue::{self, Queue, SLICE_JOBS};
@@ -304,9 +304,10 @@ impl Keeper for Shared {
 
 /// One client's standing with the broker.
 ///
-/// Its methods don't block, but for [`Session::wait`] and [`Session::settle`], and [`Session::submit`] while the journal is far behind. What they return is not to be shown to anybody, nor
-/// acted upon, before [`Session::settle`] has returned: only then will a crash not take it back. Any number
-/// of calls may come before one settling: that is what makes sending ahead fast.
+/// Its methods don't block, but for [`Session::wait`] and [`Session::settle`], and [`Session::submit`] while the
+/// journal is far behind. What they return is not to be shown to anybody, nor acted upon, before [`Session::settle`]
+/// has returned: only then will a crash not take it back. Any number of calls may come before one settling: that is
+/// what makes sending ahead fast.
 pub struct Session {
     shared: Arc<Shared>,
     id: SessionId,
@@ -469,21 +470,13 @@ impl Session {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
         }
-        if let Some(journal) = &self.shared.journal {
-            loop {
-                match journal.room_for(submission.body.len() as u64 + RECORD_BYTES_MAX) {
-                    Room::Enough => break,
-                    // What it fails with will be said when this is settled.
-                    Room::Behind if journal.wait(journal.appended()).is_err() => break,
-                    Room::Behind => {}
-                    Room::None => {
-                        return Err(Refusal::full(
-                            FULL_RETRY_AFTER,
-                            "the disk is full: wait until some jobs are done, or make room",
-                        ));
-                    }
-                }
-            }
+        if let Some(journal) = &self.shared.journal
+            && !journal.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX)
+        {
+            return Err(Refusal::full(
+                FULL_RETRY_AFTER,
+                "the disk is full: wait until some jobs are done, or make room",
+            ));
         }
         self.with(|state, now| state.submit(now, submission))
     }

@@ -245,18 +245,6 @@ pub struct JournalStats {
     pub recovered: Recovered,
 }
 
-/// Whether there is room for a new job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// There is.
-    Enough,
-    /// More than a segment's worth is appended and not written yet: wait for what is appended, then ask again. So a disk that
-    /// turns out to be full never has more to take than was set aside.
-    Behind,
-    /// The disk is full. There is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on.
-    None,
-}
-
 /// What has to be kept, as its owner counts it: all that is in the journal beyond it is dead weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
@@ -444,10 +432,14 @@ impl Journal {
         self.inner.shared.compact()
     }
 
-    /// Whether a new job whose record takes so many bytes may be appended. All else but reasons of failures is appended
-    /// without asking.
-    pub fn room_for(&self, bytes: u64) -> Room {
-        self.inner.shared.room_for(bytes)
+    /// Whether a new job whose record takes so many bytes may be appended. False only while the disk is full, and
+    /// while there is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on. All else but reasons
+    /// of failures is appended without asking.
+    ///
+    /// Blocks while more than a segment's worth is appended and not written yet, so that a disk that turns out to be full
+    /// never has more to take than was set aside.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.inner.shared.has_room(bytes)
     }
 
     /// Whether a failure's reason of so many bytes may be kept. False only where the disk has been full for a while.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use djqs::change::{Change, JobStatus, Place};
 use djqs::job::{Counts, JobId};
 use djqs::journal::storage::{CrashPlan, Fault, OperationKind, SimulatedDisk};
-use djqs::journal::{Failure, Fsync, Options, Room};
+use djqs::journal::{Failure, Fsync, Options};
 use journal_common::{History, Owner, Random, World, exhaustive, job, random_change, status};
 
 const SEGMENT_BYTES: u64 = 32 << 10;
@@ -270,7 +270,7 @@ fn a_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
         for round in 0..3 {
             let first = next;
             // Each job on its own, which takes the most room.
-            while owner.journal.room_for(400) == Room::Enough {
+            while owner.journal.has_room(400) {
                 owner.wait(owner.change(&job(next, &[4; 300]))).unwrap();
                 next += 1;
                 assert!(next < 100_000, "the disk is never full");
@@ -286,7 +286,7 @@ fn a_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
             for id in (first..next).rev() {
                 owner.wait(owner.change(&Change::Gone(JobId(id)))).unwrap();
             }
-            eventually("there is room again", || owner.journal.room_for(400) == Room::Enough);
+            eventually("there is room again", || owner.journal.has_room(400));
         }
         let world = owner.world.lock().unwrap().clone();
         assert!(world.jobs.is_empty());
@@ -327,7 +327,7 @@ fn a_disk_that_others_fill_and_clear_never_holds_up_the_ends_of_jobs() {
                     // At first more jobs come than go, later more go.
                     for step in 0..1500 {
                         let change = if random.below(1500) > step / 2 + 300 || own.is_empty() {
-                            if owner.journal.room_for(1000) != Room::Enough {
+                            if !owner.journal.has_room(1000) {
                                 refused.fetch_add(1, Ordering::Relaxed);
                                 continue;
                             }
@@ -383,7 +383,7 @@ fn a_disk_that_others_fill_and_clear_never_holds_up_the_ends_of_jobs() {
         assert!(ended.into_inner() > 100, "seed {seed}");
         assert!(owner.world.lock().unwrap().jobs.is_empty());
         disk.set_capacity(None);
-        eventually("there is room again", || owner.journal.room_for(400) == Room::Enough);
+        eventually("there is room again", || owner.journal.has_room(400));
         let world = owner.world.lock().unwrap().clone();
         drop(owner);
         assert_eq!(*open(&disk.kill(), fsync).world.lock().unwrap(), world, "seed {seed}");

@@ -23,7 +23,7 @@ use super::batch::HEADER_BYTES;
 use super::record::{self, Record};
 use super::recovery::recycled_name;
 use super::segment::{self, Chain, Damage, FirstBlock, Found, Reader};
-use super::spares::Recycled;
+use super::spares::Unfinished;
 use super::writer::Shared;
 use super::{Failure, Position, Sabotage, Unavailable};
 use crate::change::Change;
@@ -305,13 +305,13 @@ impl Shared {
         Ok(())
     }
 
-    fn forget_segment(&self, id: u64, name: &str) -> io::Result<Option<Recycled>> {
+    fn forget_segment(&self, id: u64, name: &str) -> io::Result<Option<Unfinished>> {
         if self.recycles() {
             let file = self.storage.open(name)?;
             if file.length()? == self.options.segment_bytes {
                 let recycled = recycled_name(id, self.salt(id));
                 self.storage.rename(name, &recycled)?;
-                return Ok(Some(Recycled { name: recycled, file }));
+                return Ok(Some(Unfinished { name: recycled, file }));
             }
         }
         self.storage.remove(name).map(|()| None)

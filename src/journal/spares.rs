@@ -59,7 +59,7 @@ struct State {
     next_id: u64,
     /// Files of segments that were removed while files were scarce, to be filled with zeros: what is freed on a full disk,
     /// others would take.
-    recycled: Vec<Recycled>,
+    recycled: Vec<Unfinished>,
     /// Segments that were removed since a file was last made, while the journal was larger than it may be.
     removed: u32,
     /// Segments that were removed since the journal was opened.
@@ -69,9 +69,9 @@ struct State {
     stopped: bool,
 }
 
-/// A file that has the size of a segment, and nothing in it that is needed.
+/// A file that is to become a segment, and has nothing in it that is needed.
 #[derive(Debug)]
-pub(super) struct Recycled {
+pub(super) struct Unfinished {
     pub(super) name: String,
     pub(super) file: Arc<dyn StorageFile>,
 }
@@ -145,24 +145,6 @@ impl Shared {
         let mut state = self.supply.state.lock();
         let (since, mut warned) = (Stopwatch::start(), false);
         loop {
-            if !warned && since.elapsed() > LONG_WAIT {
-                warned = true;
-                log::warn!(
-                    "a write has waited for room for {} s: {} segments in use with {} bytes, {} live, {} files ready, {} recycled, \
-                     {} kept, full: {}, starved: {}, too large: {}, wanted: {}",
-                    LONG_WAIT.as_secs(),
-                    self.begun_segments.load(Ordering::Relaxed),
-                    self.used_bytes.load(Ordering::Relaxed),
-                    self.live().bytes,
-                    state.ready.len(),
-                    state.recycled.len(),
-                    self.kept_for_compaction(),
-                    self.supply.is_full(),
-                    self.supply.is_starved(),
-                    self.is_too_large(),
-                    self.wants_spare(&state),
-                );
-            }
             if state.stopped {
                 return Err(self.failure().unwrap_or_else(|| Unavailable(Failure::Closed.into())));
             }
@@ -178,6 +160,13 @@ impl Shared {
                 return Ok(spare);
             }
             if self.has_threads.load(Ordering::Acquire) {
+                if !warned && since.elapsed() > LONG_WAIT {
+                    warned = true;
+                    let (used, ready) = (self.begun_segments.load(Ordering::Relaxed), state.ready.len());
+                    log::warn!(
+                        "a write has to wait for room: {used} segments are in use, {ready} more are there"
+                    );
+                }
                 state.missed = state.ready.is_empty();
                 // More may be wanted than when the thread that makes them last looked.
                 self.supply.changed.notify_all();
@@ -242,7 +231,7 @@ impl Shared {
     }
 
     /// A segment was removed: there is more room, or its file to be used again.
-    pub(super) fn segment_removed(&self, recycled: Option<Recycled>) {
+    pub(super) fn segment_removed(&self, recycled: Option<Unfinished>) {
         let mut state = self.supply.state.lock();
         state.recycled.extend(recycled);
         state.removed_ever += 1;
@@ -384,15 +373,19 @@ impl Shared {
     }
 
     /// Makes a file of zeros that is durable under its name, of a file that there is or a new one.
-    pub(super) fn make_spare(&self, id: u64, recycled: Option<Recycled>) -> Result<Spare, Failure> {
-        let (unfinished, file) = match recycled {
-            Some(recycled) => (recycled.name, Some(recycled.file)),
-            None => (unfinished_name(id, self.salt(id)), None),
+    pub(super) fn make_spare(&self, id: u64, recycled: Option<Unfinished>) -> Result<Spare, Failure> {
+        let unfinished = match recycled {
+            Some(recycled) => recycled,
+            None => {
+                let name = unfinished_name(id, self.salt(id));
+                let file = self.storage.create(&name).map_err(self.io("create", &name))?;
+                Unfinished { name, file }
+            }
         };
-        let made = self.fill_and_name(id, &unfinished, file);
+        let made = self.fill_and_name(id, &unfinished);
         if made.is_err() {
             // Its zeros are of no use to anybody; where it can't be removed, the next start does it.
-            let _ = self.storage.remove(&unfinished);
+            let _ = self.storage.remove(&unfinished.name);
         }
         made
     }
@@ -400,26 +393,21 @@ impl Shared {
     fn fill_and_name(
         &self,
         id: u64,
-        unfinished: &str,
-        file: Option<Arc<dyn StorageFile>>,
+        Unfinished { name: unfinished, file }: &Unfinished,
     ) -> Result<Spare, Failure> {
         let name = segment::file_name(id);
-        let file = match file {
-            Some(file) => file,
-            None => self.storage.create(unfinished).map_err(self.io("create", unfinished))?,
-        };
         let zeros = vec![0; ZEROS_BYTES];
         let file_bytes = self.options.segment_bytes;
         let mut at = 0;
         while at < file_bytes {
             let piece = &zeros[..ZEROS_BYTES.min((file_bytes - at) as usize)];
-            write_full(&*file, piece, at).map_err(self.io("write", unfinished))?;
+            write_full(&**file, piece, at).map_err(self.io("write", unfinished))?;
             at += piece.len() as u64;
         }
-        self.sync_file(&*file).map_err(self.io("sync", unfinished))?;
+        self.sync_file(&**file).map_err(self.io("sync", unfinished))?;
         self.storage.rename(unfinished, &name).map_err(self.io("rename", unfinished))?;
         self.sync_directory().map_err(self.io("sync the directory of", &name))?;
-        Ok(Spare { id, file, file_bytes })
+        Ok(Spare { id, file: Arc::clone(file), file_bytes })
     }
 
     /// What failed, for `map_err`.

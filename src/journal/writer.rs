@@ -24,7 +24,7 @@ use super::segment::{self, Chain};
 use super::spares::Supply;
 use super::storage::{Storage, StorageFile, is_full, write_full};
 use super::waiters::{Waiter, Waiters};
-use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Room, Sabotage, Unavailable};
+use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Sabotage, Unavailable};
 use crate::change::Change;
 use crate::clock::Stopwatch;
 
@@ -693,13 +693,15 @@ impl Shared {
         self.compaction.stop();
     }
 
-    /// Whether there is room for a new job.
-    pub(super) fn room_for(&self, bytes: u64) -> Room {
-        if !self.supply.is_full() {
-            let is_behind = self.pending.load(Ordering::Relaxed) > self.options.segment_bytes;
-            return if is_behind { Room::Behind } else { Room::Enough };
+    /// Whether there is room for a new job. Blocks while too much is waiting to be written.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        while !self.supply.is_full() && self.pending.load(Ordering::Relaxed) > self.options.segment_bytes {
+            if self.wait(self.appended()).is_err() {
+                // Whoever waits for the job will be told so.
+                break;
+            }
         }
-        if self.room() >= bytes + self.set_aside() { Room::Enough } else { Room::None }
+        !self.supply.is_full() || self.room() >= bytes + self.set_aside()
     }
 
     /// Whether there is room for a reason.
