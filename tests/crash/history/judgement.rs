@@ -6,7 +6,7 @@ use djqs::job::Key;
 use djqs::{JobId, QueueName, Submission};
 
 use super::{Fate, History, Known, Tag};
-use crate::fate::{Pause, PauseSpan, Pausing, Place, SLACK_MS, Status, possible_pauses};
+use crate::fate::{Event, Pause, PauseSpan, Pausing, Place, SLACK_MS, Status, possible_pauses};
 use crate::look::{Listed, Look};
 
 impl History {
@@ -88,8 +88,9 @@ impl History {
             self.complain(format!("{tag} is there as {job:?} and was submitted otherwise: {known:?}"));
         }
         let status = fate.statuses.iter().find(|status| {
-            let has_reason = self.was_full || status.reason.as_deref() == job.reason.as_deref();
-            status.is_shown_by(job, look) && has_reason
+            let as_told = status.reason.as_deref() == job.reason.as_deref();
+            status.is_shown_by(job, look)
+                && (as_told || self.was_full && known.had_reason(job.reason.as_deref()))
         });
         if status.is_none() {
             self.complain(format!(
@@ -97,7 +98,8 @@ impl History {
                 look.from_ms, look.to_ms, fate.statuses
             ));
         }
-        status.map(|status| Status { held: false, ..status.clone() })
+        let reason = job.reason.as_deref().map(Into::into);
+        status.map(|status| Status { held: false, reason, ..status.clone() })
     }
 
     fn judge_pauses(&mut self, look: &Look) {
@@ -123,6 +125,23 @@ impl History {
             };
             let base = Pausing { pause: Pause::Was(*span), sent: at, answered: Some(at) };
             self.pauses.insert(queue, vec![base]);
+        }
+    }
+}
+
+impl Known {
+    /// Whether this may be its reason where the newest one was not kept: an earlier one, or none.
+    fn had_reason(&self, reason: Option<&str>) -> bool {
+        let base = self.base.as_ref().and_then(|base| base.reason.as_deref());
+        let earlier = self.entries.iter().filter_map(|entry| match &entry.event {
+            Event::Fail { reason, .. } => reason.as_deref(),
+            Event::Crash { reason } | Event::Unseen { lapsed: Some(reason) } => Some(reason),
+            _ => None,
+        });
+        // A reason is not lost, only not replaced.
+        match reason {
+            None => base.is_none(),
+            Some(reason) => base.into_iter().chain(earlier).any(|one| one == reason),
         }
     }
 }
