@@ -392,6 +392,42 @@ fn a_disk_that_others_fill_and_clear_never_holds_up_the_ends_of_jobs() {
 }
 
 #[test]
+fn files_that_are_too_many_are_removed_one_at_a_time() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Always);
+    for id in 1..=900 {
+        owner.change(&job(id, &[7; 300]));
+    }
+    owner.wait(owner.journal.appended()).unwrap();
+    let ready = || {
+        let stats = owner.journal.stats();
+        (stats.total_bytes - stats.live_bytes - stats.dead_bytes) / SEGMENT_BYTES
+    };
+    eventually("what is set aside is made", || ready() >= 5);
+    let newest = owner.journal.stats().newest_segment;
+    for id in 1..=900 {
+        owner.change(&Change::Gone(JobId(id)));
+    }
+    owner.wait(owner.journal.appended()).unwrap();
+    eventually("all that is too much is removed", || owner.journal.stats().segments == 1 && ready() <= 2);
+    owner.journal.close().unwrap();
+    // Of two names that go in one stroke a power cut may take either, and leave a gap.
+    let (mut removed, mut unsynced) = (0, None);
+    for operation in disk.operations() {
+        let id = operation.name.strip_suffix(".journal").and_then(|id| id.parse::<u64>().ok());
+        match (operation.kind, id) {
+            (OperationKind::Remove, Some(id)) if id > newest => {
+                assert_eq!(unsynced, None, "and {id} at the same time");
+                (removed, unsynced) = (removed + 1, Some(id));
+            }
+            (OperationKind::SyncDirectory, _) => unsynced = None,
+            _ => {}
+        }
+    }
+    assert!(removed >= 2, "{removed}");
+}
+
+#[test]
 fn closing_waits_for_what_was_appended() {
     let disk = SimulatedDisk::new();
     let owner = open(&disk, Fsync::Never);

@@ -292,7 +292,8 @@ impl Shared {
             let wants = self.wants_spare(&state);
             if let Some(name) = self.useless(&mut state, wants) {
                 drop(state);
-                if let Err(e) = self.storage.remove(&name) {
+                // One at a time: of two names that go in one stroke, a power cut may take the earlier one only, and leave a gap.
+                if let Err(e) = self.storage.remove(&name).and_then(|()| self.sync_directory()) {
                     return self.fail(self.io("remove", &name)(e));
                 }
                 state = self.supply.state.lock();
