@@ -24,6 +24,7 @@ mod machine;
 mod watcher;
 
 pub use listen::{Listen, inherited};
+pub use machine::schedule_as_batch;
 
 /// A connection thread's stack, in bytes. Only pages that are used cost memory.
 const STACK_BYTES: usize = 256 * 1024;

@@ -53,6 +53,35 @@ fn start_up_line_says_where_and_what_it_promises() {
 }
 
 #[test]
+fn every_thread_is_scheduled_as_a_batch_unless_somebody_chose_otherwise() {
+    let policies = |server: &Server| {
+        let tasks = format!("/proc/{}/task", server.child.id());
+        let stats = std::fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path().join("stat"));
+        // The field "policy" is the 41st, and the second may hold spaces (proc(5)).
+        let policy =
+            |stat: String| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(38).unwrap().to_owned();
+        stats.map(|stat| policy(std::fs::read_to_string(stat).unwrap())).collect::<Vec<_>>()
+    };
+    let (batch, idle) = ("3", "5");
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    talk.dialogue("> PING\n< PONG");
+    let found = policies(&server);
+    assert!(found.len() > 2 && found.iter().all(|policy| policy == batch), "{found:?}");
+
+    let server = Server::of(Command::new("chrt").args([
+        "--idle",
+        "0",
+        env!("CARGO_BIN_EXE_server"),
+        "--memory",
+        "-p",
+        "0",
+    ]));
+    let found = policies(&server);
+    assert!(found.len() > 2 && found.iter().all(|policy| policy == idle), "{found:?}");
+}
+
+#[test]
 fn replies_come_in_the_order_of_commands_sent_ahead() {
     let server = Server::start(&[]);
     let mut talk = server.connect();

@@ -140,6 +140,8 @@ fn run(flags: Flags) -> Result<(), String> {
     if let Some(directory) = &flags.verify {
         return verify(directory);
     }
+    // Before any thread is started: they inherit it.
+    server::schedule_as_batch();
     let cap = limits::connection_cap();
     let connections_max = flags.max_connections.unwrap_or(cap.connections);
     if connections_max > cap.connections {

@@ -1,4 +1,4 @@
-//! Where the server runs and what it costs, for those who ask for its counters in full.
+//! The machine that the server runs on: its name, what it charged so far, and how it schedules.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -28,4 +28,21 @@ pub(super) fn cpu() -> (Duration, Duration) {
         Duration::from_nanos(count.saturating_mul(1_000_000_000 / ticks))
     };
     (next(), next())
+}
+
+/// Asks the kernel not to let this thread, and all that it starts from now on, push others aside as they wake
+/// (`SCHED_BATCH`, see sched(7)). A client that has just sent a command goes on to the next one, and the server
+/// changes threads less often for the same work: a fifth to a tenth more of it where replies are awaited.
+///
+/// For a program that is a server and nothing else, at its start. Another policy than the normal one was somebody's
+/// choice and stays; so does one that the system does not let be changed.
+pub fn schedule_as_batch() {
+    let this_thread = 0;
+    if uapi::sched_getscheduler(this_thread) != Ok(uapi::c::SCHED_OTHER) {
+        return;
+    }
+    let parameters = uapi::c::sched_param { sched_priority: 0 };
+    if let Err(error) = uapi::sched_setscheduler(this_thread, uapi::c::SCHED_BATCH, &parameters) {
+        log::debug!("can't schedule as a batch: {error}");
+    }
 }
