@@ -438,9 +438,25 @@ impl Session {
     pub fn settle(&mut self) -> Result<(), Refusal> {
         self.now = None;
         let Some(journal) = &self.shared.journal else { return Ok(()) };
-        journal
-            .wait(self.unsettled)
-            .map_err(|error| Refusal::new(Code::Unavailable, format!("{error}; the server stops")))
+        journal.wait(self.unsettled).map_err(unavailable)
+    }
+
+    /// As [`Session::settle`], but where another thread is at it already, does not wait for that and returns false. What
+    /// `prepare` has made is called instead, once, by whoever comes to know; it must not block.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`], as above; whoever is called gets the same.
+    pub fn settle_or_call<C>(&mut self, prepare: impl FnOnce() -> C) -> Result<bool, Refusal>
+    where
+        C: FnOnce(Result<(), Refusal>) + Send + 'static,
+    {
+        self.now = None;
+        let Some(journal) = &self.shared.journal else { return Ok(true) };
+        let prepare = || {
+            let call = prepare();
+            |result: Result<(), _>| call(result.map_err(unavailable))
+        };
+        journal.wait_or_call(self.unsettled, prepare).map_err(unavailable)
     }
 
     /// The moment of the commands that are being carried out; for a verb that is called by itself, now.
@@ -919,6 +935,10 @@ impl Drop for Session {
             self.end(Ending::Lost);
         }
     }
+}
+
+fn unavailable(error: Unavailable) -> Refusal {
+    Refusal::new(Code::Unavailable, format!("{error}; the server stops"))
 }
 
 fn no_queue(queue: &QueueName) -> Refusal {

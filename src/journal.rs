@@ -407,6 +407,22 @@ impl Journal {
         self.inner.shared.wait(position)
     }
 
+    /// As [`Journal::wait`], but where another thread is writing, does not wait for it and returns false. What `prepare`
+    /// has made is called instead, once, by whoever comes to know; it must not block.
+    ///
+    /// # Errors
+    /// [`Unavailable`] once a write or a sync has failed, and ever after; whoever is called gets the same.
+    pub fn wait_or_call<C>(
+        &self,
+        position: Position,
+        prepare: impl FnOnce() -> C,
+    ) -> Result<bool, Unavailable>
+    where
+        C: FnOnce(Result<(), Unavailable>) + Send + 'static,
+    {
+        self.inner.shared.wait_or_call(position, || Box::new(prepare()))
+    }
+
     /// Blocks until all changes up to `position` are synced, whatever the policy.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ pub mod limits;
 mod listen;
 mod long;
 mod machine;
+mod outbox;
 mod watcher;
 
 pub use listen::{Listen, inherited};

@@ -529,3 +529,44 @@ fn outside_text_is_escaped_in_the_log() {
     assert!(text.contains("bad-name"), "{text}");
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
 }
+
+#[test]
+fn durable_replies_are_whole_and_in_order_whoever_sends_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    let server = Server::of(command.args(["-p", "0", "--data"]).arg(directory.path()));
+    let (clients, rounds) = (24_u64, 40);
+    let ids: Vec<_> = (0..clients).map(|client| (client, server.connect())).collect();
+    let work = ids.into_iter().map(|(client, mut talk)| {
+        std::thread::spawn(move || {
+            let (queue, mut ids) = (format!("q{client}"), Vec::new());
+            for round in 0..rounds {
+                // From one awaited command to so many that their replies are not left to others.
+                let ahead = [1, 1, 3, 700][(client + round) as usize % 4];
+                talk.send(format!("TASK queue={queue}: x\n").repeat(ahead) + "PING\n");
+                let last = round + 1 == rounds;
+                if last {
+                    talk.half_close();
+                }
+                for _ in 0..ahead {
+                    let line = talk.line().unwrap();
+                    ids.push(
+                        line.strip_prefix("ACK ").unwrap_or_else(|| panic!("{line}")).parse::<u64>().unwrap(),
+                    );
+                }
+                assert_eq!(talk.line().unwrap(), "PONG");
+                if last {
+                    assert_eq!(talk.line(), None);
+                }
+            }
+            assert!(ids.is_sorted(), "client {client}: {ids:?}");
+            ids
+        })
+    });
+    let work: Vec<_> = work.collect();
+    let mut ids: Vec<u64> = work.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    ids.sort_unstable();
+    let expected = ids.len() as u64;
+    assert!(ids.iter().copied().eq(1..=expected), "{expected} replies, and some ids twice or missing");
+    assert_eq!(server.stat("jobs_ready"), expected.to_string());
+}

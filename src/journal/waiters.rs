@@ -1,4 +1,4 @@
-//! Threads that wait for a place in the journal, in the order of their places.
+//! Those who wait for a place in the journal, in the order of their places: threads that sleep, and calls that are to be made.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -6,29 +6,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, Thread};
 
+use super::Unavailable;
+
 const WAITS: u8 = 0;
 const REACHED: u8 = 1;
 const LOOK_AGAIN: u8 = 2;
 
+/// What is called, once, when its place is reached or never will be. It must not block: others wait behind it.
+pub(super) type Call = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+
 /// One thread that waits. A thread waits for one place at a time, so it has one of these for life.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct Sleeper {
     thread: Thread,
     state: AtomicU8,
 }
 
 thread_local! {
-    static OWN: RefCell<Option<Arc<Waiter>>> = const { RefCell::new(None) };
+    static OWN: RefCell<Option<Arc<Sleeper>>> = const { RefCell::new(None) };
 }
 
-impl Waiter {
+impl Sleeper {
     /// This thread's, ready to wait.
-    pub(super) fn own() -> Arc<Waiter> {
+    pub(super) fn own() -> Arc<Sleeper> {
         OWN.with_borrow_mut(|own| {
-            let new = || Arc::new(Waiter { thread: thread::current(), state: AtomicU8::new(WAITS) });
-            let waiter = own.get_or_insert_with(new);
-            waiter.state.store(WAITS, Ordering::Relaxed);
-            Arc::clone(waiter)
+            let new = || Arc::new(Sleeper { thread: thread::current(), state: AtomicU8::new(WAITS) });
+            let sleeper = own.get_or_insert_with(new);
+            sleeper.state.store(WAITS, Ordering::Relaxed);
+            Arc::clone(sleeper)
         })
     }
 
@@ -48,15 +53,21 @@ impl Waiter {
     }
 }
 
+/// One that waits.
+pub(super) enum Waiter {
+    Thread(Arc<Sleeper>),
+    Call(Call),
+}
+
 /// Those who wait, by their places.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Waiters {
-    queue: VecDeque<(u64, Arc<Waiter>)>,
+    queue: VecDeque<(u64, Waiter)>,
 }
 
 impl Waiters {
     /// Adds one that waits for `position`.
-    pub(super) fn push(&mut self, position: u64, waiter: Arc<Waiter>) {
+    pub(super) fn push(&mut self, position: u64, waiter: Waiter) {
         // Nearly always the last place: they come almost in order.
         let at = self.queue.iter().rposition(|(other, _)| *other <= position).map_or(0, |index| index + 1);
         self.queue.insert(at, (position, waiter));
@@ -65,12 +76,12 @@ impl Waiters {
     /// Takes those whose place is reached.
     pub(super) fn take_reached(&mut self, position: u64) -> Woken {
         let count = self.queue.partition_point(|(wanted, _)| *wanted <= position);
-        Woken { waiters: self.queue.drain(..count).collect(), state: REACHED }
+        Woken { waiters: self.queue.drain(..count).collect(), unavailable: None }
     }
 
-    /// Takes all, to look again.
-    pub(super) fn take_all(&mut self) -> Woken {
-        Woken { waiters: self.queue.drain(..).collect(), state: LOOK_AGAIN }
+    /// Takes all: their places will not be reached.
+    pub(super) fn take_all(&mut self, unavailable: Unavailable) -> Woken {
+        Woken { waiters: self.queue.drain(..).collect(), unavailable: Some(unavailable) }
     }
 
     /// Whether nobody waits.
@@ -79,19 +90,22 @@ impl Waiters {
     }
 }
 
-/// Threads to be woken, once no lock is held.
+/// Who is to be told, once no lock is held.
 #[must_use]
-#[derive(Debug)]
 pub(super) struct Woken {
-    waiters: Vec<(u64, Arc<Waiter>)>,
-    state: u8,
+    waiters: Vec<(u64, Waiter)>,
+    unavailable: Option<Unavailable>,
 }
 
 impl Woken {
-    /// Wakes them.
+    /// Tells them.
     pub(super) fn wake(self) {
+        let state = if self.unavailable.is_none() { REACHED } else { LOOK_AGAIN };
         for (_, waiter) in self.waiters {
-            waiter.wake(self.state);
+            match waiter {
+                Waiter::Thread(sleeper) => sleeper.wake(state),
+                Waiter::Call(call) => call(self.unavailable.clone().map_or(Ok(()), Err)),
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use super::recovery::{OpenError, Scan, Segment};
 use super::segment::{self, Chain};
 use super::spares::Supply;
 use super::storage::{Storage, StorageFile, is_full, write_full};
-use super::waiters::{Waiter, Waiters};
+use super::waiters::{Call, Sleeper, Waiter, Waiters};
 use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Sabotage, Unavailable};
 use crate::change::Change;
 use crate::clock::Stopwatch;
@@ -298,12 +298,38 @@ impl Shared {
 
     /// Blocks until the policy's promise holds for `position`.
     pub(super) fn wait(&self, position: Position) -> Result<(), Unavailable> {
+        let Some(mut state) = self.wait_unless_others_write(position)? else { return Ok(()) };
+        let sleeper = Sleeper::own();
+        state.waiters.push(position.0, Waiter::Thread(Arc::clone(&sleeper)));
+        drop(state);
+        // Woken too early, it looks again: only to be told why.
+        if sleeper.park() { Ok(()) } else { self.wait(position) }
+    }
+
+    /// As [`Shared::wait`], if it needs no other thread; otherwise has the call made that `prepare` gives, and returns
+    /// false.
+    pub(super) fn wait_or_call(
+        &self,
+        position: Position,
+        prepare: impl FnOnce() -> Call,
+    ) -> Result<bool, Unavailable> {
+        let Some(mut state) = self.wait_unless_others_write(position)? else { return Ok(true) };
+        state.waiters.push(position.0, Waiter::Call(prepare()));
+        Ok(false)
+    }
+
+    /// Blocks until the policy's promise holds for `position`, and writes what that takes; if another thread is writing,
+    /// returns at once, with the lock that it takes to wait for it.
+    fn wait_unless_others_write(
+        &self,
+        position: Position,
+    ) -> Result<Option<MutexGuard<'_, State>>, Unavailable> {
         if self.options.sabotage == Sabotage::ReplyBeforeWrite {
             self.nudge();
-            return Ok(());
+            return Ok(None);
         }
         if self.promised() >= position && !self.failed.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(None);
         }
         let mut state = self.state.lock();
         loop {
@@ -311,23 +337,16 @@ impl Shared {
                 return Err(Unavailable(Arc::clone(failure)));
             }
             if state.promised(self.options.fsync) >= position.0 {
-                return Ok(());
+                return Ok(None);
             }
             if state.stopped {
                 return Err(Failure::Closed.into());
             }
             if state.pen_taken {
-                let waiter = Waiter::own();
-                state.waiters.push(position.0, Arc::clone(&waiter));
-                drop(state);
-                if waiter.park() {
-                    return Ok(());
-                }
-                state = self.state.lock();
-            } else {
-                state.pen_taken = true;
-                state = self.write_until(state, Some(position.0));
+                return Ok(Some(state));
             }
+            state.pen_taken = true;
+            state = self.write_until(state, Some(position.0));
         }
     }
 
@@ -630,7 +649,7 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
         state.failure = Some(Arc::clone(&failure));
         state.chunks.clear();
-        let woken = state.waiters.take_all();
+        let woken = state.waiters.take_all(Unavailable(Arc::clone(&failure)));
         drop(state);
         self.supply.stop();
         self.compaction.stop();
@@ -683,7 +702,7 @@ impl Shared {
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopped = true;
-        let woken = state.waiters.take_all();
+        let woken = state.waiters.take_all(Failure::Closed.into());
         drop(state);
         woken.wake();
         self.work.notify_all();

@@ -15,6 +15,7 @@ use rustix::net::RecvFlags;
 use socket2::Socket;
 
 use super::Shared;
+use super::outbox::{Left, Outbox, Replies};
 use crate::broker::{Outcome, Session, Waited};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
@@ -27,6 +28,9 @@ const BUFFER_BYTES: usize = 4096;
 
 /// A buffer that reads fill is let grow to this, whatever the commands in it need.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// Longer replies than this are not left for others to send: they have more to do, and the client reads them more slowly.
+const LEAVE_BYTES_MAX: usize = 4096;
 
 /// How long a client has nothing to say before a buffer that has grown for it is given back.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
@@ -57,8 +61,9 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
         shared,
         decoder: Decoder::new(shared.config.frames),
         input: Input::new(),
-        replies: Vec::new(),
-        unsent: Vec::new(),
+        replies: Replies::default(),
+        outbox: Arc::default(),
+        others_send: false,
     };
     let end = connection.run();
     // Before the client can see the end: what it had leased must be back by then. Whatever a stopping server ends, no
@@ -86,15 +91,17 @@ enum End {
 }
 
 struct Connection<'a> {
-    stream: &'a Socket,
+    stream: &'a Arc<Socket>,
     session: &'a mut Session,
     shared: &'a Shared,
     decoder: Decoder,
     input: Input,
     /// Replies that are not sent yet.
-    replies: Vec<u8>,
-    /// The dialects of these replies, each with how many there are in a row: what is needed to take them back.
-    unsent: Vec<(Dialect, u32)>,
+    replies: Replies,
+    /// Replies before these, which others send as soon as they are safe.
+    outbox: Arc<Outbox>,
+    /// Whether there may be such.
+    others_send: bool,
 }
 
 impl Connection<'_> {
@@ -104,11 +111,13 @@ impl Connection<'_> {
                 self.flush()?;
                 return Ok(end);
             }
-            self.flush()?;
+            self.flush_or_leave()?;
             if self.shared.is_stopping() {
+                self.join()?;
                 return Ok(End::Sent);
             }
             if self.fill()? == 0 {
+                self.join()?;
                 return Ok(End::Gone);
             }
         }
@@ -137,11 +146,11 @@ impl Connection<'_> {
                     }
                 }
                 Step::Farewell { text } => {
-                    self.replies.extend_from_slice(text);
+                    self.replies.bytes.extend_from_slice(text);
                     return Ok(Some(End::Sent));
                 }
             }
-            if self.replies.len() >= REPLIES_BYTES_MAX {
+            if self.replies.bytes.len() >= REPLIES_BYTES_MAX {
                 self.flush()?;
             }
         }
@@ -166,11 +175,7 @@ impl Connection<'_> {
     }
 
     fn reply(&mut self, reply: &Reply, dialect: Dialect) {
-        dialect.write_reply(reply, &mut self.replies);
-        match self.unsent.last_mut() {
-            Some((last, count)) if *last == dialect => *count += 1,
-            _ => self.unsent.push((dialect, 1)),
-        }
+        self.replies.push(reply, dialect);
     }
 
     /// Carries out a command whose reply may be long, in its turn, and sends that.
@@ -181,13 +186,13 @@ impl Connection<'_> {
             self.reply(&Reply::Refused(Refusal::full(LONG_RETRY_AFTER, text)), dialect);
             return Ok(());
         };
-        let before = self.replies.len();
+        let before = self.replies.bytes.len();
         if let Outcome::Reply(reply) = self.session.execute(command) {
             self.reply(&reply, dialect);
         }
-        let _waiting = shared.long.count(self.replies.len() - before);
+        let _waiting = shared.long.count(self.replies.bytes.len() - before);
         drop(turn);
-        if self.replies.len() >= REPLIES_BYTES_MAX { self.flush() } else { Ok(()) }
+        if self.replies.bytes.len() >= REPLIES_BYTES_MAX { self.flush() } else { Ok(()) }
     }
 
     /// Waits for a job. What is answered already is sent before: the client may be waiting for that.
@@ -224,26 +229,66 @@ impl Connection<'_> {
 
     /// Sends the replies so far, once all that they say is safe.
     fn flush(&mut self) -> io::Result<()> {
-        if self.replies.is_empty() {
+        self.join()?;
+        if self.replies.bytes.is_empty() {
             return Ok(());
         }
-        if let Err(refusal) = self.session.settle() {
-            // Whether any of these took effect is not known any more, so none of them is said.
-            self.replies.clear();
-            let unavailable = Reply::Refused(refusal);
-            for (dialect, count) in &self.unsent {
-                (0..*count).for_each(|_| dialect.write_reply(&unavailable, &mut self.replies));
-            }
-            send(self.stream, &self.replies, self.shared)?;
-            return Err(io::Error::other("the journal can no longer be written"));
+        let settled = self.session.settle();
+        self.send(settled)
+    }
+
+    /// The same, but where others are at making it safe, leaves the rest to them.
+    fn flush_or_leave(&mut self) -> io::Result<()> {
+        self.join()?;
+        let (outbox, stream, replies) = (&self.outbox, self.stream, &mut self.replies);
+        if replies.bytes.is_empty() {
+            return Ok(());
         }
-        self.unsent.clear();
-        send(self.stream, &self.replies, self.shared)?;
+        if replies.bytes.capacity() > LEAVE_BYTES_MAX {
+            return self.flush();
+        }
+        let settled = self.session.settle_or_call(|| {
+            let (outbox, stream) = (Arc::clone(outbox), Arc::clone(stream));
+            outbox.keep(std::mem::take(replies));
+            move |safe| outbox.send(&stream, safe)
+        });
+        if matches!(settled, Ok(false)) {
+            self.others_send = true;
+            return Ok(());
+        }
+        self.send(settled.map(drop))
+    }
+
+    /// Waits until others have sent what was left to them, and sends the rest.
+    fn join(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.others_send) {
+            return Ok(());
+        }
+        let Left { mut replies, sent, is_last } = self.outbox.join();
+        send(self.stream, &replies.bytes[sent..], self.shared)?;
+        if is_last {
+            return Err(unwritable());
+        }
+        if self.replies.bytes.capacity() == 0 {
+            replies.clear();
+            self.replies = replies;
+        }
+        Ok(())
+    }
+
+    /// Sends the replies, or that they are not safe.
+    fn send(&mut self, settled: Result<(), Refusal>) -> io::Result<()> {
+        if let Err(refusal) = settled {
+            self.replies.take_back(refusal);
+            send(self.stream, &self.replies.bytes, self.shared)?;
+            return Err(unwritable());
+        }
+        send(self.stream, &self.replies.bytes, self.shared)?;
         self.replies.clear();
-        let idle = self.input.unread().is_empty() && self.replies.capacity() > 4 * BUFFER_BYTES;
-        if idle || self.replies.capacity() > 2 * REPLIES_BYTES_MAX {
+        let capacity = self.replies.bytes.capacity();
+        let idle = self.input.unread().is_empty() && capacity > 4 * BUFFER_BYTES;
+        if idle || capacity > 2 * REPLIES_BYTES_MAX {
             self.replies.shrink_to(BUFFER_BYTES);
-            self.unsent.shrink_to(1);
         }
         Ok(())
     }
@@ -263,12 +308,14 @@ impl Connection<'_> {
                     "the rest of a command did not come in time",
                 ));
             }
-            let limit = left.or(self.input.has_grown().then_some(IDLE_AFTER));
+            let limit = left.or((self.input.has_grown() || self.others_send).then_some(IDLE_AFTER));
             self.input.limit_reading(self.stream, limit)?;
             match self.input.read_from(self.stream, &self.shared.eager) {
                 // A limit that was set for an earlier command, or is up: the next round tells which.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.input.stale_limit = true;
+                    // Something may be left of what others have sent.
+                    self.join()?;
                     if !midway {
                         self.input.shrink();
                     }
@@ -279,9 +326,16 @@ impl Connection<'_> {
     }
 }
 
+fn unwritable() -> io::Error {
+    io::Error::other("the journal can no longer be written")
+}
+
 /// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time: a write that takes longer
 /// returns with what it has sent by then.
 pub(crate) fn send(mut stream: &Socket, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
     let deadline = shared.now().after(shared.config.write_timeout);
     let late = || io::Error::new(io::ErrorKind::TimedOut, "the client did not take its replies in time");
     loop {
