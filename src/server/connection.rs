@@ -17,7 +17,7 @@ use socket2::Socket;
 use super::Shared;
 use super::outbox::{Left, Outbox, Replies};
 use crate::broker::{Outcome, Session, Waited};
-use crate::clock::Moment;
+use crate::clock::{Moment, Stopwatch};
 use crate::error::{Code, Refusal};
 use crate::job::QueueName;
 use crate::protocol::{Command, Decoder, Dialect, Reply, Step};
@@ -35,8 +35,12 @@ const LEAVE_BYTES_MAX: usize = 4096;
 /// How long a client has nothing to say before a buffer that has grown for it is given back.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 
-/// How often a connection's thread looks for the next command before it sleeps.
-const EAGER_LOOKS: u32 = 8;
+/// How long a connection's thread looks for the next command before it sleeps. A client on the same machine that awaits each
+/// reply is back within this.
+const EAGER_TIME: Duration = Duration::from_micros(50);
+
+/// How often in a row it counts that it did so in vain.
+const EAGER_IN_VAIN_MAX: u32 = 6;
 
 /// How much later than its deadline a slow command may be dropped.
 const LIMIT_SLACK: Duration = Duration::from_secs(1);
@@ -384,6 +388,7 @@ struct Input {
     limited_to: Option<Duration>,
     /// Whether a read has run into it.
     stale_limit: bool,
+    eagerness: Eagerness,
 }
 
 impl Input {
@@ -395,6 +400,7 @@ impl Input {
             frame_deadline: None,
             limited_to: None,
             stale_limit: false,
+            eagerness: Eagerness::default(),
         }
     }
 
@@ -450,7 +456,7 @@ impl Input {
             let room = self.bytes.len() * 2;
             self.bytes.resize(room, 0);
         }
-        let read = read_eagerly(stream, &mut self.bytes[self.end..], eager)?;
+        let read = self.eagerness.read(stream, &mut self.bytes[self.end..], eager)?;
         let was_empty = self.end == 0;
         self.end += read;
         if self.end == self.bytes.len() && self.bytes.len() < READ_AHEAD_BYTES {
@@ -463,32 +469,50 @@ impl Input {
     }
 }
 
-/// Reads, and blocks where nothing has come. First looks a few times whether something has, and lets others run in
-/// between: to be woken costs more than that, on both sides. Only one thread does so at a time (`eager`), or they would
-/// take the processor from those that have something to do.
-fn read_eagerly(mut stream: &Socket, bytes: &mut [u8], eager: &AtomicBool) -> io::Result<usize> {
-    if !eager.swap(true, Ordering::Acquire) {
-        let mut looks = 0;
-        let read = loop {
-            match rustix::net::recv(stream, &mut *bytes, RecvFlags::DONTWAIT) {
-                Ok((read, _)) => break Some(read),
-                Err(Errno::AGAIN) if looks < EAGER_LOOKS => {
-                    looks += 1;
-                    std::thread::yield_now();
-                }
-                // Whatever else it is, the read that blocks will say it.
-                Err(_) => break None,
+/// Whether a connection's thread looks for the next command for a moment before it sleeps, and lets others run in between:
+/// to be woken costs more than that, on both sides.
+///
+/// Only one thread does so at a time, or they would take the processor from those that have something to do. And only
+/// where it pays: after each look in vain, a connection does without for twice as many reads as before.
+#[derive(Default)]
+struct Eagerness {
+    in_vain: u32,
+    without: u32,
+}
+
+impl Eagerness {
+    /// Reads, and blocks where nothing has come.
+    fn read(&mut self, mut stream: &Socket, bytes: &mut [u8], others: &AtomicBool) -> io::Result<usize> {
+        if self.without > 0 {
+            self.without -= 1;
+        } else if !others.swap(true, Ordering::Acquire) {
+            let read = look(stream, bytes);
+            others.store(false, Ordering::Release);
+            if let Some(read) = read {
+                self.in_vain = 0;
+                return Ok(read);
             }
-        };
-        eager.store(false, Ordering::Release);
-        if let Some(read) = read {
-            return Ok(read);
+            self.in_vain = (self.in_vain + 1).min(EAGER_IN_VAIN_MAX);
+            self.without = (1 << self.in_vain) - 1;
+        }
+        loop {
+            match stream.read(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
         }
     }
+}
+
+/// Looks for [`EAGER_TIME`] whether something comes.
+fn look(stream: &Socket, bytes: &mut [u8]) -> Option<usize> {
+    let stopwatch = Stopwatch::start();
     loop {
-        match stream.read(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+        match rustix::net::recv(stream, &mut *bytes, RecvFlags::DONTWAIT) {
+            Ok((read, _)) => return Some(read),
+            Err(Errno::AGAIN) if stopwatch.elapsed() < EAGER_TIME => std::thread::yield_now(),
+            // Whatever else it is, the read that blocks will say it.
+            Err(_) => return None,
         }
     }
 }
