@@ -502,10 +502,25 @@ fn wrong_flags_are_explained_with_exit_code_2() {
 }
 
 #[test]
+fn every_flag_has_a_name_in_the_environment() {
+    let help = Command::new(env!("CARGO_BIN_EXE_server")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, options) = help.split_once("Options:\n").unwrap();
+    // Each flag's text begins with a line such as "  -p, --port <PORT>".
+    let flags: Vec<&str> = options.split("\n  -").flat_map(|part| part.split("\n      --")).collect();
+    assert!(flags.len() > 15, "{flags:#?}");
+    for flag in flags {
+        let named =
+            flag.contains("[env: DJQS_") || flag.contains("Print help") || flag.contains("Print the version");
+        assert!(named, "{flag}");
+    }
+}
+
+#[test]
 fn flags_can_be_set_in_the_environment() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     let server = Server::of(
-        command.env("DJQS_PORT", "0").env("DJQS_MEMORY", "true").env("DJQS_MAX_BODY", "10").arg0("server"),
+        command.env("DJQS_PORT", "0").env("DJQS_MEMORY", "1").env("DJQS_MAX_BODY", "10").arg0("server"),
     );
     let mut talk = server.connect();
     assert_eq!(talk.ask("TASK: 0123456789"), "ACK 1");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::BoolishValueParser;
 use djqs::journal::storage::DiskStorage;
 use djqs::journal::{self, Failure, Fsync, OpenError, Recovered, SEGMENT_BYTES_MIN, Salvaged};
 use djqs::protocol::FrameLimits;
@@ -29,7 +30,7 @@ client too:
 
     $ printf 'TASK: CLEANUP_LOGS: 2s_delay\\nSTATS\\n' | nc -N 127.0.0.1 11300
 
-Every flag that has a name beside it can be set in the environment under it.";
+Every flag can be set in the environment too, under the name beside it.";
 
 #[derive(Parser)]
 #[command(name = "server", version, disable_version_flag = true, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
@@ -60,15 +61,15 @@ struct Flags {
     fsync: Fsync,
 
     /// Sync at most every so many milliseconds, as beanstalkd has it; 0 is --fsync always
-    #[arg(short = 'f', value_name = "MS", conflicts_with_all = ["fsync", "fsync_never"])]
+    #[arg(short = 'f', value_name = "MS", env = "DJQS_FSYNC_MS", conflicts_with_all = ["fsync", "fsync_never"])]
     fsync_ms: Option<u64>,
 
     /// Never sync, as beanstalkd has it: --fsync never
-    #[arg(short = 'F', conflicts_with = "fsync")]
+    #[arg(short = 'F', env = "DJQS_FSYNC_NEVER", value_parser = BoolishValueParser::new(), conflicts_with = "fsync")]
     fsync_never: bool,
 
     /// Keep jobs in memory only: they are gone when the server ends
-    #[arg(long, env = "DJQS_MEMORY", conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
+    #[arg(long, env = "DJQS_MEMORY", value_parser = BoolishValueParser::new(), conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
     memory: bool,
 
     /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; they are made larger where the
@@ -78,13 +79,13 @@ struct Flags {
 
     /// Read the journal in DIR, change nothing, report what is in it, and exit: 0 where a server would start, 1 where
     /// something is damaged. No server may have it open
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["memory", "salvage"])]
+    #[arg(long, value_name = "DIR", env = "DJQS_VERIFY", conflicts_with_all = ["memory", "salvage"])]
     verify: Option<PathBuf>,
 
     /// Get what can be read out of a damaged journal, keep the damaged files beside it under names that end in
     /// .damaged, then start. What the damage held is lost, and some finished jobs may come back. Does nothing where
-    /// nothing is damaged
-    #[arg(long, conflicts_with = "memory")]
+    /// nothing is damaged. In the environment it also decides about damage that is yet to come: better not to leave it there
+    #[arg(long, env = "DJQS_SALVAGE", value_parser = BoolishValueParser::new(), conflicts_with = "memory")]
     salvage: bool,
 
     /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered "ERR full", and
@@ -105,8 +106,9 @@ struct Flags {
     #[arg(long, value_name = "TIME", default_value = "60s", env = "DJQS_WRITE_TIMEOUT", value_parser = positive_duration)]
     write_timeout: Duration,
 
-    /// Log more: -V also what happens to the server, -VV also what happens to connections. RUST_LOG, if set, decides instead
-    #[arg(short = 'V', long, action = clap::ArgAction::Count)]
+    /// Log more: -V also what happens to the server, -VV also what happens to connections. RUST_LOG, if set,
+    /// decides instead. In the environment: 1 or 2
+    #[arg(short = 'V', long, env = "DJQS_VERBOSE", action = clap::ArgAction::Count)]
     verbose: u8,
 
     /// Print the version
