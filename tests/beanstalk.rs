@@ -816,7 +816,8 @@ fn stats_tube_and_stats_job_have_every_key_in_order() {
 #[test]
 fn each_command_is_counted() {
     let (server, mut talk) = start();
-    server.connect().say("put 0 0 60 1\r\nx\r\nput 0 0 60 1\r\nx\r\n", "INSERTED 1\r\nINSERTED 2\r\n");
+    let mut producer = server.connect();
+    producer.say("put 0 0 60 1\r\nx\r\nput 0 0 60 1\r\nx\r\n", "INSERTED 1\r\nINSERTED 2\r\n");
     talk.say("reserve\r\nreserve-with-timeout 0\r\n", "RESERVED 1 1\r\nx\r\nRESERVED 2 1\r\nx\r\n");
     talk.say("release 1 0 90\r\nbury 2 0\r\ntouch 1\r\n", "RELEASED\r\nBURIED\r\nNOT_FOUND\r\n");
     talk.say("kick 1\r\nkick 1\r\nkick x\r\n", "KICKED 1\r\nKICKED 1\r\nBAD_FORMAT\r\n");
@@ -834,7 +835,7 @@ fn each_command_is_counted() {
     talk.yaml("list-tubes-watched\r\n");
     let stats = talk.yaml("stats\r\n");
     for (key, count) in
-        [("cmd-put", "2"), ("cmd-kick", "2"), ("current-producers", "0"), ("current-workers", "1")]
+        [("cmd-put", "2"), ("cmd-kick", "2"), ("current-producers", "1"), ("current-workers", "1")]
     {
         assert_eq!(value(&stats, key), count, "{key}");
     }
@@ -843,6 +844,8 @@ fn each_command_is_counted() {
     }) {
         assert!(line.ends_with(": 1"), "{line}");
     }
+    drop(producer);
+    until("the producer is no longer counted", || value(&talk.yaml("stats\r\n"), "current-producers") == "0");
 }
 
 // ---- with the native dialect ----
