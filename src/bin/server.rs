@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use clap::Parser;
@@ -118,12 +118,12 @@ struct Flags {
 
 const AFTER_HELP: &str = "\
 Signals:
-  TERM, INT  stop: accept nothing more, answer what has been read, exit 0 within 5 seconds; a second one: at once
+  TERM, INT  stop: accept nothing more, answer what has been read, exit within 5 seconds; a second one: at once
   USR1       drain: refuse new jobs, go on with everything else
 
 Logging: RUST_LOG=debug (or info, warn, error; default warn, see -V), on standard error.
 
-Exit codes: 0 stopped as asked, 1 can't start or failed, 2 wrong flags.";
+Exit codes: 0 stopped as asked, 1 can't start, failed, or could not write what was left, 2 wrong flags.";
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -181,7 +181,20 @@ fn run(flags: Flags) -> Result<(), String> {
         format_size(memory_max),
     );
     server.run();
-    broker.close().map_err(|error| error.to_string())
+    close(broker)
+}
+
+/// How long the journal may take to end in good order. Together with what [`Server::run`] may take: five seconds.
+const CLOSE_WITHIN: Duration = Duration::from_millis(900);
+
+/// Ends the journal. Its last write may never come to its end, as where the disk is full: nobody was told that it would.
+fn close(broker: Broker) -> Result<(), String> {
+    let (done, closed) = mpsc::channel();
+    let end = move || done.send(broker.close().map_err(|error| error.to_string()));
+    std::thread::Builder::new().spawn(end).map_err(|error| format!("can't end the journal: {error}"))?;
+    closed.recv_timeout(CLOSE_WITHIN).unwrap_or_else(|_| {
+        Err("the journal's last write did not come to its end in time; all that was acknowledged is in it".into())
+    })
 }
 
 /// Opens the journal, and says what it promises and what came back from it.

@@ -490,6 +490,26 @@ fn disk_that_was_full_for_a_moment_takes_jobs_again_once_some_are_done() {
 }
 
 #[test]
+fn server_that_finds_no_room_to_write_ends_all_the_same_when_told_to() {
+    if let Some(why) = unusable() {
+        return println!("skipped: {why}");
+    }
+    let site = Site::new(Policy::Always, SEGMENT_BYTES);
+    let mut server = site.start();
+    let mut talk = server.connect();
+    assert_eq!(talk.ask("TASK: safe"), "ACK 1");
+    let injection = Injection { syscall: "pwrite64", fault: Fault::Enospc, number: 1, for_good: true };
+    let strace = Strace::attach(thread(&server, "connection"), injection, &site.home().join("strace"));
+    talk.send("TASK: never written\n");
+    until("a write that finds no room", || strace.log().hit_at().is_some());
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(1), "{}", site.log());
+    let server = site.start();
+    assert!(server.greeting.contains("; 1 jobs came back"), "{}", server.greeting);
+    assert_eq!(talk.rest(), "");
+}
+
+#[test]
 fn while_no_segment_can_be_made_only_new_jobs_are_refused() {
     if let Some(why) = unusable() {
         return println!("skipped: {why}");
