@@ -1,11 +1,12 @@
 //! A session's time: on a clock that is moved by hand.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use djqs::broker::{Config, Outcome, Session};
 use djqs::clock::{Clock, ManualClock};
 use djqs::protocol::{Command, Reply};
-use djqs::{Broker, JobId, Options, Submission};
+use djqs::{Broker, JobId, Options, QueueName, Submission};
 
 fn broker() -> (Broker, ManualClock) {
     let clock = ManualClock::default();
@@ -83,4 +84,41 @@ fn purge_takes_what_comes_due_while_it_goes_on() {
         let jobs = broker.stats().jobs;
         assert_eq!(jobs.ready + jobs.delayed, 0, "round {round}: {jobs:?}");
     }
+}
+
+#[test]
+fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
+    let (broker, _clock) = broker();
+    let (mut session, mut killer) = (broker.connect(), broker.connect());
+    let jobs = 20_000;
+    for _ in 0..jobs {
+        session.submit(Submission::new(*b"doomed")).unwrap();
+    }
+    let all_dead = |killer: &mut Session| {
+        let mut killed = 0;
+        while let Some(lease) = killer.lease(&[]) {
+            killer.fail(lease.id, None, true, None).unwrap();
+            killed += 1;
+        }
+        killed
+    };
+    assert_eq!(all_dead(&mut killer), jobs);
+    let (running, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (revived, killed) = std::thread::scope(|scope| {
+        let killing = scope.spawn(|| {
+            running.store(true, Ordering::Release);
+            let mut killed = 0;
+            while !done.load(Ordering::Acquire) {
+                killed += all_dead(&mut killer);
+            }
+            killed + all_dead(&mut killer)
+        });
+        while !running.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        let revived = session.retry_queue(&QueueName::default(), None);
+        done.store(true, Ordering::Release);
+        (revived, killing.join().unwrap())
+    });
+    assert_eq!((revived, killed), (jobs, jobs));
 }
