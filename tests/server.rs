@@ -517,6 +517,30 @@ fn every_flag_has_a_name_in_the_environment() {
 }
 
 #[test]
+fn a_server_whose_address_space_is_limited_refuses_jobs_before_it_runs_out() {
+    let script = format!("ulimit -v 2097152; exec {} --memory -p 0", env!("CARGO_BIN_EXE_server"));
+    let server = Server::of(Command::new("sh").args(["-c", &script]));
+    assert!(server.greeting.contains("by address space"), "{}", server.greeting);
+    let body = "x".repeat(60_000);
+    let refused = (0..8).map(|_| {
+        let (mut talk, body) = (server.connect(), body.clone());
+        std::thread::spawn(move || {
+            loop {
+                let answer = talk.ask(&format!("TASK: {body}"));
+                if !answer.starts_with("ACK ") {
+                    return answer;
+                }
+            }
+        })
+    });
+    for refused in refused.collect::<Vec<_>>() {
+        let answer = refused.join().unwrap();
+        assert!(answer.starts_with("ERR full retry_after="), "{answer}");
+    }
+    server.connect().dialogue("> PING\n< PONG");
+}
+
+#[test]
 fn flags_can_be_set_in_the_environment() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     let server = Server::of(

@@ -89,12 +89,13 @@ struct Flags {
     salvage: bool,
 
     /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered "ERR full", and
-    /// everything else goes on [default: three quarters of what the machine or the cgroup has]
+    /// everything else goes on [default: three quarters of what the machine or the cgroup has, or a quarter of the
+    /// address space where ulimit -v limits that]
     #[arg(long, value_name = "SIZE", env = "DJQS_MAX_MEMORY", value_parser = parse_size)]
     max_memory: Option<u64>,
 
     /// Most connections served at once; one more is answered "ERR full" and closed [default: what the limits on
-    /// open files, threads and memory maps bear]
+    /// open files, threads, memory maps and address space bear]
     #[arg(long, value_name = "N", env = "DJQS_MAX_CONNECTIONS", value_parser = clap::value_parser!(u64).range(1..))]
     max_connections: Option<u64>,
 

@@ -20,6 +20,12 @@ const MAPS_PER_THREAD: u64 = 4;
 /// Memory maps that the rest of the process takes: binary, libraries, heap, large allocations.
 const MAPS_KEPT: u64 = 2048;
 
+/// Address space that one thread takes: its stack, and buffers that have grown.
+const ADDRESSES_PER_THREAD: u64 = 512 << 10;
+
+/// With less address space than this, what the allocator sets aside for each core may leave too little for anything else.
+const ADDRESSES_MIN: u64 = 2 << 30;
+
 /// What the kernel's default for `vm.max_map_count` is, where it can't be read.
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
 
@@ -50,11 +56,20 @@ pub fn connection_cap() -> ConnectionCap {
             limits.push((limit.saturating_sub(THREADS_KEPT), format!("{name} {limit}")));
         }
     }
+    if let Some(bytes) = getrlimit(Resource::As).current {
+        if bytes < ADDRESSES_MIN {
+            log::warn!(
+                "ulimit -v leaves {bytes} bytes of address space: with less than 2 GiB the server may abort"
+            );
+        }
+        limits.push((bytes / 4 / ADDRESSES_PER_THREAD, format!("address space (ulimit -v) {bytes} bytes")));
+    }
     let (connections, because) = limits.into_iter().min().expect("there are at least two limits");
     ConnectionCap { connections: connections.max(1), because }
 }
 
-/// Three quarters of the memory that the machine or the cgroup has, in bytes; of 1 GiB where neither says.
+/// Three quarters of the memory that the machine or the cgroup has, in bytes; of 1 GiB where neither says. Where the address
+/// space is limited, at most a quarter of that: allocators take it in large pieces, and who finds none left is aborted.
 pub fn default_memory_max() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
@@ -62,7 +77,8 @@ pub fn default_memory_max() -> u64 {
     });
     let cgroup = cgroup_number("memory.max", "memory/memory.limit_in_bytes");
     let has = [machine, cgroup].into_iter().flatten().min().unwrap_or(1 << 30);
-    has / 4 * 3
+    let addresses = getrlimit(Resource::As).current.map_or(u64::MAX, |bytes| bytes / 4);
+    addresses.min(has / 4 * 3)
 }
 
 /// The soft limit on open files, after raising it to the hard one.
