@@ -312,7 +312,9 @@ impl Connection<'_> {
                     "the rest of a command did not come in time",
                 ));
             }
-            let limit = left.or((self.input.has_grown() || self.others_send).then_some(IDLE_AFTER));
+            // In both cases there is something to do once the client has nothing to say.
+            let idle = (self.input.has_grown() && !midway || self.others_send).then_some(IDLE_AFTER);
+            let limit = left.into_iter().chain(idle).min();
             self.input.limit_reading(self.stream, limit)?;
             match self.input.read_from(self.stream, &self.shared.eager) {
                 // A limit that was set for an earlier command, or is up: the next round tells which.
