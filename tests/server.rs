@@ -248,6 +248,31 @@ fn a_server_at_its_file_limit_goes_on_serving() {
 }
 
 #[test]
+fn a_journal_that_may_open_no_more_files_refuses_jobs_until_it_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let flags = "-p 0 -z 3000 --segment-size 64KiB --max-connections 1000";
+    let script = format!("ulimit -n 64; exec {} {flags} --data \"$0\"", env!("CARGO_BIN_EXE_server"));
+    let mut command = Command::new("sh");
+    let mut server = Server::of(command.args(["-c", &script]).arg(directory.path()).stderr(Stdio::null()));
+    let mut good = server.connect();
+    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let task = format!("TASK: {}", "x".repeat(2900));
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = good.ask(&task);
+        if !answer.starts_with("ACK ") {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 10_000, "it should be out of files");
+    };
+    assert!(refused.starts_with("ERR full retry_after="), "after {accepted}: {refused}");
+    drop(crowd);
+    until("files for the journal", || good.ask(&task).starts_with("ACK "));
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+#[test]
 fn two_thousand_clients_that_connect_and_leave_do_no_harm() {
     let mut server = Server::start(&[]);
     let mut good = server.connect();

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -182,20 +182,7 @@ fn run(flags: Flags) -> Result<(), String> {
         format_size(memory_max),
     );
     server.run();
-    close(broker)
-}
-
-/// How long the journal may take to end in good order. Together with what [`Server::run`] may take: five seconds.
-const CLOSE_WITHIN: Duration = Duration::from_millis(900);
-
-/// Ends the journal. Its last write may never come to its end, as where the disk is full: nobody was told that it would.
-fn close(broker: Broker) -> Result<(), String> {
-    let (done, closed) = mpsc::channel();
-    let end = move || done.send(broker.close().map_err(|error| error.to_string()));
-    std::thread::Builder::new().spawn(end).map_err(|error| format!("can't end the journal: {error}"))?;
-    closed.recv_timeout(CLOSE_WITHIN).unwrap_or_else(|_| {
-        Err("the journal's last write did not come to its end in time; all that was acknowledged is in it".into())
-    })
+    broker.close().map_err(|error| error.to_string())
 }
 
 /// Opens the journal, and says what it promises and what came back from it.
@@ -374,6 +361,22 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     found.into_iter().next().ok_or_else(|| format!("the name {host:?} stands for no address"))
 }
 
+/// How long the server may take to end once it was told to.
+const END_WITHIN: Duration = Duration::from_millis(4900);
+
+/// Ends the process in time, whatever else it still does: the journal's last write may never come to its end, as where the disk
+/// is full. Nobody was told that it would.
+fn end_in_time() {
+    let end = || {
+        std::thread::sleep(END_WITHIN);
+        log::error!("the server did not end in time and gives up; all that was acknowledged is safe");
+        std::process::exit(EXIT_FAILURE.into());
+    };
+    if let Err(error) = std::thread::Builder::new().spawn(end) {
+        log::warn!("can't see to it that the server ends in time: {error}");
+    }
+}
+
 /// Starts the thread that carries out signals.
 fn handle_signals(stop: StopHandle, broker: Broker) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
@@ -389,6 +392,7 @@ fn handle_signals(stop: StopHandle, broker: Broker) -> io::Result<()> {
                 _ => {
                     log::info!("stopping");
                     stopping = true;
+                    end_in_time();
                     stop.stop();
                 }
             }

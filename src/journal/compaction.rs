@@ -24,6 +24,7 @@ use super::record::{self, Record};
 use super::recovery::recycled_name;
 use super::segment::{self, Chain, Damage, FirstBlock, Found, Reader};
 use super::spares::Unfinished;
+use super::storage::{StorageFile, lacks_files};
 use super::writer::Shared;
 use super::{Failure, Position, Sabotage, Unavailable};
 use crate::change::Change;
@@ -205,7 +206,7 @@ impl Shared {
             let damage = Damage { path: self.storage.path(&name), offset, what };
             self.latched(Failure::Damaged(damage))
         };
-        let file = self.storage.open(&name).map_err(&read).map_err(|failure| self.latched(failure))?;
+        let file = self.open_file(&name).map_err(&read).map_err(|failure| self.latched(failure))?;
         let header = match segment::read_first_block(&*file, id) {
             Ok(FirstBlock::Header(header)) => header,
             Ok(_) => return Err(damaged(0, "not a segment's header")),
@@ -270,10 +271,20 @@ impl Shared {
         self.compaction.waits_for.load(Ordering::Acquire) > self.promised().0
     }
 
+    /// Opens a file, and waits for it while no more may be open.
+    fn open_file(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        loop {
+            match self.storage.open(name) {
+                Err(e) if lacks_files(&e) && !self.compaction.is_stopped() => self.supply.pause(),
+                opened => return opened,
+            }
+        }
+    }
+
     /// Where the succession of batches was when the segment `id` was begun.
     fn chain_before(&self, id: u64) -> Result<Chain, Unavailable> {
         let name = segment::file_name(id);
-        let read = || segment::read_first_block(&*self.storage.open(&name)?, id);
+        let read = || segment::read_first_block(&*self.open_file(&name)?, id);
         match read() {
             Ok(FirstBlock::Header(header)) => {
                 Ok(Chain { next: header.first_batch, previous: header.previous })
@@ -307,7 +318,7 @@ impl Shared {
 
     fn forget_segment(&self, id: u64, name: &str) -> io::Result<Option<Unfinished>> {
         if self.recycles() {
-            let file = self.storage.open(name)?;
+            let file = self.open_file(name)?;
             if file.length()? == self.options.segment_bytes {
                 let recycled = recycled_name(id, self.salt(id));
                 self.storage.rename(name, &recycled)?;

@@ -337,7 +337,10 @@ impl Shared {
                 }
                 Err(Failure::Io { source, path, .. }) if is_full(&source) => {
                     if !self.supply.full.swap(true, Ordering::AcqRel) {
-                        log::warn!("no room to make {}: new jobs are refused until there is", path.display());
+                        log::warn!(
+                            "no room for {}: {source}; new jobs are refused until there is",
+                            path.display()
+                        );
                     }
                     let pause = full.map_or(FULL_PAUSE, |(_, pause)| FULL_PAUSE_MAX.min(pause * 2));
                     full = Some((Stopwatch::start(), pause));

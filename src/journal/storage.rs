@@ -8,6 +8,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 mod disk;
 mod simulated;
 
@@ -121,7 +123,12 @@ pub(super) fn write_full(file: &dyn StorageFile, mut bytes: &[u8], mut offset: u
     Ok(())
 }
 
-/// Whether an error says that there is no room: the disk is full, or a quota is reached.
+/// Whether an error says that there is no room: the disk is full, a quota is reached, or no more files may be open.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) || lacks_files(error)
+}
+
+/// Whether an error says that the process, or the system, has as many files open as it may.
+pub(super) fn lacks_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

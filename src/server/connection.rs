@@ -70,6 +70,7 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
         others_send: false,
     };
     let end = connection.run();
+    let outbox = Arc::clone(&connection.outbox);
     // Before the client can see the end: what it had leased must be back by then. Whatever a stopping server ends, no
     // worker is to blame for.
     if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
@@ -77,12 +78,22 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
     } else {
         drop(session);
     }
+    // Others may hold the socket until they have sent for it: so long it counts as a connection.
+    outbox.join();
     match end {
         Ok(End::Gone) => log::debug!("{}: closed", shared.name_of(&stream)),
         Ok(End::Quit | End::Sent) => linger(&stream, shared),
-        Err(error) => log::debug!("{}: dropped: {error}", shared.name_of(&stream)),
+        Err(error) => {
+            log::debug!("{}: dropped: {error}", shared.name_of(&stream));
+            if error.kind() == UNWRITABLE {
+                linger(&stream, shared);
+            }
+        }
     }
 }
+
+/// The kind of the error with which a connection ends because its replies can't be made safe: it has said so to the client.
+const UNWRITABLE: io::ErrorKind = io::ErrorKind::Other;
 
 /// How a connection came to its end, where nothing went wrong.
 enum End {
@@ -333,7 +344,7 @@ impl Connection<'_> {
 }
 
 fn unwritable() -> io::Error {
-    io::Error::other("the journal can no longer be written")
+    io::Error::new(UNWRITABLE, "the journal can no longer be written")
 }
 
 /// Sends all bytes, or fails at the deadline for replies. `SO_SNDTIMEO` is set to the same time: a write that takes longer

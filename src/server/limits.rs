@@ -8,8 +8,8 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Files that the server keeps for itself: standard streams, the listener, the watcher, the journal.
-const FILES_KEPT: u64 = 16;
+/// Files that the server keeps for itself: standard streams, the listener, the watcher, and the journal's, which are some ten.
+const FILES_KEPT: u64 = 32;
 
 /// Threads that the server keeps for itself.
 const THREADS_KEPT: u64 = 16;
