@@ -248,7 +248,16 @@ fn piped_get_waits_for_a_job_and_hands_it_back_at_the_end() {
 #[test]
 fn interrupt_ends_a_client_that_waits() {
     let server = Server::start(&[]);
-    let mut child = start(client(server.address).arg("GET"));
+    // Whoever started the tests may have had the signal ignored, and that is inherited.
+    let mut command = Command::new("env");
+    command.args([
+        "--default-signal=INT",
+        env!("CARGO_BIN_EXE_client"),
+        "-s",
+        &server.address.to_string(),
+        "GET",
+    ]);
+    let mut child = start(&mut command);
     until("a wait for a job", || server.stat("waiting") == "1");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert!(!child.wait().unwrap().success());
