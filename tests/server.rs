@@ -257,15 +257,8 @@ fn a_journal_that_may_open_no_more_files_refuses_jobs_until_it_may() {
     let mut good = server.connect();
     let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     let task = format!("TASK: {}", "x".repeat(2900));
-    let mut accepted = 0;
-    let refused = loop {
-        let answer = good.ask(&task);
-        if !answer.starts_with("ACK ") {
-            break answer;
-        }
-        accepted += 1;
-        assert!(accepted < 10_000, "it should be out of files");
-    };
+    let (accepted, _, refused) = good.ask_until_refused(&task);
+    assert!(accepted < 10_000, "it should be out of files");
     assert!(refused.starts_with("ERR full retry_after="), "after {accepted}: {refused}");
     drop(crowd);
     until("files for the journal", || good.ask(&task).starts_with("ACK "));
@@ -434,14 +427,7 @@ fn memory_limit_refuses_tasks_and_nothing_else() {
     let server = Server::start(&["--max-memory", "64KiB"]);
     let mut talk = server.connect();
     let task = format!("TASK: {}", "x".repeat(1000));
-    let mut accepted = 0;
-    let refusal = loop {
-        let answer = talk.ask(&task);
-        if !answer.starts_with("ACK ") {
-            break answer;
-        }
-        accepted += 1;
-    };
+    let (accepted, _, refusal) = talk.ask_until_refused(&task);
     assert!(refusal.starts_with("ERR full retry_after=1s "), "{refusal}");
     assert!((40..64).contains(&accepted), "{accepted} jobs of 1,000 bytes in 64 KiB");
     assert!(talk.ask("GET").starts_with("JOB 1 "));
@@ -546,20 +532,13 @@ fn a_server_whose_address_space_is_limited_refuses_jobs_before_it_runs_out() {
     let script = format!("ulimit -v 2097152; exec {} --memory -p 0", env!("CARGO_BIN_EXE_server"));
     let server = Server::of(Command::new("sh").args(["-c", &script]));
     assert!(server.greeting.contains("by address space"), "{}", server.greeting);
-    let body = "x".repeat(60_000);
+    let task = format!("TASK: {}", "x".repeat(60_000));
     let refused = (0..8).map(|_| {
-        let (mut talk, body) = (server.connect(), body.clone());
-        std::thread::spawn(move || {
-            loop {
-                let answer = talk.ask(&format!("TASK: {body}"));
-                if !answer.starts_with("ACK ") {
-                    return answer;
-                }
-            }
-        })
+        let (mut talk, task) = (server.connect(), task.clone());
+        std::thread::spawn(move || talk.ask_until_refused(&task))
     });
     for refused in refused.collect::<Vec<_>>() {
-        let answer = refused.join().unwrap();
+        let (_, _, answer) = refused.join().unwrap();
         assert!(answer.starts_with("ERR full retry_after="), "{answer}");
     }
     server.connect().dialogue("> PING\n< PONG");

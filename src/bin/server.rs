@@ -291,13 +291,19 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Ends the process: whatever it answered from now on might not be true after a restart.
 fn end_soon(failure: &Failure) {
     log::error!("the journal can no longer be written: {failure}; the server stops");
-    let end = || {
-        std::thread::sleep(LAST_WORDS);
-        std::process::exit(EXIT_FAILURE.into());
-    };
-    if std::thread::Builder::new().spawn(end).is_err() {
+    if exit_after(LAST_WORDS, || {}).is_err() {
         std::process::exit(EXIT_FAILURE.into());
     }
+}
+
+/// Ends the process as failed after `time`, whatever else it still does.
+fn exit_after(time: Duration, last: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let end = move || {
+        std::thread::sleep(time);
+        last();
+        std::process::exit(EXIT_FAILURE.into());
+    };
+    std::thread::Builder::new().spawn(end).map(drop)
 }
 
 /// The fault that `make crash-check` asks for, to see whether the crash tests find it.
@@ -364,15 +370,12 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
 /// How long the server may take to end once it was told to.
 const END_WITHIN: Duration = Duration::from_millis(4900);
 
-/// Ends the process in time, whatever else it still does: the journal's last write may never come to its end, as where the disk
-/// is full. Nobody was told that it would.
+/// Ends the process in time: the journal's last write may never come to its end, as where the disk is full. Nobody was told that
+/// it would.
 fn end_in_time() {
-    let end = || {
-        std::thread::sleep(END_WITHIN);
-        log::error!("the server did not end in time and gives up; all that was acknowledged is safe");
-        std::process::exit(EXIT_FAILURE.into());
-    };
-    if let Err(error) = std::thread::Builder::new().spawn(end) {
+    let give_up =
+        || log::error!("the server did not end in time and gives up; all that was acknowledged is safe");
+    if let Err(error) = exit_after(END_WITHIN, give_up) {
         log::warn!("can't see to it that the server ends in time: {error}");
     }
 }

@@ -155,7 +155,7 @@ impl Connection<'_> {
                 Step::Refused { consumed, refusal, dialect, close } => {
                     self.consume(consumed);
                     log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
-                    self.reply(&Reply::Refused(refusal), dialect);
+                    self.replies.push(&Reply::Refused(refusal), dialect);
                     if close {
                         return Ok(Some(End::Sent));
                     }
@@ -173,7 +173,7 @@ impl Connection<'_> {
 
     fn carry_out_one(&mut self, command: Command, dialect: Dialect) -> io::Result<Option<End>> {
         match self.session.execute(command) {
-            Outcome::Reply(reply) => self.reply(&reply, dialect),
+            Outcome::Reply(reply) => self.replies.push(&reply, dialect),
             Outcome::Wait { queues, warn, deadline } => self.wait(&queues, warn, deadline, dialect)?,
             Outcome::Goodbye => return Ok(Some(End::Quit)),
         }
@@ -189,21 +189,17 @@ impl Connection<'_> {
         }
     }
 
-    fn reply(&mut self, reply: &Reply, dialect: Dialect) {
-        self.replies.push(reply, dialect);
-    }
-
     /// Carries out a command whose reply may be long, in its turn, and sends that.
     fn reply_at_length(&mut self, command: Command, dialect: Dialect) -> io::Result<()> {
         let shared = self.shared;
         let Some(turn) = shared.long.turn() else {
             let text = "other clients have not taken their long replies yet: try again in a moment";
-            self.reply(&Reply::Refused(Refusal::full(LONG_RETRY_AFTER, text)), dialect);
+            self.replies.push(&Reply::Refused(Refusal::full(LONG_RETRY_AFTER, text)), dialect);
             return Ok(());
         };
         let before = self.replies.bytes.len();
         if let Outcome::Reply(reply) = self.session.execute(command) {
-            self.reply(&reply, dialect);
+            self.replies.push(&reply, dialect);
         }
         let _waiting = shared.long.count(self.replies.bytes.len() - before);
         drop(turn);
@@ -238,7 +234,7 @@ impl Connection<'_> {
             // The client has closed, or half-closed: it sends nothing more, and may still read this.
             Waited::TimedOut | Waited::CalledOff => Reply::Empty,
         };
-        self.reply(&reply, dialect);
+        self.replies.push(&reply, dialect);
         Ok(())
     }
 

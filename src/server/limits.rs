@@ -20,6 +20,9 @@ const MAPS_PER_THREAD: u64 = 4;
 /// Memory maps that the rest of the process takes: binary, libraries, heap, large allocations.
 const MAPS_KEPT: u64 = 2048;
 
+/// What part of a limited address space jobs may take, and threads another.
+const ADDRESSES_PART: u64 = 4;
+
 /// Address space that one thread takes: its stack, and buffers that have grown.
 const ADDRESSES_PER_THREAD: u64 = 512 << 10;
 
@@ -56,13 +59,16 @@ pub fn connection_cap() -> ConnectionCap {
             limits.push((limit.saturating_sub(THREADS_KEPT), format!("{name} {limit}")));
         }
     }
-    if let Some(bytes) = getrlimit(Resource::As).current {
+    if let Some(bytes) = address_space() {
         if bytes < ADDRESSES_MIN {
             log::warn!(
                 "ulimit -v leaves {bytes} bytes of address space: with less than 2 GiB the server may abort"
             );
         }
-        limits.push((bytes / 4 / ADDRESSES_PER_THREAD, format!("address space (ulimit -v) {bytes} bytes")));
+        limits.push((
+            bytes / ADDRESSES_PART / ADDRESSES_PER_THREAD,
+            format!("address space (ulimit -v) {bytes} bytes"),
+        ));
     }
     let (connections, because) = limits.into_iter().min().expect("there are at least two limits");
     ConnectionCap { connections: connections.max(1), because }
@@ -77,8 +83,13 @@ pub fn default_memory_max() -> u64 {
     });
     let cgroup = cgroup_number("memory.max", "memory/memory.limit_in_bytes");
     let has = [machine, cgroup].into_iter().flatten().min().unwrap_or(1 << 30);
-    let addresses = getrlimit(Resource::As).current.map_or(u64::MAX, |bytes| bytes / 4);
+    let addresses = address_space().map_or(u64::MAX, |bytes| bytes / ADDRESSES_PART);
     addresses.min(has / 4 * 3)
+}
+
+/// The limit on the process's address space, in bytes, if there is one.
+fn address_space() -> Option<u64> {
+    getrlimit(Resource::As).current
 }
 
 /// The soft limit on open files, after raising it to the hard one.

@@ -1,4 +1,4 @@
-//! The machine that the server runs on: its name, what it charged so far, and how it schedules.
+//! The machine that the server runs on: its name, what it has charged so far, and how it schedules.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) fn cpu() -> (Duration, Duration) {
 
 /// Asks the kernel not to let this thread, and all that it starts from now on, push others aside as they wake
 /// (`SCHED_BATCH`, see sched(7)). A client that has just sent a command goes on to the next one, and the server
-/// changes threads less often for the same work: a fifth to a tenth more of it where replies are awaited.
+/// changes threads less often for the same work: a tenth to a fifth more of it is done where replies are awaited.
 ///
 /// For a program that is a server and nothing else, at its start. Another policy than the normal one was somebody's
 /// choice and stays; so does one that the system does not let be changed.

@@ -122,6 +122,18 @@ impl Talk {
         self.line().unwrap_or_else(|| panic!("closed instead of an answer to {line:?}"))
     }
 
+    /// Sends a TASK line again and again until it is refused; returns how often it was accepted, the id of the last job
+    /// accepted (0 for none), and the refusal.
+    pub(crate) fn ask_until_refused(&mut self, task: &str) -> (u64, u64, String) {
+        let (mut accepted, mut last) = (0, 0);
+        loop {
+            let answer = self.ask(task);
+            let Some(id) = answer.strip_prefix("ACK ") else { return (accepted, last, answer) };
+            (accepted, last) = (accepted + 1, id.parse().unwrap());
+            assert!(accepted < 100_000, "it is never refused");
+        }
+    }
+
     /// Sends a line and reads the `OK lines=N` and the lines that answer it.
     pub(crate) fn ask_lines(&mut self, line: &str) -> Vec<String> {
         let head = self.ask(line);

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 
-use crate::common::{Talk, until};
+use crate::common::until;
 use crate::rig::{Policy, Site, kill};
 
 const SEGMENT_BYTES: u64 = 16 << 10;
@@ -52,18 +52,6 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Submits jobs until one is refused; returns the last id, and what the refusal says.
-fn submit_until_full(talk: &mut Talk, body: &str) -> (u64, String) {
-    let mut last = 0;
-    loop {
-        let answer = talk.ask(&format!("TASK: {body}"));
-        match answer.strip_prefix("ACK ") {
-            Some(id) => last = id.parse().unwrap(),
-            None => return (last, answer),
-        }
-    }
-}
-
 #[test]
 fn full_disk_refuses_new_jobs_only_and_is_cleared_by_finishing_some() {
     let site = Site::new(Policy::Always, SEGMENT_BYTES);
@@ -76,7 +64,8 @@ fn full_disk_refuses_new_jobs_only_and_is_cleared_by_finishing_some() {
     let server = site.start();
     let mut talk = server.connect();
     let body = "x".repeat(400);
-    let (last, refusal) = submit_until_full(&mut talk, &body);
+    let task = format!("TASK: {body}");
+    let (_, last, refusal) = talk.ask_until_refused(&task);
     assert!(refusal.starts_with("ERR full retry_after="), "{refusal}");
     let free = || {
         let disk = rustix::fs::statvfs(site.data()).unwrap();
@@ -103,8 +92,8 @@ fn full_disk_refuses_new_jobs_only_and_is_cleared_by_finishing_some() {
         };
         assert_eq!(end, if id % 4 == 0 { "OK dead=yes" } else { "OK" }, "job {id}");
     }
-    until("room for a new job", || talk.ask(&format!("TASK: {body}")).starts_with("ACK "));
-    let (more, _) = submit_until_full(&mut talk, &body);
+    until("room for a new job", || talk.ask(&task).starts_with("ACK "));
+    let (_, more, _) = talk.ask_until_refused(&task);
     println!("and again after {} more", more - last);
     assert!(more - last > last / 2, "only {} jobs fit now, and {last} did before", more - last);
     let dead = last / 4;
