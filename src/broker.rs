@@ -18,7 +18,7 @@ use crate::journal::storage::Storage;
 use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
 use crate::protocol::{Command, Compat, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State, Warn};
-use crate::queue::{self, Queue, SLICE_JOBS};
+use crate::queue::{self, Held, Queue, SLICE_JOBS};
 use crate::stats::{JobStats, Machine, QueueDetails, QueueStats, ServerDetails, ServerStats};
 use recording::Recording;
 use tallies::{Tallies, Tally};
@@ -200,6 +200,8 @@ impl Broker {
             ended: false,
             unsettled: Position::default(),
             now: None,
+            in_a_row: false,
+            held: None,
         }
     }
 
@@ -320,6 +322,10 @@ pub struct Session {
     unsettled: Position,
     /// The moment at which commands are carried out until the next settling, once one was.
     now: Option<Now>,
+    /// Whether several commands are being carried out in a row, under one taking of the queue's lock so far as that goes.
+    in_a_row: bool,
+    /// The queue's lock, meanwhile.
+    held: Option<Held<Recording>>,
 }
 
 /// How a wait for a job ended.
@@ -389,7 +395,7 @@ impl Session {
                 self.resume(&queue);
                 Ok(Reply::Done)
             }
-            Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(self.shared.stats()))),
+            Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(self.shared().stats()))),
             Command::Stats { queue: Some(queue) } => {
                 self.queue_stats(&queue).map(|stats| Reply::QueueStats(Box::new(stats)))
             }
@@ -399,6 +405,25 @@ impl Session {
             Command::Compat(compat) => return self.execute_compat(compat),
         };
         Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
+    }
+
+    /// Carries out commands in a row, up to and including the first one that has to wait or says goodbye: it and those before
+    /// it are taken from `commands`, and what came of them is added to `outcomes`.
+    ///
+    /// It is as if [`Session::execute`] were called for each; but where others want the queue too, it is a good deal
+    /// cheaper.
+    pub fn execute_all(&mut self, commands: &mut impl Iterator<Item = Command>, outcomes: &mut Vec<Outcome>) {
+        self.in_a_row = true;
+        for command in commands {
+            let outcome = self.execute(command);
+            let goes_on = matches!(outcome, Outcome::Reply(_));
+            outcomes.push(outcome);
+            if !goes_on {
+                break;
+            }
+        }
+        self.in_a_row = false;
+        self.held = None;
     }
 
     /// Apart from the rest, so that its large values don't take stack of connections that never say such a thing.
@@ -424,7 +449,7 @@ impl Session {
             Compat::QueueDetails { queue } => {
                 self.queue_details(&queue).map(|details| Reply::QueueDetails(Box::new(details)))
             }
-            Compat::ServerDetails => Ok(Reply::ServerDetails(Box::new(self.shared.details()))),
+            Compat::ServerDetails => Ok(Reply::ServerDetails(Box::new(self.shared().details()))),
             Compat::QueueNames => Ok(Reply::Names(self.queue_names())),
         };
         Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
@@ -467,15 +492,32 @@ impl Session {
     /// Calls a verb, and notes what has to be safe before its result is shown.
     fn with<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
         let now = self.now();
-        let (result, position) = self.shared.queue.with(now, verb);
+        let (result, position) = match self.hold() {
+            Some(held) => held.with(now, verb),
+            None => self.shared.queue.with(now, verb),
+        };
         self.unsettled = self.unsettled.max(position);
         result
+    }
+
+    /// The queue's lock, where it is to be held for the next command too.
+    fn hold(&mut self) -> Option<&mut Held<Recording>> {
+        self.in_a_row.then(|| self.held.get_or_insert_with(|| self.shared.queue.hold()))
+    }
+
+    /// What the session shares with others, for what may block or takes the queue's lock itself: lets go of it.
+    fn shared(&mut self) -> &Shared {
+        self.held = None;
+        &self.shared
     }
 
     /// Calls a verb that neither shows nor changes anything that a crash could take back.
     fn look<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
         let now = self.now();
-        self.shared.queue.with(now, verb).0
+        match self.hold() {
+            Some(held) => held.with(now, verb).0,
+            None => self.shared.queue.with(now, verb).0,
+        }
     }
 
     /// Accepts a job.
@@ -486,7 +528,7 @@ impl Session {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
         }
-        if let Some(journal) = &self.shared.journal
+        if let Some(journal) = &self.shared().journal
             && !journal.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX)
         {
             return Err(Refusal::full(
@@ -516,7 +558,11 @@ impl Session {
     /// Leases the next job of the named queues (none named: of those that it watches, which is `default` alone unless it
     /// said otherwise), if there is one now.
     pub fn lease(&mut self, queues: &[QueueName]) -> Option<Lease> {
-        let (lease, position) = self.shared.queue.lease(self.now(), self.id, queues)?;
+        let (now, session) = (self.now(), self.id);
+        let (lease, position) = match self.hold() {
+            Some(held) => held.lease(now, session, queues),
+            None => self.shared.queue.lease(now, session, queues),
+        }?;
         self.unsettled = self.unsettled.max(position);
         Some(lease)
     }
@@ -534,7 +580,8 @@ impl Session {
         on_long_wait: &mut dyn FnMut(),
     ) -> Waited {
         self.now = None;
-        match self.shared.queue.wait(self.id, queues, warn, deadline, PATIENCE, on_long_wait) {
+        let session = self.id;
+        match self.shared().queue.wait(session, queues, warn, deadline, PATIENCE, on_long_wait) {
             queue::Waited::Leased(lease, position) => {
                 self.unsettled = self.unsettled.max(position);
                 Waited::Leased(lease)
@@ -611,7 +658,7 @@ impl Session {
     ) -> Vec<Job> {
         let limit = limit.min(LIST_JOBS_MAX) as usize;
         let (mut jobs, mut bytes) = (Vec::new(), 0);
-        let position = self.shared.queue.in_slices(|shared, now| {
+        let position = self.shared().queue.in_slices(|shared, now| {
             let after = jobs.last().map(|job: &Job| job.id).or(after);
             let most = (limit - jobs.len()).min(SLICE_JOBS as usize);
             let slice = shared.list(now, queue, state, most, after);
@@ -696,7 +743,7 @@ impl Session {
 
     /// Hands out a queue's jobs again.
     pub fn resume(&mut self, queue: &QueueName) {
-        let position = self.shared.queue.in_slices(|state, now| state.resume(now, queue));
+        let position = self.shared().queue.in_slices(|state, now| state.resume(now, queue));
         self.waited_through(position);
     }
 
@@ -712,7 +759,7 @@ impl Session {
     /// All queues' counters, in the order in which they came to be.
     pub fn queues(&mut self) -> Vec<QueueStats> {
         let (mut all, mut after) = (Vec::new(), 0);
-        let position = self.shared.queue.in_slices(|state, now| {
+        let position = self.shared().queue.in_slices(|state, now| {
             let slice = state.queues(now, after, SLICE_JOBS as usize);
             let finished = slice.len() < SLICE_JOBS as usize;
             for (age, stats) in slice {
@@ -778,7 +825,7 @@ impl Session {
     /// returns how many.
     pub fn kick(&mut self, limit: u64) -> u64 {
         let (queue, mut plan, mut count) = (self.using.clone(), None, 0);
-        let position = self.shared.queue.in_slices(|state, now| {
+        let position = self.shared().queue.in_slices(|state, now| {
             // Those that there are now, and not those that come while it goes on, so that it ends.
             let (from, there) = *plan.get_or_insert_with(|| state.kickable(&queue));
             let most = (there.min(limit) - count).min(SLICE_JOBS);
@@ -880,7 +927,7 @@ impl Session {
     /// All queues' names in the order in which they came to be; first `default`, which is there for everybody.
     pub fn queue_names(&mut self) -> Vec<QueueName> {
         let (mut all, mut after) = (vec![QueueName::default()], 0);
-        let position = self.shared.queue.in_slices(|state, _| {
+        let position = self.shared().queue.in_slices(|state, _| {
             let slice = state.queue_names(after, SLICE_JOBS as usize);
             let finished = slice.len() < SLICE_JOBS as usize;
             after = slice.last().map_or(after, |(age, _)| *age);
@@ -904,7 +951,7 @@ impl Session {
     /// Works on the jobs that exist now, and not on those that come while it goes on, so that it ends.
     fn slices_up_to_now(&mut self, mut slice: impl FnMut(&mut State, Now, JobId) -> Slice) -> u64 {
         let (mut last, mut count) = (None, 0);
-        let position = self.shared.queue.in_slices(|state, now| {
+        let position = self.shared().queue.in_slices(|state, now| {
             let last = *last.get_or_insert(state.last_id());
             let done = slice(state, now, last);
             count += done.count;
@@ -922,6 +969,7 @@ impl Session {
 
     fn end(&mut self, ending: Ending) {
         self.ended = true;
+        self.held = None;
         self.shared.tallies.close(self.id);
         self.shared.queue.end_session(self.id, ending);
         // Nobody waits for this to be safe.

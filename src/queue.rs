@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{ArcMutexGuard, Condvar, Mutex, MutexGuard, RawMutex};
 
 use crate::change::Change;
 use crate::clock::{Clock, Moment, Now};
 use crate::error::Refusal;
 use crate::job::{JobId, Lease, QueueName};
-use state::{Effects, Ending, SessionId, State, Warn};
+use state::{Ending, SessionId, State, Warn};
 
 mod idset;
 mod random;
@@ -40,7 +40,7 @@ pub trait Recorder: Send {
 
 /// The queue that all connections share. Its methods are safe to call from any thread.
 pub struct Queue<R: Recorder> {
-    inner: Mutex<Inner<R>>,
+    inner: Arc<Mutex<Inner<R>>>,
     /// Where the timekeeper sleeps. Notified when a deadline earlier than the one that it sleeps to appears.
     timekeeper: Condvar,
     clock: Clock,
@@ -56,6 +56,13 @@ struct Inner<R> {
     sleeping_to: Option<Moment>,
     timekeeper_idle: bool,
     stopped: bool,
+}
+
+/// Who is to be woken once the lock is let go.
+struct Errands {
+    bells: Vec<Arc<Bell>>,
+    /// The timekeeper, too.
+    hurry: bool,
 }
 
 /// Where one session's thread waits, and why it may have been woken.
@@ -82,6 +89,13 @@ pub enum Waited<P> {
 }
 
 impl<R> Inner<R> {
+    /// What is to be done once the lock is let go.
+    fn errands(&mut self) -> Errands {
+        let wakes = std::mem::take(&mut self.state.effects().wakes);
+        let bells = wakes.iter().map(|session| self.bells[session.0 as usize].clone()).collect();
+        Errands { bells, hurry: self.outruns_timekeeper() }
+    }
+
     /// Whether something is due before the timekeeper would wake: then it has to be woken, by whoever asked.
     fn outruns_timekeeper(&mut self) -> bool {
         let hurry = self.timekeeper_idle
@@ -98,6 +112,72 @@ impl<R> Inner<R> {
     }
 }
 
+impl<R: Recorder> Inner<R> {
+    /// Tells the recorder what has happened, and returns the place of that.
+    fn record(&mut self) -> R::Position {
+        let mut changes = std::mem::take(&mut self.state.effects().changes);
+        if !changes.is_empty() {
+            self.recorder.record(&changes, &self.state);
+            changes.clear();
+        }
+        // So that the room for them is there next time.
+        self.state.effects().changes = changes;
+        self.recorder.position()
+    }
+
+    fn with<T>(&mut self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
+        let result = verb(&mut self.state, now);
+        (result, self.record())
+    }
+
+    fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
+        let lease = self.state.lease(now, session, queues)?;
+        let position = self.recorder.position_of(lease.id);
+        self.record();
+        Some((lease, position))
+    }
+}
+
+/// The queue's lock, for several verbs in a row: taking it for each costs more than most of them, where other threads want it
+/// too. Those who were handed a job meanwhile are woken when it is dropped. Whoever holds one calls no method of the
+/// queue, and does not block.
+pub struct Held<R: Recorder> {
+    /// `None` only while it is dropped.
+    guard: Option<ArcMutexGuard<RawMutex, Inner<R>>>,
+    queue: Arc<Queue<R>>,
+}
+
+impl<R: Recorder> Held<R> {
+    /// As [`Queue::with`].
+    pub fn with<T>(&mut self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
+        self.inner().with(now, verb)
+    }
+
+    /// As [`Queue::lease`].
+    pub fn lease(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        queues: &[QueueName],
+    ) -> Option<(Lease, R::Position)> {
+        self.inner().lease(now, session, queues)
+    }
+
+    fn inner(&mut self) -> &mut Inner<R> {
+        self.guard.as_mut().expect("it is held until it is dropped")
+    }
+}
+
+impl<R: Recorder> Drop for Held<R> {
+    fn drop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            let errands = guard.errands();
+            drop(guard);
+            self.queue.run(errands);
+        }
+    }
+}
+
 impl<R: Recorder> Queue<R> {
     /// Makes a queue of a state and a clock; every change is told to the recorder, if the state is set to leave any.
     pub fn new(state: State, clock: Clock, recorder: R) -> Queue<R> {
@@ -109,26 +189,30 @@ impl<R: Recorder> Queue<R> {
             timekeeper_idle: false,
             stopped: false,
         };
-        Queue { inner: Mutex::new(inner), timekeeper: Condvar::new(), clock }
+        Queue { inner: Arc::new(Mutex::new(inner)), timekeeper: Condvar::new(), clock }
     }
 
     /// Calls `verb` with the state, under the lock, at the moment `now`; then passes on what it left to be done. Returns
     /// also the place of all that happened up to then.
     pub fn with<T>(&self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
         let mut inner = self.inner.lock();
-        let result = verb(&mut inner.state, now);
-        let position = self.settle(inner);
-        (result, position)
+        let done = inner.with(now, verb);
+        self.settle(inner);
+        done
+    }
+
+    /// Takes the lock for several verbs.
+    pub fn hold(self: &Arc<Self>) -> Held<R> {
+        Held { guard: Some(self.inner.lock_arc()), queue: Arc::clone(self) }
     }
 
     /// Leases a job of the named queues (none named: of those that the session watches), if there is one. Returns also the place that has to be safe before the job is
     /// shown to anybody.
     pub fn lease(&self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<(Lease, R::Position)> {
         let mut inner = self.inner.lock();
-        let lease = inner.state.lease(now, session, queues)?;
-        let position = inner.recorder.position_of(lease.id);
+        let leased = inner.lease(now, session, queues);
         self.settle(inner);
-        Some((lease, position))
+        leased
     }
 
     /// Calls `slice` until it says that it is finished; others get their turn in between. Returns the place of all
@@ -312,24 +396,20 @@ impl<R: Recorder> Queue<R> {
         mut guard: MutexGuard<'a, Inner<R>>,
         unlock: impl FnOnce(MutexGuard<'a, Inner<R>>),
     ) -> R::Position {
-        let inner = &mut *guard;
-        let Effects { mut changes, wakes } = std::mem::take(inner.state.effects());
-        if !changes.is_empty() {
-            inner.recorder.record(&changes, &inner.state);
-            changes.clear();
-            // So that the room for them is there next time.
-            inner.state.effects().changes = changes;
-        }
-        let position = inner.recorder.position();
-        let bells: Vec<_> = wakes.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
-        let hurry = inner.outruns_timekeeper();
+        let position = guard.record();
+        let errands = guard.errands();
         unlock(guard);
-        for bell in bells {
+        self.run(errands);
+        position
+    }
+
+    /// Wakes whom there is to wake, without the lock.
+    fn run(&self, errands: Errands) {
+        for bell in errands.bells {
             bell.condvar.notify_one();
         }
-        if hurry {
+        if errands.hurry {
             self.timekeeper.notify_one();
         }
-        position
     }
 }

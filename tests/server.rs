@@ -99,6 +99,96 @@ fn replies_come_in_the_order_of_commands_sent_ahead() {
 }
 
 #[test]
+fn every_verb_does_the_same_sent_ahead_as_awaited() {
+    let script = [
+        "TASK: a",
+        "TASK key=k: b",
+        "TASK key=k: again",
+        "TASK delay=1h: c",
+        "TASK queue=other: d",
+        "GET wait=0",
+        "TOUCH 1",
+        "RETURN 1",
+        "GET wait=0",
+        "FAIL 1 dead=yes: so it is",
+        "STATS",
+        "RETRY 1",
+        "GET queue=other",
+        "QUEUES",
+        "ACK 5",
+        "LIST",
+        "GET wait=0",
+        "GET wait=1ms queue=none",
+        "FAIL 1 dead=yes",
+        "RETRY queue=default",
+        "PAUSE",
+        "GET wait=0",
+        "RESUME",
+        "PEEK 2",
+        "STATS queue=default",
+        "DELETE 2",
+        "DELETE 2",
+        "PURGE",
+        "nonsense",
+        "HELP",
+        "use tube",
+        "put 1 0 60 1\r\nx\r",
+        "watch tube\r",
+        "reserve\r",
+        "reserve-with-timeout 0\r",
+        "release 6 1 0\r",
+        "reserve-job 6\r",
+        "bury 6 1\r",
+        "kick 1\r",
+        "peek-ready\r",
+        "stats-job 6\r",
+        "stats-tube tube\r",
+        "stats\r",
+        "list-tubes\r",
+        "list-tube-used\r",
+        "list-tubes-watched\r",
+        "ignore tube\r",
+        "pause-tube tube 1\r",
+        "pause-tube tube 0\r",
+        "kick-job 6\r",
+        "delete 6\r",
+        "TASK: the last",
+        "STATS",
+        "GET",
+    ];
+    // What differs from one server or moment to the next: numbers, times, and the name of a server.
+    let masked = |line: String| match line.split_once(": ") {
+        Some((name @ ("id" | "uptime" | "rusage-utime" | "rusage-stime"), _)) => name.to_owned(),
+        _ => line
+            .split(|c: char| c.is_ascii_digit())
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("#"),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for durable in [false, true] {
+        let [one, other] = ["one", "other"].map(|name| {
+            if !durable {
+                return Server::start(&[]);
+            }
+            let mut server = Command::new(env!("CARGO_BIN_EXE_server"));
+            Server::of(server.args(["-p", "0", "--data"]).arg(dir.path().join(name)))
+        });
+        let (mut awaiting, mut ahead) = (one.connect(), other.connect());
+        ahead.send(script.map(|command| format!("{command}\nPING\n")).concat());
+        for command in script {
+            awaiting.send(format!("{command}\nPING\n"));
+            let [expected, found] = [&mut awaiting, &mut ahead].map(|talk| {
+                let lines = std::iter::from_fn(|| talk.line()).take_while(|line| line != "PONG");
+                lines.map(masked).collect::<Vec<_>>()
+            });
+            assert!(!expected.is_empty(), "{command}");
+            assert_eq!(found, expected, "{command}");
+        }
+    }
+}
+
+#[test]
 fn commands_split_at_every_byte_are_understood() {
     let server = Server::start(&[]);
     let mut talk = server.connect();
