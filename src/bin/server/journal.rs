@@ -1,0 +1,122 @@
+//! The journal as the program meets it: opened, verified, salvaged, and what is said of that.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use djqs::journal::storage::DiskStorage;
+use djqs::journal::{self, Fsync, OpenError, Recovered, Salvaged};
+use djqs::{Broker, broker};
+
+use super::ending::end_soon;
+use super::flags::Flags;
+
+/// Opens the journal, and says what it promises and what came back from it.
+pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, String), String> {
+    let fsync = flags.policy();
+    let directory = flags.data.display();
+    let options = journal::Options {
+        fsync,
+        segment_bytes: flags.segment_size.max(broker::segment_bytes_for(u64::from(flags.max_body))),
+        on_failure: Some(Arc::new(end_soon)),
+        #[cfg(feature = "sabotage")]
+        sabotage: sabotage()?,
+        ..journal::Options::default()
+    };
+    let can_not_open = |error: OpenError| {
+        let advice = match error {
+            OpenError::Damaged(_) | OpenError::Missing { .. } => {
+                "\n  nothing was changed; restore a backup, or start with --salvage to keep what can be read (see docs/journal.md)"
+            }
+            _ => "",
+        };
+        format!("can't open the journal in {directory}: {error}{advice}")
+    };
+    let storage = DiskStorage::open(&flags.data).map_err(|error| can_not_open(error.into()))?;
+    if flags.salvage {
+        report_salvage(&journal::salvage(&storage).map_err(can_not_open)?);
+    }
+    let (broker, recovered) = Broker::open(config, Arc::new(storage), options).map_err(can_not_open)?;
+    if let Some(torn) = &recovered.torn {
+        let kept = torn
+            .kept
+            .as_ref()
+            .map_or_else(String::new, |kept| format!("; they are kept in {}", kept.display()));
+        log::warn!(
+            "the last write before the end was not complete: bytes {} to {} of {}{kept}; nothing acknowledged was in them",
+            torn.from,
+            torn.to,
+            torn.path.display(),
+        );
+    }
+    let jobs = broker.stats().jobs;
+    let count = jobs.ready + jobs.delayed + jobs.leased + jobs.dead;
+    let promise = match fsync {
+        Fsync::Always => "fsync always, an acknowledged job survives a power cut".into(),
+        Fsync::Interval(_) => format!("fsync every {fsync}, a power cut takes at most the last {fsync}"),
+        Fsync::Never => "fsync never, an acknowledged job survives kill -9 but no power cut".to_string(),
+    };
+    let Recovered { bytes, duration, clean, .. } = recovered;
+    let after = if clean { "" } else { ", the server before did not end in good order" };
+    let back = format!("{count} jobs came back from {bytes} bytes in {} ms{after}", duration.as_millis());
+    Ok((broker, format!("jobs in {directory}, {promise}; {back}")))
+}
+
+/// Looks through a journal offline, and says what is in it.
+pub(super) fn verify(directory: &Path) -> Result<(), String> {
+    let can_not_read = |error| format!("can't read the journal in {}: {error}", directory.display());
+    let report = journal::verify(&DiskStorage::open_read_only(directory).map_err(can_not_read)?);
+    let mut text = format!(
+        "jobs: {}\npaused queues: {}\nhighest id: {}\nrecords: {}\nsegments: {}\nfile bytes: {}\nlive bytes: {}\n\
+         dead bytes: {}\nclean end: {}\n",
+        report.jobs,
+        report.paused,
+        report.highest_id,
+        report.records,
+        report.segments,
+        report.file_bytes,
+        report.live_bytes,
+        report.dead_bytes,
+        if report.clean { "yes" } else { "no" },
+    );
+    if let Some(torn) = &report.torn {
+        text += &format!("torn last write: bytes {} to {} of {}\n", torn.from, torn.to, torn.path.display());
+    }
+    let _ = io::stdout().write_all(text.as_bytes());
+    report.damage.map_or(Ok(()), |damage| {
+        Err(format!("the journal is damaged: {damage}; the figures are of what lies before"))
+    })
+}
+
+fn report_salvage(salvaged: &Salvaged) {
+    if !salvaged.damaged {
+        log::warn!("--salvage: nothing is damaged, nothing was changed");
+        return;
+    }
+    for damage in &salvaged.damage {
+        log::warn!("--salvage: lost: {damage}");
+    }
+    for original in &salvaged.originals {
+        log::warn!("--salvage: kept the original as {}", original.display());
+    }
+    log::warn!(
+        "--salvage: {} records were kept, {} bytes could not be read",
+        salvaged.records,
+        salvaged.lost_bytes
+    );
+}
+
+/// The fault that `make crash-check` asks for, to see whether the crash tests find it.
+#[cfg(feature = "sabotage")]
+fn sabotage() -> Result<journal::Sabotage, String> {
+    use journal::Sabotage;
+    match std::env::var("DJQS_SABOTAGE").unwrap_or_default().as_str() {
+        "" => Ok(Sabotage::None),
+        "reply-before-write" => Ok(Sabotage::ReplyBeforeWrite),
+        "reply-before-sync" => Ok(Sabotage::ReplyBeforeSync),
+        "skip-directory-sync" => Ok(Sabotage::SkipDirectorySync),
+        "ignore-sync-error" => Ok(Sabotage::IgnoreSyncError),
+        "drop-before-sync" => Ok(Sabotage::DropBeforeSync),
+        other => Err(format!("DJQS_SABOTAGE={other} is no fault that is known here")),
+    }
+}
