@@ -11,7 +11,7 @@ use djqs::change::{Change, JobStatus, Place};
 use djqs::job::{Counts, JobId};
 use djqs::journal::storage::{CrashPlan, Fault, Operation, OperationKind, SimulatedDisk};
 use djqs::journal::{Failure, Fsync, Options};
-use journal_common::{History, Owner, Random, World, exhaustive, job, random_change, status};
+use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, status};
 
 const SEGMENT_BYTES: u64 = 32 << 10;
 
@@ -458,4 +458,34 @@ fn closing_waits_for_what_was_appended() {
         Owner::open(Arc::new(disk.crash(CrashPlan::Nothing)), options(Fsync::Never)).unwrap();
     assert!(recovered.clean);
     assert!(reopened.world.lock().unwrap().jobs.contains_key(&1_000_000));
+}
+
+#[test]
+fn compaction_ends_where_the_journal_cannot_become_smaller() {
+    // Two of these fit in a segment of 8 KiB, half of which is its header: more than two and a half times what is live.
+    let disk = SimulatedDisk::new();
+    let options = Options { segment_bytes: 8 << 10, ..in_line(Fsync::Always) };
+    let (owner, _) = Owner::open(Arc::new(disk.clone()), options).unwrap();
+    for id in 1..=100 {
+        let position = owner.change(&job(id, &[b'x'; 1400]));
+        owner.wait(position).unwrap();
+    }
+    let (done, ended) = std::sync::mpsc::channel();
+    let compacting = Arc::clone(&owner);
+    let thread = std::thread::spawn(move || done.send(compacting.journal.compact()).unwrap());
+    let before = owner.journal.stats().newest_segment;
+    assert!(
+        ended.recv_timeout(Duration::from_secs(30)).is_ok(),
+        "it goes round and round: segment {before} to {}",
+        owner.journal.stats().newest_segment
+    );
+    thread.join().unwrap();
+    // What dies is taken out all the same.
+    for id in 1..=100 {
+        let position = owner.change(&Change::Gone(JobId(id)));
+        owner.wait(position).unwrap();
+        owner.journal.compact().unwrap();
+    }
+    let stats = owner.journal.stats();
+    assert!(stats.total_bytes <= 3 * stats.live_bytes + (4 * (8 << 10)), "{stats:?}");
 }

@@ -59,6 +59,9 @@ pub(super) struct Compaction {
     /// How much was dead when all segments had been emptied once while the disk was full, but for what died meanwhile: less
     /// is not to be had.
     dead_least: AtomicU64,
+    /// How much has to have died, as counted, for the journal to become smaller: all segments were emptied once, and it was
+    /// as large as before.
+    futile_until: AtomicU64,
     /// The place that it waits for, or last waited for.
     waits_for: AtomicU64,
 }
@@ -90,13 +93,22 @@ impl Shared {
     }
 
     /// Whether the oldest segment is to be emptied: where the segments are more than two and a half times what has to
-    /// be kept, and one. That is never out of reach: written anew, jobs take no more than 1.4 times what they are
-    /// counted as, unless nearly all of them are tiny and their counts enormous.
+    /// be kept, and one. That is seldom out of reach: written anew, jobs take no more than 1.4 times what they are
+    /// counted as, unless nearly all of them are tiny and their counts enormous, or few of them fit in a segment. Where it is,
+    /// nothing is emptied before some more has died.
     ///
     /// On a full disk it is worth more work to gain a segment: whenever there is nearly one more that is dead than after
     /// the last time that all were emptied; or somebody can't go on at all, and it has to be tried.
     pub(super) fn needs_compaction(&self) -> bool {
-        self.is_too_large() || (self.supply.is_full() && self.can_compact() && self.gains_room())
+        (self.is_too_large() && !self.is_futile())
+            || (self.supply.is_full() && self.can_compact() && self.gains_room())
+    }
+
+    /// Whether emptying all segments would make the journal no smaller. Where somebody waits for a file, it is tried all
+    /// the same.
+    fn is_futile(&self) -> bool {
+        let until = self.compaction.futile_until.load(Ordering::Relaxed);
+        self.died.load(Ordering::Relaxed) < until && !self.supply.is_starved()
     }
 
     /// Whether the journal is larger than it should be, whatever room the disk has.
@@ -166,7 +178,7 @@ impl Shared {
                 if segments.front().is_some_and(|oldest| oldest.id > newest) {
                     // From here on, once around.
                     if newest > 0 {
-                        self.note_dead(self.died.load(Ordering::Relaxed) - died);
+                        self.note_dead(died);
                     }
                     died = self.died.load(Ordering::Relaxed);
                     newest = segments.back().map_or(0, |newest| newest.id);
@@ -184,14 +196,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes note of what is dead when all segments were emptied once on a full disk, less what has died meanwhile: no
-    /// less is to be had.
-    fn note_dead(&self, died_meanwhile: u64) {
-        if !self.supply.is_full() {
-            self.compaction.dead_least.store(0, Ordering::Relaxed);
-            return;
-        }
-        self.compaction.dead_least.store(self.dead().saturating_sub(died_meanwhile), Ordering::Relaxed);
+    /// Takes note of what is left when all segments were emptied once, less what has died meanwhile: no less is to be
+    /// had.
+    fn note_dead(&self, died_before: u64) {
+        let died = self.died.load(Ordering::Relaxed);
+        let worth = self.options.segment_bytes / 4;
+        // Had more died, the next round would gain that.
+        let futile_until = if died - died_before < worth { died + worth } else { 0 };
+        self.compaction.futile_until.store(futile_until, Ordering::Relaxed);
+        let full = self.supply.is_full();
+        let dead_least = if full { self.dead().saturating_sub(died - died_before) } else { 0 };
+        self.compaction.dead_least.store(dead_least, Ordering::Relaxed);
         if self.supply.is_starved() {
             // Once more, but not at once: only others can make room now.
             self.supply.pause();

@@ -47,7 +47,7 @@ pub(super) struct Supply {
     state: Mutex<State>,
     /// The disk was found full, and not all that is wanted could be made since.
     full: AtomicBool,
-    /// Somebody waits for a file on a full disk, and there is nothing that is known to be gained.
+    /// Somebody waits for a file that may not be made, and there is nothing that is known to be gained.
     starved: AtomicBool,
     /// Something changed: a file was made or taken, there may be room again, the end has come.
     changed: Condvar,
@@ -170,7 +170,7 @@ impl Shared {
                 state.missed = state.ready.is_empty();
                 // More may be wanted than when the thread that makes them last looked.
                 self.supply.changed.notify_all();
-                if self.supply.is_full() && !self.needs_compaction() {
+                if !self.needs_compaction() && (self.supply.is_full() || self.is_too_large()) {
                     self.supply.starved.store(true, Ordering::Release);
                     self.compact_if_needed();
                 }
