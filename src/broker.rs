@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::vec::Drain;
 
 use crate::change::{Change, Measure};
 use crate::clock::{Clock, Moment, Now};
@@ -16,7 +17,7 @@ use crate::error::{Code, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
 use crate::journal::storage::Storage;
 use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
-use crate::protocol::{Command, Compat, Reply, Retry, Wait};
+use crate::protocol::{Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State, Warn};
 use crate::queue::{self, Held, Queue, SLICE_JOBS};
 use crate::stats::{JobStats, Machine, QueueDetails, QueueStats, ServerDetails, ServerStats};
@@ -32,6 +33,10 @@ pub const LIST_JOBS_MAX: u32 = 1000;
 /// A LIST ends early when its jobs, with their keys and reasons, have reached this many bytes, so that no reply is larger
 /// than memory likes.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
+
+/// Commands in a row lease no more jobs once their bodies have come to this many bytes: a client that is slow to read must
+/// not have any number of them kept for it, or leased to it.
+const ROW_BODIES_MAX: usize = 64 << 10;
 
 /// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
 const RECORD_BYTES_MAX: u64 = 2048;
@@ -196,6 +201,7 @@ impl Broker {
             shared: Arc::clone(&self.shared),
             id,
             using: QueueName::default(),
+            watching: 1,
             tally: self.shared.tallies.open(id),
             ended: false,
             unsettled: Position::default(),
@@ -315,6 +321,8 @@ pub struct Session {
     id: SessionId,
     /// The queue of submissions that name none, in the dialect that can say so.
     using: QueueName,
+    /// How many queues it watches, in the dialect that can say so.
+    watching: usize,
     /// Its commands, counted.
     tally: Arc<Tally>,
     ended: bool,
@@ -407,18 +415,20 @@ impl Session {
         Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
     }
 
-    /// Carries out commands in a row, up to and including the first one that has to wait or says goodbye: it and those before
-    /// it are taken from `commands`, and what came of them is added to `outcomes`.
-    ///
-    /// It is as if [`Session::execute`] were called for each; but where others want the queue too, it is a good deal
-    /// cheaper.
-    pub fn execute_all(&mut self, commands: &mut impl Iterator<Item = Command>, outcomes: &mut Vec<Outcome>) {
+    /// Carries out commands in a row, all of them [brief](Command::is_brief), under one taking of the queue's lock where that goes:
+    /// up to and including the first that has to wait, or as many as have given [`ROW_BODIES_MAX`] bytes. They are
+    /// taken from `commands`, and what came of them is added to `outcomes`.
+    pub(crate) fn execute_all(&mut self, commands: &mut Drain<'_, Command>, outcomes: &mut Vec<Outcome>) {
         self.in_a_row = true;
+        let mut bodies = 0;
         for command in commands {
             let outcome = self.execute(command);
             let goes_on = matches!(outcome, Outcome::Reply(_));
+            if let Outcome::Reply(Reply::Leased(lease)) = &outcome {
+                bodies += lease.body.len();
+            }
             outcomes.push(outcome);
-            if !goes_on {
+            if !goes_on || bodies >= ROW_BODIES_MAX {
                 break;
             }
         }
@@ -493,7 +503,13 @@ impl Session {
     fn with<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
         let now = self.now();
         let (result, position) = match self.hold() {
-            Some(held) => held.with(now, verb),
+            Some(held) => {
+                let done = held.with(now, verb);
+                if held.has_errands() {
+                    self.held = None;
+                }
+                done
+            }
             None => self.shared.queue.with(now, verb),
         };
         self.unsettled = self.unsettled.max(position);
@@ -528,15 +544,18 @@ impl Session {
         if self.shared.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
         }
-        if let Some(journal) = &self.shared().journal
-            && !journal.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX)
-        {
+        if self.shared.journal.is_some() && !self.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX) {
             return Err(Refusal::full(
                 FULL_RETRY_AFTER,
                 "the disk is full: wait until some jobs are done, or make room",
             ));
         }
         self.with(|state, now| state.submit(now, submission))
+    }
+
+    /// Whether the journal has room for a job's record. It may block until that is known.
+    fn has_room(&mut self, bytes: u64) -> bool {
+        self.shared().journal.as_ref().is_none_or(|journal| journal.has_room(bytes))
     }
 
     fn lease_or_wait(&mut self, queues: Vec<QueueName>, warn: Warn, wait: Wait) -> Outcome {
@@ -563,6 +582,10 @@ impl Session {
             Some(held) => held.lease(now, session, queues),
             None => self.shared.queue.lease(now, session, queues),
         }?;
+        if self.watching > FEW_QUEUES {
+            // It has looked at all of them: others have their turn.
+            self.held = None;
+        }
         self.unsettled = self.unsettled.max(position);
         Some(lease)
     }
@@ -876,7 +899,8 @@ impl Session {
     /// [`Code::Full`] where there is no memory for one more queue, or the session watches too many.
     pub fn watch(&mut self, queue: &QueueName) -> Result<usize, Refusal> {
         let session = self.id;
-        self.look(|state, _| state.watch(session, queue))
+        self.watching = self.look(|state, _| state.watch(session, queue))?;
+        Ok(self.watching)
     }
 
     /// Watches this queue no more; returns how many it watches.
@@ -885,7 +909,8 @@ impl Session {
     /// [`Code::Usage`] where it is the only one.
     pub fn ignore(&mut self, queue: &QueueName) -> Result<usize, Refusal> {
         let session = self.id;
-        self.look(|state, _| state.ignore(session, queue))
+        self.watching = self.look(|state, _| state.ignore(session, queue))?;
+        Ok(self.watching)
     }
 
     /// The queues that it watches.

@@ -247,10 +247,32 @@ pub enum Compat {
     QueueNames,
 }
 
+/// So many queues are looked at for a job in little time.
+pub(crate) const FEW_QUEUES: usize = 8;
+
 impl Command {
     /// Whether its reply may be longer than some hundred bytes and a body: as long as there are jobs, or queues.
     pub fn has_long_reply(&self) -> bool {
         matches!(self, Command::List { .. } | Command::Queues | Command::Compat(Compat::QueueNames))
+    }
+
+    /// Whether it takes a microsecond or so, and its reply is short but for a body: then it may share the queue's lock with
+    /// others in a row.
+    pub(crate) fn is_brief(&self) -> bool {
+        match self {
+            Command::Lease { queues, .. } => queues.len() <= FEW_QUEUES,
+            Command::Submit(_) | Command::Ack { .. } | Command::Fail { .. } | Command::Return { .. } => true,
+            Command::Touch { .. } | Command::Delete { .. } | Command::Ping => true,
+            Command::Compat(compat) => matches!(
+                compat,
+                Compat::SubmitHere(..)
+                    | Compat::LeaseWatched { .. }
+                    | Compat::Finish { .. }
+                    | Compat::ReturnAs { .. }
+                    | Compat::Bury { .. }
+            ),
+            _ => false,
+        }
     }
 
     /// What the command is counted as, if it is.

@@ -163,6 +163,11 @@ impl<R: Recorder> Held<R> {
         self.inner().lease(now, session, queues)
     }
 
+    /// Whether somebody was handed a job: then it is time to let go, and wake them.
+    pub fn has_errands(&mut self) -> bool {
+        !self.inner().state.effects().wakes.is_empty()
+    }
+
     fn inner(&mut self) -> &mut Inner<R> {
         self.guard.as_mut().expect("it is held until it is dropped")
     }

@@ -110,3 +110,41 @@ fn long_replies_that_nobody_reads_are_bounded_together() {
     until("the replies are forgotten", || server.stat("connections") == "2");
     assert_eq!(talk.ask_lines("QUEUES").len(), 60_000);
 }
+
+#[test]
+fn jobs_are_not_leased_ahead_of_a_client_that_does_not_read() {
+    let server = Server::start(&["-z", "1048576"]);
+    let (count, body) = (64, "x".repeat(1 << 20));
+    let tasks = (0..count).map(|_| format!("TASK: {body}\n"));
+    assert_eq!(answers(&mut server.connect(), tasks, "ACK"), count);
+    let mut slow = server.connect();
+    slow.send("GET\n".repeat(count));
+    let mut leased = 0;
+    until("a job to be leased", || {
+        leased = server.stat("jobs_leased").parse().unwrap();
+        leased > 0
+    });
+    assert!(leased < count / 2, "{leased} jobs are leased, and none has been read");
+}
+
+#[test]
+fn commands_behind_a_waiting_one_take_little_memory() {
+    let server = Server::start(&[]);
+    let before = server.process_figure("VmRSS");
+    let many_queues = format!("GET queue={}\n", vec!["a"; 2000].join(","));
+    let text = format!("GET queue=none\n{}", many_queues.repeat(15));
+    let connections = 50;
+    let _talks: Vec<Talk> = (0..connections)
+        .map(|_| {
+            let mut talk = server.connect();
+            // The buffer grows first, so that all of it is read at once.
+            talk.send("PING\n".repeat(13_000));
+            (0..13_000).for_each(|_| assert_eq!(talk.line().unwrap(), "PONG"));
+            talk.send(&text);
+            talk
+        })
+        .collect();
+    until("all of them to wait", || server.stat("waiting") == connections.to_string());
+    let each = (server.process_figure("VmRSS") - before) / connections;
+    assert!(each < 300, "{each} KiB each, for 64 KiB of commands");
+}

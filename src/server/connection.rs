@@ -42,9 +42,13 @@ const EAGER_TIME: Duration = Duration::from_micros(50);
 /// How often in a row it counts that it did so in vain.
 const EAGER_IN_VAIN_MAX: u32 = 6;
 
-/// How many commands are carried out in a row, under one taking of the queue's lock: enough that taking it costs little
+/// How many brief commands are carried out in a row, under one taking of the queue's lock: enough that taking it costs little
 /// beside them, and some ten microseconds' worth.
 const ROW_COMMANDS_MAX: usize = 64;
+
+/// How many bytes of commands: where one of them waits, those behind it are kept as values, beside the buffer that they were
+/// read into, for as long as it does.
+const ROW_BYTES_MAX: usize = 8 * 1024;
 
 /// How much later than its deadline a slow command may be dropped.
 const LIMIT_SLACK: Duration = Duration::from_secs(1);
@@ -109,6 +113,15 @@ enum End {
     Sent,
 }
 
+/// What became of a step that is no command.
+enum Taken {
+    GoOn,
+    /// More has to be read.
+    Incomplete,
+    /// The last word is said.
+    End,
+}
+
 struct Connection<'a> {
     stream: &'a Arc<Socket>,
     session: &'a mut Session,
@@ -144,61 +157,66 @@ impl Connection<'_> {
 
     /// Carries out all complete commands in the buffer.
     fn carry_out(&mut self) -> io::Result<Option<End>> {
-        let mut row = Vec::new();
+        let (mut row, mut row_bytes) = (Vec::new(), 0);
         loop {
             let step = self.decoder.next(self.input.unread());
-            match step {
-                Step::Command { consumed, command, dialect } if !command.has_long_reply() => {
-                    self.consume(consumed);
-                    row.push((command, dialect));
-                    if row.len() < ROW_COMMANDS_MAX && !self.input.unread().is_empty() {
-                        continue;
-                    }
-                    if let Some(end) = self.carry_out_row(&mut row)? {
-                        return Ok(Some(end));
-                    }
-                    continue;
+            let Step::Command { consumed, command, dialect } = step else {
+                if let Some(end) = self.carry_out_row(&mut row)? {
+                    return Ok(Some(end));
                 }
-                _ => {}
-            }
-            if let Some(end) = self.carry_out_row(&mut row)? {
+                row_bytes = 0;
+                match self.take_step(step)? {
+                    Taken::GoOn => continue,
+                    Taken::Incomplete => return Ok(None),
+                    Taken::End => return Ok(Some(End::Sent)),
+                }
+            };
+            self.consume(consumed);
+            row_bytes += consumed;
+            let shares = command.is_brief() && row_bytes <= ROW_BYTES_MAX;
+            if !shares && let Some(end) = self.carry_out_row(&mut row)? {
                 return Ok(Some(end));
             }
-            match step {
-                Step::Incomplete => return Ok(None),
-                Step::Skip { consumed } => self.consume(consumed),
-                Step::Command { consumed, command, dialect } => {
-                    self.consume(consumed);
-                    self.reply_at_length(command, dialect)?;
+            row.push((command, dialect));
+            if !shares || row.len() == ROW_COMMANDS_MAX || self.input.unread().is_empty() {
+                if let Some(end) = self.carry_out_row(&mut row)? {
+                    return Ok(Some(end));
                 }
-                Step::Refused { consumed, refusal, dialect, close } => {
-                    self.consume(consumed);
-                    log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
-                    self.replies.push(&Reply::Refused(refusal), dialect);
-                    if close {
-                        return Ok(Some(End::Sent));
-                    }
-                }
-                Step::Farewell { text } => {
-                    self.replies.bytes.extend_from_slice(text);
-                    return Ok(Some(End::Sent));
-                }
+                row_bytes = 0;
             }
-            self.flush_if_much()?;
         }
     }
 
-    /// Carries out commands that have been read, in their order.
+    /// Does what a step asks that is no command.
+    fn take_step(&mut self, step: Step) -> io::Result<Taken> {
+        match step {
+            Step::Incomplete => return Ok(Taken::Incomplete),
+            Step::Skip { consumed } => self.consume(consumed),
+            Step::Command { .. } => unreachable!("the caller carries it out"),
+            Step::Refused { consumed, refusal, dialect, close } => {
+                self.consume(consumed);
+                log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
+                self.replies.push(&Reply::Refused(refusal), dialect);
+                if close {
+                    return Ok(Taken::End);
+                }
+            }
+            Step::Farewell { text } => {
+                self.replies.bytes.extend_from_slice(text);
+                return Ok(Taken::End);
+            }
+        }
+        self.flush_if_much()?;
+        Ok(Taken::GoOn)
+    }
+
+    /// Carries out commands that have been read, in their order: one, or several that share the queue's lock.
     fn carry_out_row(&mut self, row: &mut Vec<(Command, Dialect)>) -> io::Result<Option<End>> {
         if row.len() <= 1 {
-            return row.pop().map_or(Ok(None), |(command, dialect)| {
-                let outcome = self.session.execute(command);
-                self.answer(outcome, dialect)
-            });
+            return row.pop().map_or(Ok(None), |(command, dialect)| self.carry_out_one(command, dialect));
         }
-        let dialects: Vec<_> = row.iter().map(|(_, dialect)| *dialect).collect();
-        let mut dialects = dialects.into_iter();
-        let mut commands = row.drain(..).map(|(command, _)| command);
+        let (mut commands, dialects): (Vec<_>, Vec<_>) = row.drain(..).unzip();
+        let (mut commands, mut dialects) = (commands.drain(..), dialects.into_iter());
         let mut outcomes = Vec::with_capacity(commands.len());
         while commands.len() > 0 {
             self.session.execute_all(&mut commands, &mut outcomes);
@@ -209,6 +227,14 @@ impl Connection<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn carry_out_one(&mut self, command: Command, dialect: Dialect) -> io::Result<Option<End>> {
+        if command.has_long_reply() {
+            return self.reply_at_length(command, dialect).map(|()| None);
+        }
+        let outcome = self.session.execute(command);
+        self.answer(outcome, dialect)
     }
 
     fn answer(&mut self, outcome: Outcome, dialect: Dialect) -> io::Result<Option<End>> {
