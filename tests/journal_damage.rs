@@ -375,6 +375,8 @@ fn verify_reports_jobs_bytes_and_the_first_damage() {
     let start = batches(&corpus.disk.contents(name).unwrap())[2];
     corpus.disk.flip(name, start + 50, 0);
     let report = verify(&corpus.disk);
+    // The damaged segment is one of those that were read.
+    assert_eq!(report.segments, 2);
     match report.damage {
         Some(OpenError::Damaged(damage)) => {
             assert!(damage.path.ends_with(name) && damage.offset == start as u64);

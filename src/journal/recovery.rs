@@ -127,6 +127,7 @@ pub(super) struct Tail {
 }
 
 /// What reading all segments found.
+#[derive(Default)]
 pub(super) struct Scan {
     /// Segments in use, the oldest first.
     pub(super) segments: Vec<Segment>,
@@ -171,63 +172,9 @@ pub(super) fn segment_ids(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> 
 /// Reads all segments in order and changes nothing. `replay` is called with every record, in the order in which
 /// they were appended.
 pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Result<Scan, OpenError> {
-    let mut scan = Scan {
-        segments: Vec::new(),
-        spares: Vec::new(),
-        begun: None,
-        tail: None,
-        chain: Chain::BEGINNING,
-        torn: None,
-        closed: false,
-        records: 0,
-        bytes: 0,
-    };
-    let ids = segment_ids(storage)?;
-    let mut dropped = 0;
-    for (index, &id) in ids.iter().enumerate() {
-        let name = segment::file_name(id);
-        let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
-        let damaged =
-            |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
-        let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
-        let header = match first {
-            FirstBlock::Header(header) => header,
-            FirstBlock::Unused | FirstBlock::Begun => {
-                let from = segment::HEADER_BYTES as u64;
-                if segment::last_nonzero(&*file, from).map_err(failed(storage, "read", &name))?.is_some() {
-                    return damaged(0, "the segment's header is not there");
-                }
-                if first == FirstBlock::Begun {
-                    scan.begun = Some(id);
-                }
-                let file_bytes = file.length().map_err(failed(storage, "read", &name))?;
-                scan.spares.push(Spare { id, file, file_bytes });
-                continue;
-            }
-            FirstBlock::Damaged(what) => return damaged(0, what),
-            FirstBlock::Version(version) => {
-                return Err(OpenError::Version { path: storage.path(&name), version });
-            }
-        };
-        if !scan.spares.is_empty() {
-            return damaged(0, "the segment before it holds nothing");
-        }
-        let follows = header.first_batch == scan.chain.next && header.previous == scan.chain.previous;
-        if index > 0 && !follows {
-            return damaged(0, "the segment does not follow the one before it");
-        }
-        let last = match ids.get(index + 1) {
-            None => true,
-            Some(&next) => is_unused(storage, next)?,
-        };
-        scan.segment(storage, file, header, last, &mut dropped, replay)?;
-    }
-    match ids.first() {
-        Some(&oldest) if oldest > dropped + 1 => {
-            Err(OpenError::Missing { path: storage.path(&segment::file_name(dropped + 1)) })
-        }
-        _ => Ok(scan),
-    }
+    let mut scan = Scan::default();
+    scan.read(storage, replay)?;
+    Ok(scan)
 }
 
 /// Whether the segment `id` has never held a batch.
@@ -239,6 +186,61 @@ fn is_unused(storage: &dyn Storage, id: u64) -> Result<bool, OpenError> {
 }
 
 impl Scan {
+    /// What [`scan`] does; where it fails, what was found before is there all the same.
+    pub(super) fn read(
+        &mut self,
+        storage: &dyn Storage,
+        replay: &mut dyn FnMut(Record),
+    ) -> Result<(), OpenError> {
+        let ids = segment_ids(storage)?;
+        let mut dropped = 0;
+        for (index, &id) in ids.iter().enumerate() {
+            let name = segment::file_name(id);
+            let file = storage.open(&name).map_err(failed(storage, "open", &name))?;
+            let damaged =
+                |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
+            let first = segment::read_first_block(&*file, id).map_err(failed(storage, "read", &name))?;
+            let header = match first {
+                FirstBlock::Header(header) => header,
+                FirstBlock::Unused | FirstBlock::Begun => {
+                    let from = segment::HEADER_BYTES as u64;
+                    if segment::last_nonzero(&*file, from).map_err(failed(storage, "read", &name))?.is_some()
+                    {
+                        return damaged(0, "the segment's header is not there");
+                    }
+                    if first == FirstBlock::Begun {
+                        self.begun = Some(id);
+                    }
+                    let file_bytes = file.length().map_err(failed(storage, "read", &name))?;
+                    self.spares.push(Spare { id, file, file_bytes });
+                    continue;
+                }
+                FirstBlock::Damaged(what) => return damaged(0, what),
+                FirstBlock::Version(version) => {
+                    return Err(OpenError::Version { path: storage.path(&name), version });
+                }
+            };
+            if !self.spares.is_empty() {
+                return damaged(0, "the segment before it holds nothing");
+            }
+            let follows = header.first_batch == self.chain.next && header.previous == self.chain.previous;
+            if index > 0 && !follows {
+                return damaged(0, "the segment does not follow the one before it");
+            }
+            let last = match ids.get(index + 1) {
+                None => true,
+                Some(&next) => is_unused(storage, next)?,
+            };
+            self.segment(storage, file, header, last, &mut dropped, replay)?;
+        }
+        match ids.first() {
+            Some(&oldest) if oldest > dropped + 1 => {
+                Err(OpenError::Missing { path: storage.path(&segment::file_name(dropped + 1)) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the batches of one segment.
     fn segment(
         &mut self,

@@ -195,9 +195,11 @@ pub(super) struct Chain {
     pub(super) previous: u32,
 }
 
-impl Chain {
+impl Default for Chain {
     /// Before the first batch of all.
-    pub(super) const BEGINNING: Chain = Chain { next: 1, previous: 0 };
+    fn default() -> Chain {
+        Chain { next: 1, previous: 0 }
+    }
 }
 
 /// What there is at a place where a batch may begin.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::record::{self, Record};
-use super::recovery::{OpenError, TornTail, scan};
+use super::recovery::{OpenError, Scan, TornTail};
 use super::storage::Storage;
 use crate::change::JobSize;
 use crate::change::{Change, JobStatus, PauseState};
@@ -39,20 +39,21 @@ pub struct Report {
 /// Reads the whole journal and reports what is in it. Blocks; takes some 40 bytes of memory for each job.
 pub fn verify(storage: &dyn Storage) -> Report {
     let mut tally = Tally::default();
-    let scanned = scan(storage, &mut |record| tally.add(&record));
+    let mut scan = Scan::default();
+    let scanned = scan.read(storage, &mut |record| tally.add(&record));
     let mut report = Report {
         jobs: tally.jobs.len() as u64,
         paused: tally.paused.len() as u64,
         highest_id: tally.highest_id,
         records: tally.records,
+        segments: scan.segments.len() as u64,
+        file_bytes: scan.segments.iter().map(|segment| segment.file_bytes).sum(),
         live_bytes: tally.live_bytes(),
         ..Report::default()
     };
+    report.dead_bytes = scan.bytes.saturating_sub(report.live_bytes);
     match scanned {
-        Ok(scan) => {
-            report.segments = scan.segments.len() as u64;
-            report.file_bytes = scan.segments.iter().map(|segment| segment.file_bytes).sum();
-            report.dead_bytes = scan.bytes.saturating_sub(report.live_bytes);
+        Ok(()) => {
             report.clean = scan.closed || scan.segments.is_empty();
             report.torn = scan.torn_tail(storage, None);
         }
