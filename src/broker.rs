@@ -501,19 +501,20 @@ impl Session {
 
     /// Calls a verb, and notes what has to be safe before its result is shown.
     fn with<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
-        let now = self.now();
-        let (result, position) = match self.hold() {
-            Some(held) => {
-                let done = held.with(now, verb);
-                if held.has_errands() {
-                    self.held = None;
-                }
-                done
-            }
-            None => self.shared.queue.with(now, verb),
-        };
+        let (result, position) = self.locked(verb);
         self.unsettled = self.unsettled.max(position);
         result
+    }
+
+    /// Calls a verb under the queue's lock, and holds that on in a row, unless somebody is to be woken.
+    fn locked<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> (T, Position) {
+        let now = self.now();
+        let Some(held) = self.hold() else { return self.shared.queue.with(now, verb) };
+        let done = held.with(now, verb);
+        if held.has_errands() {
+            self.held = None;
+        }
+        done
     }
 
     /// The queue's lock, where it is to be held for the next command too.
@@ -529,11 +530,7 @@ impl Session {
 
     /// Calls a verb that neither shows nor changes anything that a crash could take back.
     fn look<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
-        let now = self.now();
-        match self.hold() {
-            Some(held) => held.with(now, verb).0,
-            None => self.shared.queue.with(now, verb).0,
-        }
+        self.locked(verb).0
     }
 
     /// Accepts a job.
@@ -578,14 +575,15 @@ impl Session {
     /// said otherwise), if there is one now.
     pub fn lease(&mut self, queues: &[QueueName]) -> Option<Lease> {
         let (now, session) = (self.now(), self.id);
-        let (lease, position) = match self.hold() {
+        let leased = match self.hold() {
             Some(held) => held.lease(now, session, queues),
             None => self.shared.queue.lease(now, session, queues),
-        }?;
+        };
         if self.watching > FEW_QUEUES {
-            // It has looked at all of them: others have their turn.
+            // It has looked at all of them, whether there was a job or not: others have their turn.
             self.held = None;
         }
+        let (lease, position) = leased?;
         self.unsettled = self.unsettled.max(position);
         Some(lease)
     }

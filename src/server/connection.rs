@@ -113,15 +113,6 @@ enum End {
     Sent,
 }
 
-/// What became of a step that is no command.
-enum Taken {
-    GoOn,
-    /// More has to be read.
-    Incomplete,
-    /// The last word is said.
-    End,
-}
-
 struct Connection<'a> {
     stream: &'a Arc<Socket>,
     session: &'a mut Session,
@@ -160,54 +151,42 @@ impl Connection<'_> {
         let (mut row, mut row_bytes) = (Vec::new(), 0);
         loop {
             let step = self.decoder.next(self.input.unread());
-            let Step::Command { consumed, command, dialect } = step else {
-                if let Some(end) = self.carry_out_row(&mut row)? {
-                    return Ok(Some(end));
-                }
-                row_bytes = 0;
-                match self.take_step(step)? {
-                    Taken::GoOn => continue,
-                    Taken::Incomplete => return Ok(None),
-                    Taken::End => return Ok(Some(End::Sent)),
-                }
-            };
-            self.consume(consumed);
-            row_bytes += consumed;
-            let shares = command.is_brief() && row_bytes <= ROW_BYTES_MAX;
-            if !shares && let Some(end) = self.carry_out_row(&mut row)? {
+            if !matches!(step, Step::Command { .. })
+                && let Some(end) = self.carry_out_row(&mut row)?
+            {
                 return Ok(Some(end));
             }
-            row.push((command, dialect));
-            if !shares || row.len() == ROW_COMMANDS_MAX || self.input.unread().is_empty() {
-                if let Some(end) = self.carry_out_row(&mut row)? {
-                    return Ok(Some(end));
+            match step {
+                Step::Incomplete => return Ok(None),
+                Step::Skip { consumed } => self.consume(consumed),
+                Step::Command { consumed, command, dialect } => {
+                    self.consume(consumed);
+                    row_bytes = if row.is_empty() { consumed } else { row_bytes + consumed };
+                    let shares = command.is_brief() && row_bytes <= ROW_BYTES_MAX;
+                    if !shares && let Some(end) = self.carry_out_row(&mut row)? {
+                        return Ok(Some(end));
+                    }
+                    row.push((command, dialect));
+                    let is_last = !shares || row.len() == ROW_COMMANDS_MAX || self.input.unread().is_empty();
+                    if is_last && let Some(end) = self.carry_out_row(&mut row)? {
+                        return Ok(Some(end));
+                    }
                 }
-                row_bytes = 0;
-            }
-        }
-    }
-
-    /// Does what a step asks that is no command.
-    fn take_step(&mut self, step: Step) -> io::Result<Taken> {
-        match step {
-            Step::Incomplete => return Ok(Taken::Incomplete),
-            Step::Skip { consumed } => self.consume(consumed),
-            Step::Command { .. } => unreachable!("the caller carries it out"),
-            Step::Refused { consumed, refusal, dialect, close } => {
-                self.consume(consumed);
-                log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
-                self.replies.push(&Reply::Refused(refusal), dialect);
-                if close {
-                    return Ok(Taken::End);
+                Step::Refused { consumed, refusal, dialect, close } => {
+                    self.consume(consumed);
+                    log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
+                    self.replies.push(&Reply::Refused(refusal), dialect);
+                    if close {
+                        return Ok(Some(End::Sent));
+                    }
+                }
+                Step::Farewell { text } => {
+                    self.replies.bytes.extend_from_slice(text);
+                    return Ok(Some(End::Sent));
                 }
             }
-            Step::Farewell { text } => {
-                self.replies.bytes.extend_from_slice(text);
-                return Ok(Taken::End);
-            }
+            self.flush_if_much()?;
         }
-        self.flush_if_much()?;
-        Ok(Taken::GoOn)
     }
 
     /// Carries out commands that have been read, in their order: one, or several that share the queue's lock.
