@@ -5,11 +5,11 @@
 //! program that embeds the broker makes its own. Dropping a session is losing a connection: its leases count as
 //! crashed. [`Session::quit`] hands them back.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::vec::Drain;
 
 use crate::change::{Change, Measure};
 use crate::clock::{Clock, Moment, Now};
@@ -417,17 +417,21 @@ impl Session {
 
     /// Carries out commands in a row, all of them [brief](Command::is_brief), under one taking of the queue's lock where that goes:
     /// up to and including the first that has to wait, or as many as have given [`ROW_BODIES_MAX`] bytes. They are
-    /// taken from `commands`, and what came of them is added to `outcomes`.
-    pub(crate) fn execute_all(&mut self, commands: &mut Drain<'_, Command>, outcomes: &mut Vec<Outcome>) {
+    /// taken from `commands`, and what came of them is added to `outcomes`, each with the `T` that came with it.
+    pub(crate) fn execute_all<T>(
+        &mut self,
+        commands: &mut VecDeque<(Command, T)>,
+        outcomes: &mut VecDeque<(Outcome, T)>,
+    ) {
         self.in_a_row = true;
         let mut bodies = 0;
-        for command in commands {
+        while let Some((command, with)) = commands.pop_front() {
             let outcome = self.execute(command);
             let goes_on = matches!(outcome, Outcome::Reply(_));
             if let Outcome::Reply(Reply::Leased(lease)) = &outcome {
                 bodies += lease.body.len();
             }
-            outcomes.push(outcome);
+            outcomes.push_back((outcome, with));
             if !goes_on || bodies >= ROW_BODIES_MAX {
                 break;
             }

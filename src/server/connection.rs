@@ -4,6 +4,7 @@
 //! A peer that is slow in the middle of a command, or in taking replies, is dropped at an absolute deadline;
 //! one that is idle between commands may be so for ever.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
         shared,
         decoder: Decoder::new(shared.config.frames),
         input: Input::new(),
+        row: VecDeque::new(),
+        outcomes: VecDeque::new(),
         replies: Replies::default(),
         outbox: Arc::default(),
         others_send: false,
@@ -119,6 +122,10 @@ struct Connection<'a> {
     shared: &'a Shared,
     decoder: Decoder,
     input: Input,
+    /// Commands that have been read and share the queue's lock, and what came of them. Their room is kept while the client
+    /// sends ahead.
+    row: VecDeque<(Command, Dialect)>,
+    outcomes: VecDeque<(Outcome, Dialect)>,
     /// Replies that are not sent yet.
     replies: Replies,
     /// Replies before these, which others send as soon as they are safe.
@@ -148,11 +155,11 @@ impl Connection<'_> {
 
     /// Carries out all complete commands in the buffer.
     fn carry_out(&mut self) -> io::Result<Option<End>> {
-        let (mut row, mut row_bytes) = (Vec::new(), 0);
+        let mut row_bytes = 0;
         loop {
             let step = self.decoder.next(self.input.unread());
             if !matches!(step, Step::Command { .. })
-                && let Some(end) = self.carry_out_row(&mut row)?
+                && let Some(end) = self.carry_out_row()?
             {
                 return Ok(Some(end));
             }
@@ -161,15 +168,21 @@ impl Connection<'_> {
                 Step::Skip { consumed } => self.consume(consumed),
                 Step::Command { consumed, command, dialect } => {
                     self.consume(consumed);
-                    row_bytes = if row.is_empty() { consumed } else { row_bytes + consumed };
+                    row_bytes = if self.row.is_empty() { consumed } else { row_bytes + consumed };
                     let shares = command.is_brief() && row_bytes <= ROW_BYTES_MAX;
-                    if !shares && let Some(end) = self.carry_out_row(&mut row)? {
+                    if !shares && let Some(end) = self.carry_out_row()? {
                         return Ok(Some(end));
                     }
-                    row.push((command, dialect));
-                    let is_last = !shares || row.len() == ROW_COMMANDS_MAX || self.input.unread().is_empty();
-                    if is_last && let Some(end) = self.carry_out_row(&mut row)? {
-                        return Ok(Some(end));
+                    let is_last = !shares || self.input.unread().is_empty();
+                    let end = if self.row.is_empty() && is_last {
+                        self.carry_out_one(command, dialect)?
+                    } else {
+                        self.row.push_back((command, dialect));
+                        let is_last = is_last || self.row.len() == ROW_COMMANDS_MAX;
+                        if is_last { self.carry_out_row()? } else { None }
+                    };
+                    if end.is_some() {
+                        return Ok(end);
                     }
                 }
                 Step::Refused { consumed, refusal, dialect, close } => {
@@ -189,17 +202,11 @@ impl Connection<'_> {
         }
     }
 
-    /// Carries out commands that have been read, in their order: one, or several that share the queue's lock.
-    fn carry_out_row(&mut self, row: &mut Vec<(Command, Dialect)>) -> io::Result<Option<End>> {
-        if row.len() <= 1 {
-            return row.pop().map_or(Ok(None), |(command, dialect)| self.carry_out_one(command, dialect));
-        }
-        let (mut commands, dialects): (Vec<_>, Vec<_>) = row.drain(..).unzip();
-        let (mut commands, mut dialects) = (commands.drain(..), dialects.into_iter());
-        let mut outcomes = Vec::with_capacity(commands.len());
-        while commands.len() > 0 {
-            self.session.execute_all(&mut commands, &mut outcomes);
-            for (outcome, dialect) in outcomes.drain(..).zip(&mut dialects) {
+    /// Carries out commands that have been read, in their order, which share the queue's lock.
+    fn carry_out_row(&mut self) -> io::Result<Option<End>> {
+        while !self.row.is_empty() {
+            self.session.execute_all(&mut self.row, &mut self.outcomes);
+            while let Some((outcome, dialect)) = self.outcomes.pop_front() {
                 if let Some(end) = self.answer(outcome, dialect)? {
                     return Ok(Some(end));
                 }
@@ -266,6 +273,7 @@ impl Connection<'_> {
         dialect: Dialect,
     ) -> io::Result<()> {
         self.flush()?;
+        self.shrink_row();
         let (stream, shared, id) = (self.stream, self.shared, self.session.id());
         let mut watch = None;
         let waited =
@@ -287,6 +295,12 @@ impl Connection<'_> {
         };
         self.replies.push(&reply, dialect);
         Ok(())
+    }
+
+    /// Gives back the room of a row, but for what is in it.
+    fn shrink_row(&mut self) {
+        self.row.shrink_to_fit();
+        self.outcomes.shrink_to_fit();
     }
 
     /// Sends the replies so far, once all that they say is safe.
@@ -371,7 +385,8 @@ impl Connection<'_> {
                 ));
             }
             // In both cases there is something to do once the client has nothing to say.
-            let idle = (self.input.has_grown() && !midway || self.others_send).then_some(IDLE_AFTER);
+            let has_grown = self.input.has_grown() || self.row.capacity() > 0;
+            let idle = (has_grown && !midway || self.others_send).then_some(IDLE_AFTER);
             let limit = left.into_iter().chain(idle).min();
             self.input.limit_reading(self.stream, limit)?;
             match self.input.read_from(self.stream, &self.shared.eager) {
@@ -382,6 +397,7 @@ impl Connection<'_> {
                     self.join()?;
                     if !midway {
                         self.input.shrink();
+                        self.shrink_row();
                     }
                 }
                 other => return other,
