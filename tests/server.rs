@@ -356,6 +356,25 @@ fn a_journal_that_may_open_no_more_files_refuses_jobs_until_it_may() {
 }
 
 #[test]
+fn segments_are_large_enough_for_twenty_of_the_longest_jobs_unless_told_otherwise() {
+    let segment_bytes = |flags: &[&str]| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        command.args(["-p", "0", "--data"]).arg(directory.path()).args(flags).stderr(Stdio::null());
+        let _server = Server::of(&mut command);
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        // Those to come get their names meanwhile.
+        files.filter_map(|file| Some(file.unwrap().metadata().ok()?.len())).max().unwrap()
+    };
+    assert_eq!(segment_bytes(&[]), 16 << 20);
+    let two_mib = 2 << 20;
+    let found = segment_bytes(&["-z", "2097152"]);
+    assert!((20 * two_mib..21 * two_mib).contains(&found), "{found}");
+    let found = segment_bytes(&["-z", "2097152", "--segment-size", "64KiB"]);
+    assert!((two_mib..2 * two_mib).contains(&found), "one such job must fit: {found}");
+}
+
+#[test]
 fn two_thousand_clients_that_connect_and_leave_do_no_harm() {
     let mut server = Server::start(&[]);
     let mut good = server.connect();

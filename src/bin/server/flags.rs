@@ -60,9 +60,10 @@ pub(super) struct Flags {
     pub(super) memory: bool,
 
     /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; they are made larger where the
-    /// longest job (-z) would not fit. The journal takes at most three times what its jobs do, and four such files
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
-    pub(super) segment_size: u64,
+    /// longest job (-z) would not fit. The journal takes at most three times what its jobs do, and four such files [default:
+    /// 16MiB, or what twenty of the longest jobs take, up to 128MiB]
+    #[arg(long, value_name = "SIZE", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
+    pub(super) segment_size: Option<u64>,
 
     /// Read the journal in DIR, change nothing, report what is in it, and exit: 0 where a server would start, 1 where
     /// something is damaged. No server may have it open
