@@ -38,6 +38,12 @@ pub trait Recorder: Send {
     fn position_of(&mut self, id: JobId) -> Self::Position;
 }
 
+/// How often a thread that wants the lock for several verbs tries to take it before it sleeps, and for how many of the
+/// processor's pauses it waits in between: some ten microseconds in all. Whoever has it is mostly done by then; to sleep
+/// and be woken costs more, on both sides.
+const TRIES_MAX: usize = 100;
+const PAUSES_BETWEEN: usize = 8;
+
 /// The queue that all connections share. Its methods are safe to call from any thread.
 pub struct Queue<R: Recorder> {
     inner: Arc<Mutex<Inner<R>>>,
@@ -208,7 +214,16 @@ impl<R: Recorder> Queue<R> {
 
     /// Takes the lock for several verbs.
     pub fn hold(self: &Arc<Self>) -> Held<R> {
-        Held { guard: Some(self.inner.lock_arc()), queue: Arc::clone(self) }
+        let mut tried = 0;
+        let guard = loop {
+            match self.inner.try_lock_arc() {
+                Some(guard) => break guard,
+                None if tried == TRIES_MAX => break self.inner.lock_arc(),
+                None => (0..PAUSES_BETWEEN).for_each(|_| std::hint::spin_loop()),
+            }
+            tried += 1;
+        };
+        Held { guard: Some(guard), queue: Arc::clone(self) }
     }
 
     /// Leases a job of the named queues (none named: of those that the session watches), if there is one. Returns also the place that has to be safe before the job is
