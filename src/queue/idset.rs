@@ -1,43 +1,82 @@
 //! Ordered sets of job ids, grouped by a key: one bit a job where ids lie close together.
 //!
 //! Ids count up, and jobs of one queue and priority mostly come and go in that order, so 64 neighbouring
-//! ids share one tree entry. A dense set costs under a byte a job, a sparse one some 45; each operation is
-//! one descent of a B-tree, and at either end of the set that descent stays in the cache.
+//! ids share one entry. A dense set costs under a byte a job, a sparse one some 45; each operation is one descent of a
+//! B-tree, and at either end of the set that descent stays in the cache. Where there are but a few entries, as in
+//! each of many queues, they lie in the set itself: then the cache has it all with what holds the set.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use arrayvec::ArrayVec;
+
 use crate::job::JobId;
+
+/// How many entries lie in the set itself.
+const FEW: usize = 3;
+
+/// (group, id / 64) -> which of those 64 ids are in the set; never zero.
+type Entry<G> = ((G, u64), u64);
 
 /// A set of pairs (group, id), ordered by group, then by id.
 #[derive(Debug)]
-pub(crate) struct IdSet<G> {
-    /// (group, id / 64) -> which of those 64 ids are in the set; never zero.
-    words: BTreeMap<(G, u64), u64>,
+pub(crate) enum IdSet<G> {
+    Few(ArrayVec<Entry<G>, FEW>),
+    Many(BTreeMap<(G, u64), u64>),
 }
 
 impl<G: Ord + Copy> IdSet<G> {
     pub(crate) fn new() -> IdSet<G> {
-        IdSet { words: BTreeMap::new() }
+        IdSet::Few(ArrayVec::new_const())
     }
 
     pub(crate) fn insert(&mut self, group: G, id: JobId) {
-        *self.words.entry((group, id.0 / 64)).or_insert(0) |= 1 << (id.0 % 64);
+        let (key, bit) = ((group, id.0 / 64), 1 << (id.0 % 64));
+        match self {
+            IdSet::Few(few) => {
+                let at = few.iter().position(|entry| entry.0 >= key).unwrap_or(few.len());
+                if few.get(at).is_some_and(|entry| entry.0 == key) {
+                    few[at].1 |= bit;
+                } else if few.len() < FEW {
+                    few.insert(at, (key, bit));
+                } else {
+                    *self = IdSet::Many(few.drain(..).chain([(key, bit)]).collect());
+                }
+            }
+            IdSet::Many(many) => *many.entry(key).or_insert(0) |= bit,
+        }
     }
 
     pub(crate) fn remove(&mut self, group: G, id: JobId) {
-        let key = (group, id.0 / 64);
-        if let Some(word) = self.words.get_mut(&key) {
-            *word &= !(1 << (id.0 % 64));
-            if *word == 0 {
-                self.words.remove(&key);
+        let (key, bit) = ((group, id.0 / 64), 1 << (id.0 % 64));
+        match self {
+            IdSet::Few(few) => {
+                let Some(at) = few.iter().position(|entry| entry.0 == key) else { return };
+                few[at].1 &= !bit;
+                if few[at].1 == 0 {
+                    few.remove(at);
+                }
+            }
+            IdSet::Many(many) => {
+                let Some(word) = many.get_mut(&key) else { return };
+                *word &= !bit;
+                if *word == 0 {
+                    many.remove(&key);
+                    // Not as soon as they would fit, or a set of about that size would move all the time.
+                    if many.len() <= 1 {
+                        *self = IdSet::Few(std::mem::take(many).into_iter().collect());
+                    }
+                }
             }
         }
     }
 
     /// The lowest pair of the whole set.
     pub(crate) fn first(&self) -> Option<(G, JobId)> {
-        let (&(group, high), &word) = self.words.first_key_value()?;
+        let ((group, high), word) = match self {
+            IdSet::Few(few) => *few.first()?,
+            IdSet::Many(many) => many.first_key_value().map(|(&key, &word)| (key, word))?,
+        };
         Some((group, JobId(high * 64 + u64::from(word.trailing_zeros()))))
     }
 
@@ -45,14 +84,23 @@ impl<G: Ord + Copy> IdSet<G> {
     pub(crate) fn next(&self, group: G, after: Option<JobId>) -> Option<JobId> {
         let from = after.map_or(0, |id| id.0.saturating_add(1));
         let (high, low) = (from / 64, from % 64);
-        let in_group = (Bound::Included((group, high)), Bound::Included((group, u64::MAX)));
-        for (&(_, at), &word) in self.words.range(in_group).take(2) {
-            let word = if at == high { word >> low << low } else { word };
-            if word != 0 {
-                return Some(JobId(at * 64 + u64::from(word.trailing_zeros())));
+        // The first entry may hold smaller ids only; then it is in the second.
+        let lowest = |entries: &mut dyn Iterator<Item = Entry<G>>| {
+            entries.take(2).find_map(|((_, at), word)| {
+                let word = if at == high { word >> low << low } else { word };
+                (word != 0).then(|| JobId(at * 64 + u64::from(word.trailing_zeros())))
+            })
+        };
+        let (least, most) = ((group, high), (group, u64::MAX));
+        match self {
+            IdSet::Few(few) => {
+                lowest(&mut few.iter().copied().filter(|entry| (least..=most).contains(&entry.0)))
+            }
+            IdSet::Many(many) => {
+                let range = (Bound::Included(least), Bound::Included(most));
+                lowest(&mut many.range(range).map(|(&key, &word)| (key, word)))
             }
         }
-        None
     }
 }
 
@@ -64,26 +112,38 @@ mod tests {
 
     #[test]
     fn behaves_as_an_ordered_set_of_pairs() {
-        let mut random = crate::queue::random::SplitMix(7);
-        let (mut set, mut model) = (IdSet::new(), BTreeSet::new());
-        for step in 0..200_000 {
-            let pair = (random.next() % 3, JobId(random.next() % 500));
-            match random.next() % 7 {
-                0..4 => {
-                    set.insert(pair.0, pair.1);
-                    model.insert(pair);
+        // Few entries, many, and back and forth between the two.
+        for (seed, ids, stride) in [(7, 500, 1), (8, 6, 64), (9, 150, 1), (10, 40, 64)] {
+            let mut random = crate::queue::random::SplitMix(seed);
+            let (mut set, mut model) = (IdSet::new(), BTreeSet::new());
+            let (mut smallest, mut largest) = (usize::MAX, 0);
+            for step in 0..100_000 {
+                let pair = (random.next() % 3, JobId(random.next() % ids * stride));
+                // It grows for a while, then shrinks for a while.
+                let grows = step / 500 % 2 == 0;
+                match random.next() % 10 {
+                    0..6 if grows => {
+                        set.insert(pair.0, pair.1);
+                        model.insert(pair);
+                    }
+                    0..8 => {
+                        set.remove(pair.0, pair.1);
+                        model.remove(&pair);
+                    }
+                    8 if !grows && !model.is_empty() => {
+                        let first = model.pop_first().unwrap();
+                        set.remove(first.0, first.1);
+                    }
+                    _ => {
+                        let above = (Bound::Excluded(pair), Bound::Included((pair.0, JobId(u64::MAX))));
+                        let expected = model.range(above).next().map(|found| found.1);
+                        assert_eq!(set.next(pair.0, Some(pair.1)), expected, "seed {seed}, step {step}");
+                    }
                 }
-                4..6 => {
-                    set.remove(pair.0, pair.1);
-                    model.remove(&pair);
-                }
-                _ => {
-                    let above = (Bound::Excluded(pair), Bound::Included((pair.0, JobId(u64::MAX))));
-                    let expected = model.range(above).next().map(|found| found.1);
-                    assert_eq!(set.next(pair.0, Some(pair.1)), expected, "seed 7, step {step}");
-                }
+                assert_eq!(set.first(), model.first().copied(), "seed {seed}, step {step}");
+                (smallest, largest) = (smallest.min(model.len()), largest.max(model.len()));
             }
-            assert_eq!(set.first(), model.first().copied(), "seed 7, step {step}");
+            assert!(smallest == 0 && largest > FEW, "seed {seed}: from {smallest} to {largest}");
         }
     }
 }

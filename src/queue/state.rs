@@ -5,7 +5,7 @@
 //! times a second against a model. Each call is O(log n) or better in jobs, queues and waiting sessions; those
 //! that touch many jobs ([`State::tick`], [`State::purge`], …) do so in slices whose size the caller chooses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +22,7 @@ use crate::job::{
 use crate::stats::{StateCounts, Totals};
 pub use attach::{LAPSES_SOON, WATCHED_MAX, Warn};
 use moves::{cut, job_cost};
+use names::Names;
 use terms::{Terms, TermsIx, TermsTable};
 
 mod attach;
@@ -29,6 +30,7 @@ mod by_hand;
 mod durable;
 mod figures;
 mod moves;
+mod names;
 mod terms;
 
 /// What a job is taken to cost in memory beside its body, key and reason: its slot, its share of the ordered
@@ -114,7 +116,7 @@ pub struct State {
     last_id: JobId,
     queues: Vec<Option<Queue>>,
     free_queues: Vec<u32>,
-    names: HashMap<QueueName, QueueIx>,
+    names: Names,
     /// Queues in the order in which they came to be.
     by_age: BTreeMap<u64, QueueIx>,
     queues_made: u64,
@@ -221,31 +223,34 @@ impl Place {
     }
 }
 
+/// What every submission, lease and end of a job needs comes first and together, so that with thousands of queues it is
+/// few lines of the cache; hence the order is fixed.
 #[derive(Debug)]
+#[repr(C)]
 struct Queue {
     name: QueueName,
-    age: u64,
+    counts: StateCounts,
+    urgent: u64,
+    paused: Option<PauseEnd>,
+    /// Sessions that wait here, by ticket.
+    line: BTreeMap<u64, SessionId>,
     /// Ready jobs, in the order in which they are handed out.
     ready: IdSet<Priority>,
+    /// All jobs by state, oldest first.
+    listed: IdSet<JobState>,
+    totals: Totals,
     /// Delayed jobs, the soonest first.
     delayed: BTreeSet<(Moment, JobId)>,
     /// Dead jobs, by the turn in which they died.
     dead: BTreeSet<(u64, JobId)>,
-    /// All jobs by state, oldest first.
-    listed: IdSet<JobState>,
-    /// Sessions that wait here, by ticket.
-    line: BTreeMap<u64, SessionId>,
+    age: u64,
     /// Sessions that use it, and that have it in a watch list of their own making.
     using: u64,
     watching: u64,
-    paused: Option<PauseEnd>,
     /// For how long it was paused the last time (`None`: until it is resumed), and how often it was.
     pause_time: Option<Duration>,
     pauses: u64,
     booked: Option<Moment>,
-    counts: StateCounts,
-    urgent: u64,
-    totals: Totals,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +300,7 @@ impl State {
             last_id: JobId(0),
             queues: Vec::new(),
             free_queues: Vec::new(),
-            names: HashMap::new(),
+            names: Names::default(),
             by_age: BTreeMap::new(),
             queues_made: 0,
             sessions: Vec::new(),
@@ -399,7 +404,7 @@ impl State {
     pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Accepted, Refusal> {
         let Submission { queue: name, options, body } = submission;
         let Options { priority, delay, ttr, attempts, backoff, key } = options;
-        let known = self.names.get(&name).copied();
+        let known = self.named(&name);
         if let (Some(key), Some(queue)) = (&key, known)
             && let Some(&id) = self.keys.get(&(queue, key.clone()))
         {
@@ -443,7 +448,7 @@ impl State {
         let (_, id) = if queues.is_empty() {
             self.first_ready(self.watched_by(session))
         } else {
-            self.first_ready(queues.iter().filter_map(|name| self.names.get(name).copied()))
+            self.first_ready(queues.iter().filter_map(|name| self.named(name)))
         }?;
         self.lend(now, id, session);
         Some(self.lease_of(id))
@@ -476,7 +481,7 @@ impl State {
         if fit(queues.len()) {
             return Ok(());
         }
-        let new = queues.iter().filter(|name| !self.names.contains_key(name)).count();
+        let new = queues.iter().filter(|name| self.named(name).is_none()).count();
         if new == 0 || fit(new) {
             return Ok(());
         }
@@ -633,7 +638,7 @@ impl State {
         limit: usize,
         after: Option<JobId>,
     ) -> Vec<Job> {
-        let Some(&queue) = self.names.get(queue) else {
+        let Some(queue) = self.named(queue) else {
             return Vec::new();
         };
         let listed = &self.queue(queue).listed;
@@ -715,7 +720,7 @@ impl State {
     ) -> Slice {
         let mut count = 0;
         // The queue may be gone with its last job, so it is looked up each time.
-        while let Some(&queue) = self.names.get(queue)
+        while let Some(queue) = self.named(queue)
             && let Some(id) = self.queue(queue).listed.next(state, None)
             && id <= last
         {
@@ -743,8 +748,8 @@ impl State {
     /// Hands out a queue's jobs again; not paused, nothing happens. Returns whether that is done: where very many sessions
     /// wait, it is still paused, and the rest of them is for the next call.
     pub fn resume(&mut self, now: Now, name: &QueueName) -> bool {
-        match self.names.get(name) {
-            Some(&queue) if self.queue(queue).paused.is_some() => self.end_pause(now, queue),
+        match self.named(name) {
+            Some(queue) if self.queue(queue).paused.is_some() => self.end_pause(now, queue),
             _ => true,
         }
     }
@@ -873,6 +878,11 @@ impl State {
 
     fn slot(&self, id: JobId) -> &Slot {
         self.jobs.get(id).expect("the caller has looked")
+    }
+
+    /// The queue of this name, if there is one.
+    fn named(&self, name: &QueueName) -> Option<QueueIx> {
+        self.names.find(name, |queue| &self.queue(queue).name)
     }
 
     fn queue(&self, queue: QueueIx) -> &Queue {

@@ -85,7 +85,7 @@ impl State {
                 "the only queue that is watched can't be ignored: watch another one first",
             ));
         }
-        let queue = self.names[name];
+        let queue = self.named(name).expect("it is watched");
         self.session_mut(session).watched.retain(|watched| *watched != queue);
         self.stop_watching(queue);
         Ok(self.watched_count(session))
@@ -113,7 +113,7 @@ impl State {
     /// Those of the session's queues that exist.
     pub(super) fn watched_by(&self, session: SessionId) -> impl Iterator<Item = QueueIx> {
         let watched = &self.session(session).watched;
-        let default = if watched.is_empty() { self.names.get(&QueueName::default()).copied() } else { None };
+        let default = if watched.is_empty() { self.named(&QueueName::default()) } else { None };
         watched.iter().copied().chain(default)
     }
 
@@ -130,8 +130,8 @@ impl State {
 
     /// How many sessions use `name`, and how many watch it.
     pub(super) fn attached_to(&self, name: &QueueName) -> (u64, u64) {
-        let (mut using, mut watching) = match self.names.get(name) {
-            Some(&queue) => (self.queue(queue).using, self.queue(queue).watching),
+        let (mut using, mut watching) = match self.named(name) {
+            Some(queue) => (self.queue(queue).using, self.queue(queue).watching),
             None => (0, 0),
         };
         if *name == QueueName::default() {
@@ -155,7 +155,7 @@ impl State {
     fn watches(&self, session: SessionId, name: &QueueName) -> bool {
         match &self.session(session).watched[..] {
             [] => *name == QueueName::default(),
-            watched => self.names.get(name).is_some_and(|queue| watched.contains(queue)),
+            watched => self.named(name).is_some_and(|queue| watched.contains(&queue)),
         }
     }
 

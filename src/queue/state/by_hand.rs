@@ -60,7 +60,7 @@ impl State {
     /// What [`State::kick`] would take of a queue: its dead jobs, or where it has none, its delayed ones; and how
     /// many they are.
     pub fn kickable(&self, queue: &QueueName) -> (JobState, u64) {
-        let counts = self.names.get(queue).map(|&queue| self.queue(queue).counts).unwrap_or_default();
+        let counts = self.named(queue).map(|queue| self.queue(queue).counts).unwrap_or_default();
         if counts.dead > 0 { (JobState::Dead, counts.dead) } else { (JobState::Delayed, counts.delayed) }
     }
 
@@ -108,12 +108,12 @@ impl State {
     /// Hands out nothing of a queue for `time`, if it exists; not at all is the end of a pause. Returns whether it does.
     pub fn pause_existing(&mut self, now: Now, name: &QueueName, time: Duration) -> bool {
         // `default` is there for everybody, used or not.
-        if !self.names.contains_key(name) && *name != QueueName::default() {
+        if self.named(name).is_none() && *name != QueueName::default() {
             return false;
         }
         if !time.is_zero() {
             self.pause(now, name, Some(time));
-        } else if let Some(&queue) = self.names.get(name) {
+        } else if let Some(queue) = self.named(name) {
             self.queue_mut(queue).pauses += 1;
             self.resume(now, name);
         }
@@ -122,7 +122,7 @@ impl State {
 
     /// A queue's delayed or dead jobs in the order in which [`State::kick`] takes them; of its ready jobs, the next.
     pub fn next_jobs(&self, queue: &QueueName, state: JobState) -> impl Iterator<Item = JobId> {
-        let queue = self.names.get(queue).map(|&queue| self.queue(queue));
+        let queue = self.named(queue).map(|queue| self.queue(queue));
         let of = |wanted| queue.filter(|_| state == wanted);
         let ready = of(JobState::Ready).and_then(|queue| queue.ready.first()).map(|entry| entry.1);
         let delayed = of(JobState::Delayed).into_iter().flat_map(|queue| &queue.delayed).map(|entry| entry.1);

@@ -49,7 +49,7 @@ impl State {
 
     /// One queue's counters.
     pub fn queue_stats(&self, now: Now, name: &QueueName) -> Option<QueueStats> {
-        self.names.get(name).map(|&queue| self.stats_of(now, queue))
+        self.named(name).map(|queue| self.stats_of(now, queue))
     }
 
     /// All ready jobs of a priority below [`Priority::URGENT_BELOW`](crate::Priority::URGENT_BELOW).
@@ -60,7 +60,7 @@ impl State {
     /// One queue's counters and who is attached to it. `default` has some even where it does not exist.
     pub fn queue_details(&self, now: Now, name: &QueueName) -> Option<QueueDetails> {
         let (using, watching) = self.attached_to(name);
-        let Some(&queue) = self.names.get(name) else {
+        let Some(queue) = self.named(name) else {
             let nothing = || QueueDetails { using, watching, ..QueueDetails::of(name.clone()) };
             return (*name == QueueName::default()).then(nothing);
         };

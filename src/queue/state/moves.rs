@@ -298,14 +298,14 @@ impl State {
             }
         };
         self.memory += QUEUE_OVERHEAD_BYTES;
-        self.names.insert(name, ix);
+        self.names.insert(&name, ix);
         self.by_age.insert(age, ix);
         ix
     }
 
     pub(super) fn queue_named(&mut self, name: &QueueName) -> QueueIx {
-        match self.names.get(name) {
-            Some(&queue) => queue,
+        match self.named(name) {
+            Some(queue) => queue,
             None => self.make_queue(name.clone()),
         }
     }
@@ -313,16 +313,17 @@ impl State {
     /// A queue goes when it is empty and unused.
     pub(super) fn drop_if_unused(&mut self, queue: QueueIx) {
         let found = self.queue(queue);
-        let empty = found.counts == StateCounts::default();
-        let unused = found.line.is_empty() && found.using == 0 && found.watching == 0;
-        if !empty || !unused || found.paused.is_some() {
+        if found.counts != StateCounts::default() || found.paused.is_some() {
+            return;
+        }
+        if !found.line.is_empty() || found.using > 0 || found.watching > 0 {
             return;
         }
         let found = self.queues[queue.0 as usize].take().expect("it was there a moment ago");
         if let Some(at) = found.booked {
             self.agenda.remove(&(at, Owner::Queue(queue)));
         }
-        self.names.remove(&found.name);
+        self.names.remove(&found.name, queue);
         self.by_age.remove(&found.age);
         self.free_queues.push(queue.0);
         self.memory -= QUEUE_OVERHEAD_BYTES;
