@@ -5,12 +5,13 @@
 //! Nothing is read or written under the lock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{ArcMutexGuard, Condvar, Mutex, MutexGuard, RawMutex};
 
 use crate::change::Change;
-use crate::clock::{Clock, Moment, Now};
+use crate::clock::{Clock, Moment, Now, Stopwatch};
 use crate::error::Refusal;
 use crate::job::{JobId, Lease, QueueName};
 use state::{Ending, SessionId, State, Warn};
@@ -38,15 +39,18 @@ pub trait Recorder: Send {
     fn position_of(&mut self, id: JobId) -> Self::Position;
 }
 
-/// How often a thread that wants the lock for several verbs tries to take it before it sleeps, and for how many of the
-/// processor's pauses it waits in between: some ten microseconds in all. Whoever has it is mostly done by then; to sleep
-/// and be woken costs more, on both sides.
-const TRIES_MAX: usize = 100;
-const PAUSES_BETWEEN: usize = 8;
+/// How long a thread that wants the lock for several verbs tries to take it before it sleeps. Whoever has it is mostly done by
+/// then; to sleep and be woken costs more, on both sides.
+const TRYING_TIME: Duration = Duration::from_micros(20);
+
+/// For how many of the processor's pauses it waits between two tries.
+const PAUSES: usize = 8;
 
 /// The queue that all connections share. Its methods are safe to call from any thread.
 pub struct Queue<R: Recorder> {
     inner: Arc<Mutex<Inner<R>>>,
+    /// Whether a thread tries to take the lock, and does not sleep meanwhile.
+    trying: AtomicBool,
     /// Where the timekeeper sleeps. Notified when a deadline earlier than the one that it sleeps to appears.
     timekeeper: Condvar,
     clock: Clock,
@@ -76,7 +80,7 @@ struct Errands {
 struct Bell {
     condvar: Condvar,
     /// Set under the queue's lock: the wait is over, whether or not there is a job.
-    called_off: std::sync::atomic::AtomicBool,
+    called_off: AtomicBool,
 }
 
 /// How a wait for a job ended.
@@ -200,7 +204,12 @@ impl<R: Recorder> Queue<R> {
             timekeeper_idle: false,
             stopped: false,
         };
-        Queue { inner: Arc::new(Mutex::new(inner)), timekeeper: Condvar::new(), clock }
+        Queue {
+            inner: Arc::new(Mutex::new(inner)),
+            trying: AtomicBool::new(false),
+            timekeeper: Condvar::new(),
+            clock,
+        }
     }
 
     /// Calls `verb` with the state, under the lock, at the moment `now`; then passes on what it left to be done. Returns
@@ -214,16 +223,24 @@ impl<R: Recorder> Queue<R> {
 
     /// Takes the lock for several verbs.
     pub fn hold(self: &Arc<Self>) -> Held<R> {
-        let mut tried = 0;
-        let guard = loop {
-            match self.inner.try_lock_arc() {
-                Some(guard) => break guard,
-                None if tried == TRIES_MAX => break self.inner.lock_arc(),
-                None => (0..PAUSES_BETWEEN).for_each(|_| std::hint::spin_loop()),
-            }
-            tried += 1;
-        };
-        Held { guard: Some(guard), queue: Arc::clone(self) }
+        let guard = self.inner.try_lock_arc().or_else(|| self.try_to_hold());
+        Held { guard: Some(guard.unwrap_or_else(|| self.inner.lock_arc())), queue: Arc::clone(self) }
+    }
+
+    /// Tries for a moment to take the lock. One thread at a time does so, or many would keep the processor from the one that
+    /// has it, and take it before those that sleep.
+    fn try_to_hold(&self) -> Option<ArcMutexGuard<RawMutex, Inner<R>>> {
+        if self.trying.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let stopwatch = Stopwatch::start();
+        let mut guard = None;
+        while guard.is_none() && stopwatch.elapsed() < TRYING_TIME {
+            (0..PAUSES).for_each(|_| std::hint::spin_loop());
+            guard = self.inner.try_lock_arc();
+        }
+        self.trying.store(false, Ordering::Release);
+        guard
     }
 
     /// Leases a job of the named queues (none named: of those that the session watches), if there is one. Returns also the place that has to be safe before the job is
@@ -297,7 +314,7 @@ impl<R: Recorder> Queue<R> {
                 return Waited::Leased(lease, position);
             }
             let warned = warned || asks && warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session);
-            let over = if bell.called_off.load(std::sync::atomic::Ordering::Relaxed) {
+            let over = if bell.called_off.load(Ordering::Relaxed) {
                 Some(Waited::CalledOff)
             } else if warned {
                 Some(Waited::LapsesSoon)
@@ -341,7 +358,7 @@ impl<R: Recorder> Queue<R> {
         let inner = self.inner.lock();
         let bells: Vec<_> = sessions.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
         for bell in &bells {
-            bell.called_off.store(true, std::sync::atomic::Ordering::Relaxed);
+            bell.called_off.store(true, Ordering::Relaxed);
         }
         drop(inner);
         for bell in bells {

@@ -3,7 +3,7 @@
 //! Ids count up, and jobs of one queue and priority mostly come and go in that order, so 64 neighbouring
 //! ids share one entry. A dense set costs under a byte a job, a sparse one some 45; each operation is one descent of a
 //! B-tree, and at either end of the set that descent stays in the cache. Where there are but a few entries, as in
-//! each of many queues, they lie in the set itself: then the cache has it all with what holds the set.
+//! each of many queues, they lie in the set itself, and come into the cache together with what holds it.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -84,21 +84,19 @@ impl<G: Ord + Copy> IdSet<G> {
     pub(crate) fn next(&self, group: G, after: Option<JobId>) -> Option<JobId> {
         let from = after.map_or(0, |id| id.0.saturating_add(1));
         let (high, low) = (from / 64, from % 64);
-        // The first entry may hold smaller ids only; then it is in the second.
-        let lowest = |entries: &mut dyn Iterator<Item = Entry<G>>| {
-            entries.take(2).find_map(|((_, at), word)| {
-                let word = if at == high { word >> low << low } else { word };
-                (word != 0).then(|| JobId(at * 64 + u64::from(word.trailing_zeros())))
-            })
-        };
         let (least, most) = ((group, high), (group, u64::MAX));
+        let lowest = |((_, at), word): Entry<G>| {
+            let word = if at == high { word >> low << low } else { word };
+            (word != 0).then(|| JobId(at * 64 + u64::from(word.trailing_zeros())))
+        };
+        // The first entry may hold smaller ids only; then it is in the second.
         match self {
             IdSet::Few(few) => {
-                lowest(&mut few.iter().copied().filter(|entry| (least..=most).contains(&entry.0)))
+                few.iter().filter(|entry| entry.0 >= least && entry.0 <= most).copied().find_map(lowest)
             }
             IdSet::Many(many) => {
-                let range = (Bound::Included(least), Bound::Included(most));
-                lowest(&mut many.range(range).map(|(&key, &word)| (key, word)))
+                let range = many.range((Bound::Included(least), Bound::Included(most)));
+                range.map(|(&key, &word)| (key, word)).find_map(lowest)
             }
         }
     }
@@ -113,10 +111,12 @@ mod tests {
     #[test]
     fn behaves_as_an_ordered_set_of_pairs() {
         // Few entries, many, and back and forth between the two.
-        for (seed, ids, stride) in [(7, 500, 1), (8, 6, 64), (9, 150, 1), (10, 40, 64)] {
+        for (seed, ids, stride, changes) in
+            [(7, 500, 1, false), (8, 6, 64, true), (9, 150, 1, false), (10, 40, 64, true)]
+        {
             let mut random = crate::queue::random::SplitMix(seed);
             let (mut set, mut model) = (IdSet::new(), BTreeSet::new());
-            let (mut smallest, mut largest) = (usize::MAX, 0);
+            let (mut were_few, mut turns) = (true, 0);
             for step in 0..100_000 {
                 let pair = (random.next() % 3, JobId(random.next() % ids * stride));
                 // It grows for a while, then shrinks for a while.
@@ -141,9 +141,11 @@ mod tests {
                     }
                 }
                 assert_eq!(set.first(), model.first().copied(), "seed {seed}, step {step}");
-                (smallest, largest) = (smallest.min(model.len()), largest.max(model.len()));
+                let are_few = matches!(set, IdSet::Few(_));
+                turns += u64::from(are_few != were_few);
+                were_few = are_few;
             }
-            assert!(smallest == 0 && largest > FEW, "seed {seed}: from {smallest} to {largest}");
+            assert!(if changes { turns > 100 } else { turns == 1 }, "seed {seed}: {turns}");
         }
     }
 }

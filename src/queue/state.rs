@@ -223,8 +223,8 @@ impl Place {
     }
 }
 
-/// What every submission, lease and end of a job needs comes first and together, so that with thousands of queues it is
-/// few lines of the cache; hence the order is fixed.
+/// What every submission, lease and end of a job needs comes first and together, in few lines of the cache. With
+/// thousands of queues that counts, so the compiler may not change the order.
 #[derive(Debug)]
 #[repr(C)]
 struct Queue {

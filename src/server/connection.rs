@@ -33,7 +33,7 @@ const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// Longer replies than this are not left for others to send: they have more to do, and the client reads them more slowly.
 const LEAVE_BYTES_MAX: usize = 4096;
 
-/// How long a client has nothing to say before a buffer that has grown for it is given back.
+/// How long a client has nothing to say before what has grown for it is given back.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a connection's thread looks for the next command before it sleeps. A client on the same machine that awaits each
@@ -46,6 +46,9 @@ const EAGER_IN_VAIN_MAX: u32 = 6;
 /// How many brief commands are carried out in a row, under one taking of the queue's lock: enough that taking it costs little
 /// beside them, and some ten microseconds' worth.
 const ROW_COMMANDS_MAX: usize = 64;
+
+/// The room of a row as short as this is kept while the client has nothing to say: less than a kilobyte.
+const SHORT_ROW: usize = 4;
 
 /// How many bytes of commands: where one of them waits, those behind it are kept as values, beside the buffer that they were
 /// read into, for as long as it does.
@@ -82,6 +85,7 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
     };
     let end = connection.run();
     let outbox = Arc::clone(&connection.outbox);
+    drop(connection);
     // Before the client can see the end: what it had leased must be back by then. Whatever a stopping server ends, no
     // worker is to blame for.
     if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
@@ -173,12 +177,13 @@ impl Connection<'_> {
                     if !shares && let Some(end) = self.carry_out_row()? {
                         return Ok(Some(end));
                     }
-                    let is_last = !shares || self.input.unread().is_empty();
-                    let end = if self.row.is_empty() && is_last {
+                    let is_last =
+                        !shares || self.row.len() + 1 == ROW_COMMANDS_MAX || self.input.unread().is_empty();
+                    let end = if is_last && self.row.is_empty() {
+                        self.shrink_row();
                         self.carry_out_one(command, dialect)?
                     } else {
                         self.row.push_back((command, dialect));
-                        let is_last = is_last || self.row.len() == ROW_COMMANDS_MAX;
                         if is_last { self.carry_out_row()? } else { None }
                     };
                     if end.is_some() {
@@ -297,7 +302,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Gives back the room of a row, but for what is in it.
+    /// Gives back the room of a row, except what commands in it need.
     fn shrink_row(&mut self) {
         self.row.shrink_to_fit();
         self.outcomes.shrink_to_fit();
@@ -384,8 +389,8 @@ impl Connection<'_> {
                     "the rest of a command did not come in time",
                 ));
             }
-            // In both cases there is something to do once the client has nothing to say.
-            let has_grown = self.input.has_grown() || self.row.capacity() > 0;
+            // In each case there is something to do once the client has nothing to say.
+            let has_grown = self.input.has_grown() || self.row.capacity() > SHORT_ROW;
             let idle = (has_grown && !midway || self.others_send).then_some(IDLE_AFTER);
             let limit = left.into_iter().chain(idle).min();
             self.input.limit_reading(self.stream, limit)?;

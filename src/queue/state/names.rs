@@ -44,11 +44,10 @@ impl Names {
         self.table.insert_unique(spread(hash), Entry { hash, queue }, |entry| spread(entry.hash));
     }
 
-    /// Removes a queue of this name.
+    /// Removes a queue, which has this name.
     pub(super) fn remove(&mut self, name: &QueueName, queue: QueueIx) {
-        if let Ok(entry) = self.table.find_entry(spread(self.hash(name)), |entry| entry.queue == queue) {
-            entry.remove();
-        }
+        let found = self.table.find_entry(spread(self.hash(name)), |entry| entry.queue == queue);
+        found.expect("each queue is there under its name").remove();
     }
 
     fn hash(&self, name: &QueueName) -> u32 {
