@@ -48,12 +48,12 @@ pub fn segment_bytes_for(body_max: u64) -> u64 {
     journal::segment_bytes_for(body_max + RECORD_BYTES_MAX)
 }
 
-/// A good size for the journal's segments, in bytes, where no body is longer than `body_max`: 16 MiB, or what twenty such jobs
-/// take, up to 128 MiB. Where few jobs fit in a segment, much is left over at the ends of segments, which a full disk
-/// can't spare (docs/journal.md).
+/// A good size for the journal's segments, in bytes, where no body is longer than `body_max`: room for twenty such jobs, but
+/// 16 to 64 MiB where one fits in that. Where few jobs fit in a segment, much is left over at the ends of segments, which
+/// a full disk can't spare; where segments are large, so is what is kept ready (docs/journal.md).
 pub fn segment_bytes_by_default(body_max: u64) -> u64 {
-    let twenty = (body_max + RECORD_BYTES_MAX) * 20;
-    twenty.clamp(16 << 20, 128 << 20).max(segment_bytes_for(body_max))
+    let twenty = body_max.saturating_add(RECORD_BYTES_MAX).saturating_mul(20);
+    twenty.clamp(16 << 20, 64 << 20).max(segment_bytes_for(body_max))
 }
 
 /// When a submission refused for want of disk is worth trying again.

@@ -60,8 +60,8 @@ pub(super) struct Flags {
     pub(super) memory: bool,
 
     /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; they are made larger where the
-    /// longest job (-z) would not fit. The journal takes at most three times what its jobs do, and four such files [default:
-    /// 16MiB, or what twenty of the longest jobs take, up to 128MiB]
+    /// longest job (-z) would not fit. The journal takes at most three times what its jobs do, and four such files; new jobs
+    /// leave room for five [default: 16MiB; with -z above 800 KB more, for twenty of the longest jobs, up to 64MiB]
     #[arg(long, value_name = "SIZE", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
     pub(super) segment_size: Option<u64>,
 

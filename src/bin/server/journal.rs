@@ -16,10 +16,12 @@ pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, Str
     let fsync = flags.policy();
     let directory = flags.data.display();
     let body_max = u64::from(flags.max_body);
-    let segment_bytes = flags.segment_size.unwrap_or_else(|| broker::segment_bytes_by_default(body_max));
     let options = journal::Options {
         fsync,
-        segment_bytes: segment_bytes.max(broker::segment_bytes_for(body_max)),
+        segment_bytes: match flags.segment_size {
+            Some(bytes) => bytes.max(broker::segment_bytes_for(body_max)),
+            None => broker::segment_bytes_by_default(body_max),
+        },
         on_failure: Some(Arc::new(end_soon)),
         #[cfg(feature = "sabotage")]
         sabotage: sabotage()?,
