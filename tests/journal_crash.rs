@@ -23,7 +23,13 @@ struct Cut {
 
 /// Runs the workload of `seed` on a new disk with a fault.
 fn run(seed: u64, options: Options, fault: Option<(u64, Fault)>) -> Cut {
+    run_within(None, seed, options, fault)
+}
+
+/// The same on a disk of so many bytes.
+fn run_within(capacity: Option<u64>, seed: u64, options: Options, fault: Option<(u64, Fault)>) -> Cut {
     let disk = SimulatedDisk::new();
+    disk.set_capacity(capacity);
     if let Some((operation, fault)) = fault {
         disk.fault_at(operation, fault);
     }
@@ -31,6 +37,7 @@ fn run(seed: u64, options: Options, fault: Option<(u64, Fault)>) -> Cut {
         Ok((owner, _)) => run_workload(&owner, seed, CHANGES, BODY_MAX),
         Err(_) => History::default(),
     };
+    disk.set_capacity(None);
     Cut { history, disk }
 }
 
@@ -45,13 +52,18 @@ fn check(history: &History, disk: &SimulatedDisk, options: Options, least: usize
 
 /// Cuts a workload off at every operation, and checks every kind of crash. Returns how many were checked.
 fn cut_everywhere(seed: u64, options: &Options) -> Result<u64, String> {
-    let whole = run(seed, options.clone(), None);
+    cut_everywhere_within(None, seed, options)
+}
+
+/// The same on a disk of so many bytes.
+fn cut_everywhere_within(capacity: Option<u64>, seed: u64, options: &Options) -> Result<u64, String> {
+    let whole = run_within(capacity, seed, options.clone(), None);
     assert_eq!(whole.history.acknowledged, CHANGES);
     let operations = whole.disk.operation_count();
     let always = options.fsync == Fsync::Always;
     for operation in 0..operations {
         let partly = (operation * 97 % 700) as usize;
-        let cut = run(seed, options.clone(), Some((operation, Fault::End(partly))));
+        let cut = run_within(capacity, seed, options.clone(), Some((operation, Fault::End(partly))));
         let acknowledged = cut.history.acknowledged;
         let explain =
             |plan: &str, why| format!("seed {seed}, {}, operation {operation}, {plan}: {why}", options.fsync);
@@ -82,6 +94,21 @@ fn a_crash_without_a_sync_for_each_reply_leaves_a_state_that_once_was() {
     for seed in 100..=if exhaustive() { 110 } else { 100 } {
         cut_everywhere(seed, &in_line(Fsync::Never)).unwrap();
         cut_everywhere(seed + 500, &in_line(Fsync::Interval(Duration::from_secs(1)))).unwrap();
+    }
+}
+
+/// So little that new files find no room, and those of emptied segments are used again.
+const SMALL_DISK: Option<u64> = Some(40 << 10);
+
+#[test]
+fn a_crash_while_files_are_used_again_loses_nothing_that_was_acknowledged() {
+    let options = in_line(Fsync::Always);
+    let whole = run_within(SMALL_DISK, 1, options.clone(), None);
+    let emptied =
+        whole.disk.operations().into_iter().filter(|operation| operation.name.ends_with(".old")).count();
+    assert!(emptied >= 6, "at most three lie ready, so others must have been used again: {emptied}");
+    for seed in 1..=if exhaustive() { 20 } else { 1 } {
+        cut_everywhere_within(SMALL_DISK, seed, &options).unwrap();
     }
 }
 

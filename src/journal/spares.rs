@@ -178,7 +178,13 @@ impl Shared {
                 state.missed = false;
             } else {
                 let id = state.next_id;
-                let spare = self.make_spare(id, None).map_err(|failure| Unavailable(failure.into()))?;
+                let mut made = self.make_spare(id, None);
+                if matches!(&made, Err(Failure::Io { source, .. }) if is_full(source))
+                    && let Some(recycled) = state.recycled.pop()
+                {
+                    made = self.make_spare(id, Some(recycled));
+                }
+                let spare = made.map_err(|failure| Unavailable(failure.into()))?;
                 state.next_id += 1;
                 state.ready.push_back(spare);
             }
