@@ -22,13 +22,11 @@ mod listen;
 mod long;
 mod machine;
 mod outbox;
+mod threads;
 mod watcher;
 
 pub use listen::{Listen, inherited};
 pub use machine::schedule_as_batch;
-
-/// A connection thread's stack, in bytes. Only pages that are used cost memory.
-const STACK_BYTES: usize = 256 * 1024;
 
 /// How long the kernel waits before it asks an idle peer whether it is still there, and between questions.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -89,6 +87,7 @@ pub(crate) struct Shared {
     /// Whether a connection's thread is looking for its next command without sleeping.
     eager: AtomicBool,
     long: long::LongReplies,
+    threads: threads::Threads,
     connections: Mutex<Connections>,
     /// Notified when a connection ends while the server stops, and when it is told to stop.
     changed: Condvar,
@@ -143,6 +142,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             eager: AtomicBool::new(false),
             long: long::LongReplies::default(),
+            threads: threads::Threads::new(),
             connections: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -255,9 +255,8 @@ impl Shared {
         };
         let entry = Entry { shared: Arc::clone(self), number };
         let served = Arc::clone(&stream);
-        let thread = std::thread::Builder::new().name("connection".into()).stack_size(STACK_BYTES);
         log::debug!("{}: connected", listen::display(peer));
-        let started = thread.spawn(move || {
+        let started = self.threads.run(move || {
             let entry = entry;
             // Told to stop between being accepted and being entered: then nobody has woken it.
             if !entry.shared.is_stopping() {
@@ -267,7 +266,7 @@ impl Shared {
         if started.is_err() {
             turn_away(&stream);
         }
-        started.map(|_| Admitted::Served)
+        started.map(|()| Admitted::Served)
     }
 
     fn wait_for_the_last(&self) {

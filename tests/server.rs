@@ -394,6 +394,23 @@ fn two_thousand_clients_that_connect_and_leave_do_no_harm() {
 }
 
 #[test]
+fn a_crowd_that_leaves_takes_most_of_its_threads_along() {
+    let server = Server::start(&[]);
+    let threads = || server.process_figure("Threads");
+    let before = threads();
+    let crowd: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    until("each has a thread", || threads() >= before + 200);
+    drop(crowd);
+    // A few wait for the clients to come, and serve them.
+    until("their threads have ended", || threads() <= before + 32);
+    for n in 1..=100 {
+        let mut talk = server.connect();
+        assert_eq!(talk.ask("TASK: one after the other"), format!("ACK {n}"));
+    }
+    until("no more wait than before", || threads() <= before + 32);
+}
+
+#[test]
 fn a_line_of_a_gibibyte_is_skipped_in_bounded_memory() {
     let server = Server::start(&[]);
     let mut talk = server.connect();

@@ -8,11 +8,13 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::threads::IDLE_MAX;
+
 /// Files that the server keeps for itself: standard streams, the listener, the watcher, and the journal's, which are some ten.
 const FILES_KEPT: u64 = 32;
 
-/// Threads that the server keeps for itself.
-const THREADS_KEPT: u64 = 16;
+/// Threads that the server keeps for itself, and those that wait for their next client.
+const THREADS_KEPT: u64 = 16 + IDLE_MAX as u64;
 
 /// Memory maps that one thread takes: its stack, the stack's guard page, the signal stack and its guard page.
 const MAPS_PER_THREAD: u64 = 4;
