@@ -244,7 +244,8 @@ impl Broker {
         &self.shared.gauges
     }
 
-    /// The server's counters.
+    /// The server's counters, as they are now: they may tell of jobs that are not safe yet, so that a server whose disk is slow,
+    /// or stuck, can be looked at.
     pub fn stats(&self) -> ServerStats {
         self.shared.stats()
     }

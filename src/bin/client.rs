@@ -51,8 +51,9 @@ struct Flags {
 }
 
 const ABOUT: &str = "\
-Sends commands to a DJQS server and prints its replies. Commands come from standard
-input, one a line, piped or typed; or one command stands as the arguments:
+Sends commands to a DJQS server and prints its replies. Commands come from
+standard input, one a line, piped or typed; or one command stands as the
+arguments:
 
   $ client < tasks.txt
   $ client TASK: CALCULATE_FINANCE: 5s_delay
@@ -62,9 +63,9 @@ input, one a line, piped or typed; or one command stands as the arguments:
 
 const AFTER_HELP: &str = "\
 Commands (client HELP has the whole list):
-  TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K]: body
-                                        submit a job: ACK id
-  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB ..., or EMPTY if none in time
+  TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D]
+       [key=K]: body                    submit a job: ACK id
+  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB, or EMPTY in vain
   ACK id, RETURN id, TOUCH id, FAIL id [dead=yes][: reason]
                                         what became of a leased job
   PEEK id, LIST queue=Q [state=S]       look at jobs
@@ -72,19 +73,20 @@ Commands (client HELP has the whole list):
   STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q, PING, HELP, QUIT
 
 Input:
-  Blank lines and lines that begin with # are left out. Where a line says len=N, the
-  N bytes behind it are its body, and a line feed ends them. QUIT ends the input.
+  Blank lines and lines that begin with # are left out. Where a line says
+  len=N, the N bytes behind it are its body, and a line feed ends them. QUIT
+  ends the input.
   What GET leased is handed back when the client ends.
 
 Output:
-  The replies, in order. Refused commands are on standard error too, with their line
-  numbers. If standard output is closed early, as head does, the client stops without
-  a word; -q needs no output.
+  The replies, in order. Refused commands are on standard error too, with their
+  line numbers. If standard output is closed early, as head does, the client
+  stops without a word; -q needs no output.
 
 Exit codes:
   0 all accepted   1 some refused   2 wrong usage   74 input or output failed
-  69 server unreachable, or connection lost: standard error says which lines were
-     answered, and from which one to go on";
+  69 server unreachable, or connection lost: standard error says which lines
+     were answered, and from which one to go on";
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
