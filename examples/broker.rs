@@ -48,13 +48,11 @@ fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
         let get = Command::Lease { queues: Vec::new(), wait: Wait::AtMost(Duration::from_millis(100)) };
         let lease = match session.execute(get) {
             Outcome::Reply(Reply::Leased(lease)) => lease,
-            Outcome::Wait { queues, warn, deadline } => {
-                match session.wait(&queues, warn, deadline, &mut || {}) {
-                    Waited::Leased(lease) => lease,
-                    Waited::TimedOut | Waited::LapsesSoon | Waited::CalledOff => return Ok(()),
-                    Waited::Refused(refusal) => return Err(refusal),
-                }
-            }
+            Outcome::Wait { queues, warn, deadline } => match session.wait(&queues, warn, deadline) {
+                Waited::Leased(lease) => lease,
+                Waited::TimedOut | Waited::LapsesSoon | Waited::CalledOff => return Ok(()),
+                Waited::Refused(refusal) => return Err(refusal),
+            },
             other => panic!("a lease is not answered with {other:?}"),
         };
         session.settle()?;

@@ -59,9 +59,6 @@ pub fn segment_bytes_by_default(body_max: u64) -> u64 {
 /// When a submission refused for want of disk is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a session waits for a job before it is worth arranging to hear of its client's going away.
-const PATIENCE: Duration = Duration::from_millis(500);
-
 /// What a broker is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -602,20 +599,12 @@ impl Session {
     }
 
     /// Waits for a job of the named queues (none named: of those that it watches) until `deadline` (`None`: for ever), or
-    /// until a lease of its own is about to lapse, if it wants to be warned. Blocks.
-    ///
-    /// `on_long_wait` is called once, after half a second without a job: the time to arrange that
+    /// until a lease of its own is about to lapse, if it wants to be warned. Blocks: arrange before that
     /// [`Broker::call_off`] is called when the client goes away.
-    pub fn wait(
-        &mut self,
-        queues: &[QueueName],
-        warn: Warn,
-        deadline: Option<Moment>,
-        on_long_wait: &mut dyn FnMut(),
-    ) -> Waited {
+    pub fn wait(&mut self, queues: &[QueueName], warn: Warn, deadline: Option<Moment>) -> Waited {
         self.now = None;
         let session = self.id;
-        match self.shared().queue.wait(session, queues, warn, deadline, PATIENCE, on_long_wait) {
+        match self.shared().queue.wait(session, queues, warn, deadline) {
             queue::Waited::Leased(lease, position) => {
                 self.unsettled = self.unsettled.max(position);
                 Waited::Leased(lease)

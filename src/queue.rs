@@ -284,22 +284,16 @@ impl<R: Recorder> Queue<R> {
 
     /// Leases a job of the named queues (none named: of those that the session watches), or waits for one until `deadline`
     /// (`None`: for ever). Blocks.
-    ///
-    /// `patience` is how long to wait before `on_long_wait` is called, once, without the lock: most waits are short,
-    /// and what a long one needs arranged is not worth it for them.
     pub fn wait(
         &self,
         session: SessionId,
         queues: &[QueueName],
         warn: Warn,
         deadline: Option<Moment>,
-        patience: Duration,
-        on_long_wait: &mut dyn FnMut(),
     ) -> Waited<R::Position> {
         let mut now = self.clock.now();
         let mut inner = self.inner.lock();
         let bell = inner.bells[session.0 as usize].clone();
-        let mut patient_until = Some(now.mono.after(patience));
         loop {
             // It asks the first time round, and again where the lease that it was handed lapsed before it woke.
             let state = &mut inner.state;
@@ -336,14 +330,7 @@ impl<R: Recorder> Queue<R> {
                     self.timekeeper.notify_one();
                 }
             }
-            if patient_until.is_some_and(|until| until <= now.mono) {
-                patient_until = None;
-                MutexGuard::unlocked(&mut inner, &mut *on_long_wait);
-                now = self.clock.now();
-                continue;
-            }
-            let wake_at = [deadline, patient_until].into_iter().flatten().min();
-            match wake_at.and_then(|moment| self.clock.instant_of(moment)) {
+            match deadline.and_then(|deadline| self.clock.instant_of(deadline)) {
                 Some(instant) => {
                     bell.condvar.wait_until(&mut inner, instant);
                 }

@@ -1,12 +1,15 @@
 //! The server as clients, good and bad, meet it: one behaviour a test, over real sockets.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Server, Talk, aside, until};
+use djqs::journal::{self, storage::DiskStorage};
+use djqs::{Broker, broker, server};
 use rustix::process::Signal;
 
 mod common;
@@ -408,6 +411,35 @@ fn a_crowd_that_leaves_takes_most_of_its_threads_along() {
         assert_eq!(talk.ask("TASK: one after the other"), format!("ACK {n}"));
     }
     until("no more wait than before", || threads() <= before + 32);
+}
+
+#[test]
+fn a_server_inside_another_program_leaves_nothing_behind_when_it_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 1..=3 {
+        let mut storage = None;
+        until("the one before has let go of it", || {
+            storage = DiskStorage::open(directory.path()).ok();
+            storage.is_some()
+        });
+        let options = journal::Options::default();
+        let (broker, _) =
+            Broker::open(broker::Config::default(), Arc::new(storage.unwrap()), options).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = server::Server::bind(address, broker.clone(), server::Config::default()).unwrap();
+        let (address, stop) = (server.local_addr().unwrap(), server.stop_handle().unwrap());
+        let serving = std::thread::spawn(move || server.run());
+        // One client that waits, so that it is watched, and one that has gone, so that its thread waits for the next.
+        let mut waits = Talk::to(address);
+        waits.send("GET queue=nothing\n");
+        let mut talk = Talk::to(address);
+        assert_eq!(talk.ask("TASK: kept"), format!("ACK {round}"));
+        drop(talk);
+        stop.stop();
+        serving.join().unwrap();
+        assert!(waits.line().unwrap().starts_with("ERR draining"));
+        broker.close().unwrap();
+    }
 }
 
 #[test]

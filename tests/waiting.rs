@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use djqs::change::Change;
-use djqs::clock::{Clock, ManualClock};
+use djqs::clock::{Clock, ManualClock, Stopwatch};
 use djqs::queue::state::{State, Warn};
 use djqs::queue::{Queue, Recorder, Waited};
 use djqs::{JobId, Options, QueueName, Submission};
@@ -26,29 +26,29 @@ impl Recorder for Nowhere {
     fn position_of(&mut self, _: JobId) {}
 }
 
+/// Until somebody waits for a job.
+fn until_one_waits(queue: &Queue<Nowhere>) {
+    let begun = Stopwatch::start();
+    while queue.with(queue.clock().now(), |state, _| state.waiting()).0 == 0 {
+        assert!(begun.elapsed() < LOST_AFTER, "nobody stands in line");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     let clock = ManualClock::default();
     let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere));
-    let (in_line, told_in_line) = mpsc::channel();
     let (done, told_done) = mpsc::channel();
     let waiter = {
         let queue = queue.clone();
         thread::spawn(move || {
             let session = queue.open_session();
-            let mut on_long_wait = || in_line.send(()).expect("the test listens");
-            let waited = queue.wait(
-                session,
-                &[QueueName::default()],
-                Warn::Never,
-                None,
-                Duration::ZERO,
-                &mut on_long_wait,
-            );
+            let waited = queue.wait(session, &[QueueName::default()], Warn::Never, None);
             done.send(waited).expect("the test listens");
         })
     };
-    told_in_line.recv_timeout(LOST_AFTER).expect("it stands in line");
+    until_one_waits(&queue);
 
     // All under one lock, so before the waiter can look: the job is handed to it, and its lease is over.
     let options = Options { ttr: Duration::from_millis(1), ..Options::default() };
@@ -81,15 +81,11 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
     };
     let (first, ()) = queue.with(now(), |state, now| submit(state, now, 10));
     queue.lease(now(), session, &[]).expect("there is a job");
-    let (in_line, told_in_line) = mpsc::channel();
     let waiter = {
         let queue = queue.clone();
-        let mut on_long_wait = move || in_line.send(()).expect("the test listens");
-        thread::spawn(move || {
-            queue.wait(session, &[], Warn::BeforeLapse, None, Duration::ZERO, &mut on_long_wait)
-        })
+        thread::spawn(move || queue.wait(session, &[], Warn::BeforeLapse, None))
     };
-    told_in_line.recv_timeout(LOST_AFTER).expect("it stands in line");
+    until_one_waits(&queue);
 
     clock.advance(Duration::from_millis(9500));
     let (second, ()) = queue.with(now(), |state, now| {
@@ -104,6 +100,6 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
 
     queue.with(now(), |state, _| state.ack(session, first)).0.expect("it is leased");
     let over = Some(now().mono);
-    let waited = queue.wait(session, &[], Warn::BeforeLapse, over, Duration::ZERO, &mut || {});
+    let waited = queue.wait(session, &[], Warn::BeforeLapse, over);
     assert_eq!(waited, Waited::TimedOut, "nothing lapses any more");
 }

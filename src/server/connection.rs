@@ -17,6 +17,7 @@ use socket2::Socket;
 
 use super::Shared;
 use super::outbox::{Left, Outbox, Replies};
+use super::watcher::Watch;
 use crate::broker::{Outcome, Session, Waited};
 use crate::clock::{Moment, Stopwatch};
 use crate::error::{Code, Refusal};
@@ -82,6 +83,7 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
         replies: Replies::default(),
         outbox: Arc::default(),
         others_send: false,
+        watch: None,
     };
     let end = connection.run();
     let outbox = Arc::clone(&connection.outbox);
@@ -136,6 +138,8 @@ struct Connection<'a> {
     outbox: Arc<Outbox>,
     /// Whether there may be such.
     others_send: bool,
+    /// Hears of the client's going away, from its first wait for a job on.
+    watch: Option<Watch<'a>>,
 }
 
 impl Connection<'_> {
@@ -279,15 +283,14 @@ impl Connection<'_> {
     ) -> io::Result<()> {
         self.flush()?;
         self.shrink_row();
-        let (stream, shared, id) = (self.stream, self.shared, self.session.id());
-        let mut watch = None;
-        let waited =
-            self.session.wait(queues, warn, deadline, &mut || match shared.watcher.watch(stream, id) {
-                Ok(watching) => watch = Some(watching),
+        let shared = self.shared;
+        if self.watch.is_none() {
+            match shared.watcher.watch(self.stream, self.session.id()) {
+                Ok(watch) => self.watch = Some(watch),
                 Err(error) => log::warn!("can't watch a waiting connection: {error}"),
-            });
-        drop(watch);
-        let reply = match waited {
+            }
+        }
+        let reply = match self.session.wait(queues, warn, deadline) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::Refused(refusal) => Reply::Refused(refusal),

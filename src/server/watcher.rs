@@ -1,17 +1,19 @@
 //! Hears of clients that went away while their connection's thread sleeps in a wait for a job.
 //!
 //! That thread reads nothing until it has a job to send, so it would not notice. One thread for all of them
-//! asks the kernel (epoll) to be told when the other side closes. Nobody polls, and a wait that ends within half a
-//! second never gets here.
+//! asks the kernel (epoll) to be told when the other side closes. Nobody polls. A connection is made known here once, when
+//! it waits for the first time: what comes later of it costs nothing more.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
 use socket2::Socket;
 
 use crate::broker::Broker;
@@ -20,11 +22,18 @@ use crate::queue::state::SessionId;
 /// How many events are taken from the kernel at a time.
 const EVENTS_AT_ONCE: usize = 256;
 
-/// Watches connections whose threads wait. Clones are handles to the same watcher.
-#[derive(Clone)]
+/// Watches connections whose threads have waited, until it is dropped.
 pub(crate) struct Watcher {
-    epoll: Arc<OwnedFd>,
-    watched: Arc<Mutex<Watched>>,
+    known: Arc<Known>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the watcher's thread shares with those that make connections known to it.
+struct Known {
+    epoll: OwnedFd,
+    /// Readable once the thread shall return; its token is [`END`].
+    end: OwnedFd,
+    watched: Mutex<Watched>,
 }
 
 #[derive(Default)]
@@ -32,6 +41,9 @@ struct Watched {
     last_token: u64,
     sessions: HashMap<u64, SessionId>,
 }
+
+/// The token of what tells the thread to return; connections have those above.
+const END: u64 = 0;
 
 /// Watches one connection until it is dropped.
 pub(crate) struct Watch<'a> {
@@ -41,20 +53,22 @@ pub(crate) struct Watch<'a> {
 }
 
 impl Watcher {
-    /// Starts the watcher's thread; it lives as long as the process.
+    /// Starts the watcher's thread.
     pub(crate) fn start(broker: Broker) -> io::Result<Watcher> {
-        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-        let watcher = Watcher { epoll, watched: Arc::default() };
-        let own = watcher.clone();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let end = eventfd(0, EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &end, EventData::new_u64(END), EventFlags::IN)?;
+        let known = Arc::new(Known { epoll, end, watched: Mutex::default() });
+        let own = Arc::clone(&known);
         let thread = std::thread::Builder::new().name("watcher".into()).stack_size(128 * 1024);
-        thread.spawn(move || own.run(&broker))?;
-        Ok(watcher)
+        let thread = Some(thread.spawn(move || own.run(&broker))?);
+        Ok(Watcher { known, thread })
     }
 
-    /// Calls off the session's wait when the stream's other side closes, or has closed already.
+    /// Calls off the session's waits when the stream's other side closes, or has closed already.
     pub(crate) fn watch<'a>(&'a self, stream: &'a Socket, session: SessionId) -> io::Result<Watch<'a>> {
         let token = {
-            let mut watched = self.watched.lock();
+            let mut watched = self.known.watched.lock();
             watched.last_token += 1;
             let token = watched.last_token;
             watched.sessions.insert(token, session);
@@ -62,10 +76,23 @@ impl Watcher {
         };
         let watch = Watch { watcher: self, stream, token };
         let flags = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR | EventFlags::ONESHOT;
-        epoll::add(&self.epoll, stream, EventData::new_u64(token), flags)?;
+        epoll::add(&self.known.epoll, stream, EventData::new_u64(token), flags)?;
         Ok(watch)
     }
+}
 
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // An eventfd takes it unless it is full, and this is all that is ever written to it.
+        let _ = rustix::io::write(&self.known.end, &1_u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // It only ever panics with a mistake of our own, which it has reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Known {
     fn run(&self, broker: &Broker) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
@@ -74,9 +101,12 @@ impl Watcher {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     // Can't happen with an epoll and a buffer of our own; waits would still end with their connections' keepalive.
-                    log::error!("the watcher of waiting connections ends: {error}");
+                    log::error!("the watcher of connections ends: {error}");
                     return;
                 }
+            }
+            if events.iter().any(|event| event.data.u64() == END) {
+                return;
             }
             // Called off under the lock, so that no session can end, and its number go to another, in between.
             let watched = self.watched.lock();
@@ -89,8 +119,8 @@ impl Watcher {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.watcher.watched.lock().sessions.remove(&self.token);
+        self.watcher.known.watched.lock().sessions.remove(&self.token);
         // It fails only where adding failed.
-        let _ = epoll::delete(&self.watcher.epoll, self.stream);
+        let _ = epoll::delete(&self.watcher.known.epoll, self.stream);
     }
 }
