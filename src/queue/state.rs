@@ -120,6 +120,8 @@ pub struct State {
     /// Queues in the order in which they came to be.
     by_age: BTreeMap<u64, QueueIx>,
     queues_made: u64,
+    /// What `default` had counted when it last went: it is there for everybody, so its counters go on.
+    default_past: QueuePast,
     sessions: Vec<Option<Session>>,
     free_sessions: Vec<u32>,
     /// Numbers handed out to waiting sessions: the lowest has waited longest.
@@ -238,7 +240,7 @@ struct Queue {
     ready: IdSet<Priority>,
     /// All jobs by state, oldest first.
     listed: IdSet<JobState>,
-    totals: Totals,
+    past: QueuePast,
     /// Delayed jobs, the soonest first.
     delayed: BTreeSet<(Moment, JobId)>,
     /// Dead jobs, by the turn in which they died.
@@ -247,10 +249,17 @@ struct Queue {
     /// Sessions that use it, and that have it in a watch list of their own making.
     using: u64,
     watching: u64,
-    /// For how long it was paused the last time (`None`: until it is resumed), and how often it was.
+    /// For how long it was paused the last time (`None`: until it is resumed).
     pause_time: Option<Duration>,
-    pauses: u64,
     booked: Option<Moment>,
+}
+
+/// What has been counted of a queue since it came to be.
+#[derive(Clone, Copy, Debug, Default)]
+struct QueuePast {
+    totals: Totals,
+    /// How often it was paused.
+    pauses: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,6 +312,7 @@ impl State {
             names: Names::default(),
             by_age: BTreeMap::new(),
             queues_made: 0,
+            default_past: QueuePast::default(),
             sessions: Vec::new(),
             free_sessions: Vec::new(),
             tickets: 0,
@@ -367,10 +377,11 @@ impl State {
             // It never saw this one, so nothing can have gone wrong with it.
             self.hand_back(now, lease.id, Duration::ZERO);
         }
-        for _ in 0..most {
-            let Some(&(_, id)) = self.session(session).leases.first() else {
-                break;
-            };
+        let leases = self.session(session).leases.iter().take(usize::try_from(most).unwrap_or(usize::MAX));
+        let mut leased: Vec<_> = leases.map(|&(_, id)| (self.slot(id).priority, id)).collect();
+        // Whoever waits gets the most urgent of them.
+        leased.sort_unstable();
+        for (_, id) in leased {
             match ending {
                 Ending::Quit => self.hand_back(now, id, Duration::ZERO),
                 Ending::Lost => {
@@ -740,7 +751,7 @@ impl State {
         self.set_pause(queue, Some(end));
         let found = self.queue_mut(queue);
         found.pause_time = time;
-        found.pauses += 1;
+        found.past.pauses += 1;
         self.book_queue(queue);
         self.note_pause(now, queue);
     }
@@ -907,7 +918,7 @@ impl State {
 
     fn count(&mut self, queue: QueueIx, add: impl Fn(&mut Totals)) {
         add(&mut self.totals);
-        add(&mut self.queue_mut(queue).totals);
+        add(&mut self.queue_mut(queue).past.totals);
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Model {
     pub(crate) deaths: u64,
     pub(crate) last_id: JobId,
     pub(crate) totals: Totals,
+    /// What `default` had counted when it was last there.
+    pub(crate) default_past: QueuePast,
     pub(crate) memory_max: u64,
     /// What a key or a reason is taken to cost beside its text.
     pub(crate) rare_bytes: u64,
@@ -106,8 +108,14 @@ pub(crate) struct ModelQueue {
     pub(crate) number: QueueNo,
     pub(crate) paused: Option<Pause>,
     pub(crate) pause_time: Option<Duration>,
-    pub(crate) pauses: u64,
+    pub(crate) past: QueuePast,
+}
+
+/// What has been counted of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QueuePast {
     pub(crate) totals: Totals,
+    pub(crate) pauses: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +172,7 @@ impl Model {
             deaths: 0,
             last_id: JobId(0),
             totals: Totals::default(),
+            default_past: QueuePast::default(),
             memory_max,
             rare_bytes,
             names,
@@ -362,7 +371,7 @@ impl Model {
         let queue = self.queue_mut(queue);
         queue.paused = Some(pause);
         queue.pause_time = time;
-        queue.pauses += 1;
+        queue.past.pauses += 1;
     }
 
     pub(crate) fn resume(&mut self, now: Now, queue: QueueNo) {
@@ -381,7 +390,9 @@ impl Model {
             self.hand_back(now, id, Duration::ZERO);
         }
         let leases = self.leases_of(session);
-        for &(_, id) in leases.iter().take(most as usize) {
+        let mut now_back: Vec<_> = leases.iter().take(most as usize).map(|&(_, id)| id).collect();
+        now_back.sort_by_key(|&id| (self.expect(id).options.priority, id));
+        for id in now_back {
             match ending {
                 Ending::Lost => self.crash(now, id, LOST),
                 Ending::Quit => self.hand_back(now, id, Duration::ZERO),
@@ -531,7 +542,7 @@ impl Model {
         if !time.is_zero() {
             self.pause(now, queue, Some(time));
         } else if self.queue(queue).is_some() {
-            self.queue_mut(queue).pauses += 1;
+            self.queue_mut(queue).past.pauses += 1;
             self.resume(now, queue);
         }
         true
@@ -629,12 +640,11 @@ impl Model {
             };
         }
         for queue in &mut model.queues {
-            queue.totals = Totals::default();
+            queue.past = QueuePast::default();
             queue.paused = match queue.paused {
                 Some(Pause::Until(end)) => moved(end).map(Pause::Until),
                 other => other,
             };
-            queue.pauses = 0;
             queue.pause_time = match queue.paused {
                 Some(Pause::Until(end)) => Some(end.until(after.mono)),
                 _ => None,
@@ -643,6 +653,7 @@ impl Model {
         model.wary.clear();
         model.attached.clear();
         model.totals = Totals::default();
+        model.default_past = QueuePast::default();
         model.line.clear();
         model.handed.clear();
         model.forget_unused_queues();
@@ -708,7 +719,7 @@ impl Model {
                 Pause::UntilResumed => None,
                 Pause::Until(end) => Some(end.until(now.mono)),
             }),
-            totals: queue.totals,
+            totals: queue.past.totals,
         })
     }
 
@@ -718,14 +729,15 @@ impl Model {
             return None;
         }
         let stats = self.queue_stats(now, number);
-        let nothing = QueueDetails::of(self.names[number].clone());
+        let mut nothing = QueueDetails::of(self.names[number].clone()).stats;
+        nothing.totals = self.default_past.totals;
         Some(QueueDetails {
-            stats: stats.unwrap_or(nothing.stats),
+            stats: stats.unwrap_or(nothing),
             urgent: self.urgent(Some(number)),
             using: self.attached.values().filter(|attached| attached.uses == number).count() as u64,
             watching: self.attached.values().filter(|attached| attached.watches.contains(&number)).count()
                 as u64,
-            pauses: queue.map_or(0, |queue| queue.pauses),
+            pauses: queue.map_or(self.default_past, |queue| queue.past).pauses,
             pause_time: queue.and_then(|queue| queue.paused.and(queue.pause_time)),
         })
     }
@@ -923,8 +935,8 @@ impl Model {
                 number,
                 paused: None,
                 pause_time: None,
-                pauses: 0,
-                totals: Totals::default(),
+                // This one is there for everybody, so its counters go on.
+                past: if number == DEFAULT { self.default_past } else { QueuePast::default() },
             });
         }
         self.queues.iter_mut().find(|queue| queue.number == number).expect("it is there by now")
@@ -939,12 +951,15 @@ impl Model {
         });
         let used = self.jobs.iter().map(|job| &job.queue).chain(named).chain(attached);
         let used: Vec<_> = used.copied().collect();
+        if let Some(default) = self.queue(DEFAULT) {
+            self.default_past = default.past;
+        }
         self.queues.retain(|queue| queue.paused.is_some() || used.contains(&queue.number));
     }
 
     fn tally(&mut self, queue: QueueNo, add: impl Fn(&mut Totals)) {
         add(&mut self.totals);
-        add(&mut self.queue_mut(queue).totals);
+        add(&mut self.queue_mut(queue).past.totals);
     }
 }
 

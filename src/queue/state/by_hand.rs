@@ -114,7 +114,7 @@ impl State {
         if !time.is_zero() {
             self.pause(now, name, Some(time));
         } else if let Some(queue) = self.named(name) {
-            self.queue_mut(queue).pauses += 1;
+            self.queue_mut(queue).past.pauses += 1;
             self.resume(now, name);
         }
         true

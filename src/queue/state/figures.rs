@@ -61,7 +61,11 @@ impl State {
     pub fn queue_details(&self, now: Now, name: &QueueName) -> Option<QueueDetails> {
         let (using, watching) = self.attached_to(name);
         let Some(queue) = self.named(name) else {
-            let nothing = || QueueDetails { using, watching, ..QueueDetails::of(name.clone()) };
+            let nothing = || {
+                let mut details = QueueDetails::of(name.clone());
+                details.stats.totals = self.default_past.totals;
+                QueueDetails { using, watching, pauses: self.default_past.pauses, ..details }
+            };
             return (*name == QueueName::default()).then(nothing);
         };
         let found = self.queue(queue);
@@ -70,7 +74,7 @@ impl State {
             urgent: found.urgent,
             using,
             watching,
-            pauses: found.pauses,
+            pauses: found.past.pauses,
             pause_time: found.paused.and(found.pause_time),
         })
     }
@@ -125,7 +129,7 @@ impl State {
                 PauseEnd::Resumed => None,
                 PauseEnd::At(end) => Some(end.until(now.mono)),
             }),
-            totals: queue.totals,
+            totals: queue.past.totals,
         }
     }
 }

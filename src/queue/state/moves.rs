@@ -281,11 +281,10 @@ impl State {
             watching: 0,
             paused: None,
             pause_time: None,
-            pauses: 0,
             booked: None,
             counts: StateCounts::default(),
             urgent: 0,
-            totals: Totals::default(),
+            past: if name == QueueName::default() { self.default_past } else { QueuePast::default() },
         };
         let ix = match self.free_queues.pop() {
             Some(number) => {
@@ -322,6 +321,9 @@ impl State {
         let found = self.queues[queue.0 as usize].take().expect("it was there a moment ago");
         if let Some(at) = found.booked {
             self.agenda.remove(&(at, Owner::Queue(queue)));
+        }
+        if found.name == QueueName::default() {
+            self.default_past = found.past;
         }
         self.names.remove(&found.name, queue);
         self.by_age.remove(&found.age);
