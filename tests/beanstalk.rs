@@ -93,6 +93,33 @@ fn body_without_its_line_end_gets_expected_crlf_after_exactly_its_size_and_two()
 }
 
 #[test]
+fn body_one_byte_too_long_does_not_put_the_replies_out_of_step() {
+    let server = Server::start(&["-z", "10"]);
+    let mut talk = server.connect();
+    talk.say("put 0 0 60 3\r\nabcd\r\nuse x\r\n", "EXPECTED_CRLF\r\nUSING x\r\n");
+    talk.say("put 0 0 60 11\r\n012345678901\r\nuse y\r\n", "JOB_TOO_BIG\r\nUSING y\r\n");
+    talk.say("put 0 x 60 3\r\nabcd\r\nuse z\r\n", "BAD_FORMAT\r\nUSING z\r\n");
+    // The line end may come later, or never.
+    talk.say("put 0 0 60 3\r\nabcd\r", "EXPECTED_CRLF\r\n");
+    talk.say("\nuse a\r\n", "USING a\r\n");
+    talk.say("put 0 0 60 3\r\nabcd\r", "EXPECTED_CRLF\r\n");
+    talk.say("use b\r\n\r\n", "USING b\r\nUNKNOWN_COMMAND\r\n");
+}
+
+#[test]
+fn what_could_be_of_either_dialect_is_answered_in_that_of_the_line_before() {
+    let (_server, mut talk) = start();
+    for line in ["", " use x", "\tuse x", "1", "{\"a\":1}", "-", "é"] {
+        talk.say(&format!("list-tube-used\r\n{line}\r\n"), "USING default\r\nUNKNOWN_COMMAND\r\n");
+        assert_eq!(talk.ask("PING"), "PONG");
+        assert!(talk.ask(&format!("{line}\r")).starts_with("ERR unknown-verb "), "{line:?}");
+    }
+    let long = " ".repeat(300);
+    talk.say(&format!("list-tube-used\r\n{long}\r\n"), "USING default\r\nBAD_FORMAT\r\n");
+    talk.say("list-tube-used\r\n\0use x\r\n", "USING default\r\nBAD_FORMAT\r\n");
+}
+
+#[test]
 fn body_of_the_limit_is_taken_and_one_byte_more_is_skipped() {
     let server = Server::start(&["-z", "10"]);
     let mut talk = server.connect();
@@ -444,6 +471,20 @@ fn default_tube_is_always_there() {
 }
 
 #[test]
+fn default_tube_goes_on_counting_when_it_has_become_empty() {
+    let (_server, mut talk) = start();
+    talk.say(
+        "put 0 0 60 1\r\nx\r\ndelete 1\r\nput 0 0 60 1\r\nx\r\ndelete 2\r\n",
+        "INSERTED 1\r\nDELETED\r\nINSERTED 2\r\nDELETED\r\n",
+    );
+    talk.say("pause-tube default 9\r\npause-tube default 0\r\n", "PAUSED\r\nPAUSED\r\n");
+    let stats = talk.yaml("stats-tube default\r\n");
+    let values =
+        ["total-jobs", "cmd-delete", "cmd-pause-tube", "current-using"].map(|key| value(&stats, key));
+    assert_eq!(values, ["2", "2", "2", "1"]);
+}
+
+#[test]
 fn tubes_are_listed_in_the_order_in_which_they_came_to_be() {
     let (_server, mut talk) = start();
     talk.say(
@@ -526,6 +567,23 @@ fn close_makes_reserved_jobs_ready_at_once() {
         (value(&stats, "timeouts"), value(&stats, "releases"), value(&stats, "reserves")),
         ("1".into(), "1".into(), "3".into())
     );
+}
+
+#[test]
+fn of_the_jobs_of_a_client_that_is_gone_the_most_urgent_comes_first() {
+    let (server, mut holder) = start();
+    holder.say(
+        "put 900 0 9 1\r\nx\r\nput 1 0 100 1\r\nx\r\nput 5 0 10 1\r\nx\r\n",
+        "INSERTED 1\r\nINSERTED 2\r\nINSERTED 3\r\n",
+    );
+    for id in [2, 3, 1] {
+        holder.say("reserve\r\n", &format!("RESERVED {id} 1\r\nx\r\n"));
+    }
+    let mut waits = server.connect();
+    waits.send("reserve\r\n");
+    until("it waits", || server.stat("waiting") == "1");
+    holder.say("quit\r\n", "");
+    waits.say("", "RESERVED 2 1\r\nx\r\n");
 }
 
 #[test]

@@ -39,7 +39,7 @@ struct Difference {
     here: &'static str,
 }
 
-const DIFFERENCES: [Difference; 13] = [
+const DIFFERENCES: [Difference; 15] = [
     Difference {
         heading: "Body of a bad put line",
         sent: "put 0 -1 60 7\r\nuse bad\r\nlist-tube-used\r\n",
@@ -63,6 +63,18 @@ const DIFFERENCES: [Difference; 13] = [
         sent: "pause-tubedefault 0\r\n",
         beanstalkd: "PAUSED\r\n",
         here: "UNKNOWN_COMMAND\r\n",
+    },
+    Difference {
+        heading: "Bodies one byte too long",
+        sent: "put 0 0 60 3\r\nabcd\r\nuse a\r\nlist-tube-used\r\n",
+        beanstalkd: "EXPECTED_CRLF\r\nUNKNOWN_COMMAND\r\nUSING default\r\n",
+        here: "EXPECTED_CRLF\r\nUSING a\r\nUSING a\r\n",
+    },
+    Difference {
+        heading: "What is no verb, in the first line",
+        sent: "1\r\nlist-tube-used\r\n1\r\n",
+        beanstalkd: "UNKNOWN_COMMAND\r\nUSING default\r\nUNKNOWN_COMMAND\r\n",
+        here: "ERR unknown-verb \"1\" is no verb; HELP lists the verbs\nUSING default\r\nUNKNOWN_COMMAND\r\n",
     },
     Difference {
         heading: "Verbs that only begin so",

@@ -91,6 +91,8 @@ pub struct Decoder {
     /// How many bytes have to be in sight before another look is worth it: a body is on its way behind a header
     /// that has been read already.
     wanted: usize,
+    /// Whether the line before was one of beanstalkd's: then what could be of either dialect is answered in that one.
+    beanstalkd: bool,
 }
 
 #[derive(Debug)]
@@ -104,6 +106,8 @@ enum Skipping {
     BodyEnd,
     /// So many bytes that belong to a refused command.
     Bytes(u64),
+    /// The LF behind the last of those, if that was a CR: the body was a byte longer than its size.
+    StrayLf,
     /// All there is: the connection is about to close.
     Rest,
 }
@@ -164,7 +168,7 @@ const TAIL: usize = 10;
 impl Decoder {
     /// A decoder at the beginning of a connection.
     pub fn new(limits: FrameLimits) -> Decoder {
-        Decoder { limits, skipping: Skipping::Nothing, searched: 0, wanted: 0 }
+        Decoder { limits, skipping: Skipping::Nothing, searched: 0, wanted: 0, beanstalkd: false }
     }
 
     /// Looks at the bytes that have come and have not been dropped yet.
@@ -183,6 +187,7 @@ impl Decoder {
             Skipping::Body(left) => self.skip_body(left, buf),
             Skipping::BodyEnd => self.skip_body_end(buf),
             Skipping::Bytes(left) => self.skip_bytes(left, buf),
+            Skipping::StrayLf => self.skip_stray_lf(buf),
             Skipping::Rest => self.skip_rest(buf),
         }
     }
@@ -207,7 +212,10 @@ impl Decoder {
         let end = self.searched + found;
         let line = without_cr(&buf[..end]);
         let typed = line.len() == end;
-        let (dialect, decoded) = if speaks_beanstalk(line) && !(typed && beanstalk::is_nothing(line)) {
+        // A word in lower case that is no verb, and ends in LF alone, somebody has typed: he is told more.
+        let is_word = line.first().is_some_and(u8::is_ascii_lowercase);
+        self.beanstalkd = self.speaks_beanstalkd(line) && !(is_word && typed && beanstalk::is_nothing(line));
+        let (dialect, decoded) = if self.beanstalkd {
             let (verb, decoded) = beanstalk::decode(line, &buf[end + 1..], &self.limits);
             (Dialect::Beanstalk(verb), decoded)
         } else {
@@ -229,9 +237,19 @@ impl Decoder {
         }
     }
 
+    /// Whether the line that begins with these bytes is in the beanstalkd dialect: its verbs are in lower case. What is no verb
+    /// of either goes by the line before.
+    fn speaks_beanstalkd(&self, line: &[u8]) -> bool {
+        match line.first() {
+            Some(b'a'..=b'z') => true,
+            Some(b'A'..=b'Z') => false,
+            _ => self.beanstalkd,
+        }
+    }
+
     /// A line whose LF has not come: either it may still be good, or it is too long already.
     fn unfinished(&mut self, buf: &[u8]) -> Step {
-        let oversize = if speaks_beanstalk(buf) {
+        let oversize = if self.speaks_beanstalkd(buf) {
             beanstalk::outgrown(buf)
         } else {
             native::outgrown(buf, self.searched, &self.limits)
@@ -276,8 +294,23 @@ impl Decoder {
 
     fn skip_bytes(&mut self, left: u64, buf: &[u8]) -> Step {
         let (consumed, left) = passed_over(left, buf);
-        self.skipping = if left > 0 { Skipping::Bytes(left) } else { Skipping::Nothing };
+        self.skipping = match buf[..consumed].last() {
+            _ if left > 0 => Skipping::Bytes(left),
+            Some(b'\r') => Skipping::StrayLf,
+            _ => Skipping::Nothing,
+        };
         if consumed > 0 { Step::Skip { consumed } } else { Step::Incomplete }
+    }
+
+    fn skip_stray_lf(&mut self, buf: &[u8]) -> Step {
+        match buf {
+            [] => {
+                self.skipping = Skipping::StrayLf;
+                Step::Incomplete
+            }
+            [b'\n', ..] => Step::Skip { consumed: 1 },
+            _ => self.next_line(buf),
+        }
     }
 
     fn skip_body_end(&mut self, buf: &[u8]) -> Step {
@@ -298,6 +331,7 @@ impl Decoder {
     }
 
     fn refused(&mut self, consumed: usize, refusal: Refusal, dialect: Dialect, then: Then) -> Step {
+        self.beanstalkd = dialect != Dialect::Native;
         self.skipping = match then {
             Then::GoOn => Skipping::Nothing,
             Then::SkipBody(bytes) => Skipping::Body(bytes),
@@ -311,11 +345,6 @@ impl Decoder {
         self.skipping = Skipping::Rest;
         Step::Farewell { text: HTTP_FAREWELL }
     }
-}
-
-/// Whether the command that begins with these bytes is in the beanstalkd dialect: its verbs are in lower case.
-fn speaks_beanstalk(line: &[u8]) -> bool {
-    line.first().is_some_and(u8::is_ascii_lowercase)
 }
 
 /// How many of these bytes belong to `left` bytes that are skipped, and how many of those are still to come.
