@@ -714,6 +714,36 @@ fn flags_can_be_set_in_the_environment() {
 }
 
 #[test]
+fn a_variable_gives_way_to_the_command_line_and_one_that_says_no_excludes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = |flags: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        command.args(["-p", "0", "-b"]).arg(directory.path().join("jobs")).args(flags);
+        command.envs(variables.iter().copied());
+        command
+    };
+    for (flags, variables, promise) in [
+        (&["--memory"][..], &[("DJQS_FSYNC", "50ms")][..], "memory"),
+        (&["--fsync", "50ms"], &[("DJQS_MEMORY", "1")], "every 50ms"),
+        (&["-F"], &[("DJQS_FSYNC", "50ms"), ("DJQS_FSYNC_MS", "20")], "never"),
+        (&["-f", "20", "-f", "30"], &[], "every 30ms"),
+        (&[], &[("DJQS_MEMORY", "0"), ("DJQS_FSYNC_NEVER", "no"), ("DJQS_FSYNC", "50ms")], "every 50ms"),
+    ] {
+        let found = Server::of(&mut server(flags, variables)).greeting.clone();
+        assert!(found.contains(promise), "{flags:?} {variables:?}: {found}");
+    }
+    for (flags, variables, problem) in [
+        (&["--memory", "-F"][..], &[][..], "--memory cannot be used with -F"),
+        (&[], &[("DJQS_MEMORY", "1"), ("DJQS_FSYNC", "50ms")], "DJQS_MEMORY cannot be used with DJQS_FSYNC"),
+    ] {
+        let refused = server(flags, variables).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(text.contains(problem), "{text}");
+    }
+}
+
+#[test]
 fn outside_text_is_escaped_in_the_log() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     let mut server =

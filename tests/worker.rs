@@ -469,6 +469,57 @@ fn second_signal_ends_at_once() {
 }
 
 #[test]
+fn closed_terminal_and_quit_leave_no_command_behind() {
+    let server = server();
+    let pipes = Pipes::new(&["pid"]);
+    let script = "echo $$ > \"$1\"; while :; do sleep 0.1; done";
+    for (id, signal, grace) in [(1, Signal::HUP, "0"), (2, Signal::QUIT, "1h")] {
+        submit(&server, "TASK: A");
+        let command = ["sh", "-c", script, "sh", &pipes.arg("pid")];
+        let mut worker = Worker::start(&server, &["--grace", grace], &command);
+        let pid = pipes.read("pid");
+        worker.signal(signal);
+        worker.ended_well();
+        assert!(!runs(&pid));
+        assert_eq!(counts(&job(&server, id)), [0, 0, 1], "{:#?}", worker.seen);
+        assert_eq!(server.connect().ask(&format!("DELETE {id}")), "OK");
+    }
+}
+
+#[test]
+fn worker_under_nohup_goes_on_when_its_terminal_is_closed() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK: A");
+    let worker = Worker::command(&server.address.to_string(), &["--once"], &["sh", "-c", WAITS, "sh"]);
+    let mut under_nohup = Command::new("sh");
+    under_nohup
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(worker.get_program())
+        .args(worker.get_args());
+    under_nohup.args([pipes.arg("pid"), pipes.arg("go")]).stdout(Stdio::null());
+    let mut worker = Worker::of(&mut under_nohup);
+    pipes.read("pid");
+    worker.signal(Signal::HUP);
+    pipes.write("go");
+    worker.ended_well();
+    assert_eq!(job(&server, 1), Value::Null, "it is done: {:#?}", worker.seen);
+}
+
+#[test]
+fn a_variable_gives_way_to_the_command_line() {
+    let server = server();
+    (0..3).for_each(|_| submit(&server, "TASK: A"));
+    let mut once = Worker::command(&server.address.to_string(), &["--once"], &["true"]);
+    Worker::of(once.env("DJQS_WORKER_JOBS", "2")).ended_well();
+    assert_eq!(server.stat("jobs_ready"), "2", "--once it is");
+    let mut two = Worker::command(&server.address.to_string(), &["-n", "2"], &[]);
+    let variables = [("DJQS_WORKER_ONCE", "yes"), ("DJQS_WORKER_TIMEOUT", "1s")];
+    Worker::of(two.envs(variables).stdout(Stdio::null())).ended_well();
+    assert_eq!(server.stat("jobs_ready"), "0", "-n 2 it is, and the demonstration needs no timeout");
+}
+
+#[test]
 fn worker_that_waits_stops_without_a_trace() {
     let server = server();
     let mut worker = Worker::start(&server, &["-c", "4"], &["true"]);

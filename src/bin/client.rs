@@ -24,7 +24,7 @@ const EXIT_IO: u8 = 74;
 const LONG_INPUT_BYTES: u64 = 1 << 20;
 
 #[derive(Parser)]
-#[command(name = "client", version, about = ABOUT, after_help = AFTER_HELP)]
+#[command(name = "client", version, args_override_self = true, about = ABOUT, after_help = AFTER_HELP)]
 struct Flags {
     /// The server, as HOST:PORT
     #[arg(short, long, value_name = "HOST:PORT", default_value = "127.0.0.1:11300", env = "DJQS_SERVER",

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
-use clap::Parser;
 use djqs::protocol::FrameLimits;
 use djqs::server::{self, Config, Listen, Server, limits};
 use djqs::{Broker, broker};
@@ -17,12 +16,14 @@ mod ending;
 mod flags;
 #[path = "server/journal.rs"]
 mod journal;
+#[path = "common/rules.rs"]
+mod rules;
 
 /// The exit code where the server can't start, or fails.
 const EXIT_FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags = Flags::of_this_process();
     let level = ["warn", "info", "debug"][usize::from(flags.verbose.min(2))];
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
     match run(flags) {

@@ -1,7 +1,8 @@
 //! The worker: a program for each job, or only the demonstration of one. Flags, signals, the log, then one call
 //! into the library.
 
-use std::ffi::OsString;
+use std::ffi::{OsString, c_int};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,8 +17,12 @@ use djqs::protocol::native::parse_duration;
 use djqs::worker::{Control, Program, Stderr, Worker, WorkerError, demonstrate};
 use env_logger::fmt::Formatter;
 use log::kv;
-use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
+use rules::Rules;
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
+
+#[path = "common/rules.rs"]
+mod rules;
 
 /// The exit code of a failure that is neither the user's nor the command's.
 const EXIT_FAILURE: u8 = 1;
@@ -27,7 +32,7 @@ const EXIT_FAILURE: u8 = 1;
 /// Without a command it is a demonstration: it prints each job that it works on and sleeps for as long as the job
 /// says (`5s_delay`, `250ms_delay`).
 #[derive(Parser, Debug)]
-#[command(name = "worker", version, after_help = HELP, override_usage = "worker [OPTIONS] [-- CMD ARG...]")]
+#[command(name = "worker", version, args_override_self = true, after_help = HELP, override_usage = "worker [OPTIONS] [-- CMD ARG...]")]
 struct Flags {
     /// The server
     #[arg(short, long, value_name = "HOST:PORT", default_value = "127.0.0.1:11300", env = "DJQS_SERVER",
@@ -56,7 +61,7 @@ struct Flags {
     jobs: Option<u64>,
 
     /// Stop after one job; wait for it if there is none. The same as -n 1
-    #[arg(long, conflicts_with = "jobs", env = "DJQS_WORKER_ONCE", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "DJQS_WORKER_ONCE", value_parser = BoolishValueParser::new())]
     once: bool,
 
     /// Stop when the queues are empty. Jobs that wait for their time, as for their next attempt, don't count
@@ -68,13 +73,12 @@ struct Flags {
     grace: Duration,
 
     /// How long a command may run; then it gets TERM, and its job has failed
-    #[arg(long, value_name = "TIME", env = "DJQS_WORKER_TIMEOUT", value_parser = positive_duration,
-          requires = "command")]
+    #[arg(long, value_name = "TIME", env = "DJQS_WORKER_TIMEOUT", value_parser = positive_duration)]
     timeout: Option<Duration>,
 
     /// How long after TERM a command gets KILL
     #[arg(long, value_name = "TIME", default_value = "10s", env = "DJQS_WORKER_KILL_AFTER",
-          value_parser = parse_duration, requires = "command")]
+          value_parser = parse_duration)]
     kill_after: Duration,
 
     /// The form of the log, on stderr; RUST_LOG=warn or debug says how much of it
@@ -85,6 +89,9 @@ struct Flags {
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
+
+const RULES: Rules =
+    Rules { exclusive: &[["once", "jobs"]], needs: &[["timeout", "command"], ["kill_after", "command"]] };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogForm {
@@ -124,10 +131,12 @@ What the command's exit means for its job:
   The last lines of its stderr are kept with a failed job as the reason.
 
 Signals:
-  TERM, INT  fetch nothing more, wait up to --grace for what runs, then end it
-             (TERM, and KILL at most 3 s later) and hand those jobs back; no
-             attempt is charged
-  again      the same, but at once, and with KILL
+  TERM, INT, fetch nothing more, wait up to --grace for what runs, then end it
+  HUP        (TERM, and KILL at most 3 s later) and hand those jobs back; no
+             attempt is charged. HUP is what a terminal that is closed sends;
+             under nohup it stays ignored
+  again, or  the same, but at once, and with KILL
+  QUIT
   TSTP, USR1 pause: finish what runs, fetch nothing
   CONT, USR2 go on
 
@@ -144,7 +153,7 @@ Examples:
 Every option can be set in the environment too, by the name beside it.";
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let flags: Flags = rules::parse(&RULES);
     if flags.command.first().is_some_and(|program| Program::has_placeholder(program)) {
         let problem = "CMD has a placeholder in it, but only its arguments are replaced: a job can't choose what runs\n";
         Flags::command().error(ErrorKind::ValueValidation, problem).exit();
@@ -197,13 +206,16 @@ fn run(flags: Flags) -> Result<(), Failure> {
 
 /// Starts the thread that carries out signals.
 fn obey_signals(control: Control) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2])?;
+    let from_terminals = [SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
+    let others = [SIGTERM, SIGINT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2];
+    let mut signals = Signals::new(others.into_iter().chain(from_terminals))?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         let mut told_to_stop = false;
         for signal in signals.forever() {
             match signal {
                 SIGTSTP | SIGUSR1 => control.pause(),
                 SIGCONT | SIGUSR2 => control.resume(),
+                SIGQUIT => control.stop_at_once(),
                 _ if told_to_stop => control.stop_at_once(),
                 _ => {
                     told_to_stop = true;
@@ -213,6 +225,14 @@ fn obey_signals(control: Control) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Whether the process was started with the signal ignored, as nohup(1) does with HUP (proc(5)). Then it stays so.
+fn is_ignored(signal: c_int) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// A shell reads its `-c` argument as a program: what a job puts there, it runs.

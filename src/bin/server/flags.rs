@@ -8,6 +8,8 @@ use clap::builder::BoolishValueParser;
 use djqs::journal::{Fsync, SEGMENT_BYTES_MIN};
 use djqs::protocol::native::parse_duration;
 
+use crate::rules::{self, Rules};
+
 const ABOUT: &str = "The job queue server of DJQS: accepts jobs, keeps them, and hands each to one worker";
 
 const LONG_ABOUT: &str = "\
@@ -20,7 +22,7 @@ client too:
 Every flag can be set in the environment too, under the name beside it.";
 
 #[derive(Parser)]
-#[command(name = "server", version, disable_version_flag = true, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+#[command(name = "server", version, disable_version_flag = true, args_override_self = true, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub(super) struct Flags {
     /// Address to listen on: an IP address, a host name, or unix:PATH for a Unix socket. There is no authentication:
     /// on any other than a loopback address, everybody who can reach it can submit, take and delete jobs. A socket that
@@ -48,15 +50,15 @@ pub(super) struct Flags {
     pub(super) fsync: Fsync,
 
     /// Sync at most every so many milliseconds, as beanstalkd has it; 0 is --fsync always
-    #[arg(short = 'f', value_name = "MS", env = "DJQS_FSYNC_MS", conflicts_with_all = ["fsync", "fsync_never"])]
+    #[arg(short = 'f', value_name = "MS", env = "DJQS_FSYNC_MS")]
     pub(super) fsync_ms: Option<u64>,
 
     /// Never sync, as beanstalkd has it: --fsync never
-    #[arg(short = 'F', env = "DJQS_FSYNC_NEVER", value_parser = BoolishValueParser::new(), conflicts_with = "fsync")]
+    #[arg(short = 'F', env = "DJQS_FSYNC_NEVER", value_parser = BoolishValueParser::new())]
     pub(super) fsync_never: bool,
 
     /// Keep jobs in memory only: they are gone when the server ends
-    #[arg(long, env = "DJQS_MEMORY", value_parser = BoolishValueParser::new(), conflicts_with_all = ["fsync", "fsync_ms", "fsync_never"])]
+    #[arg(long, env = "DJQS_MEMORY", value_parser = BoolishValueParser::new())]
     pub(super) memory: bool,
 
     /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; they are made larger where the
@@ -67,13 +69,13 @@ pub(super) struct Flags {
 
     /// Read the journal in DIR, change nothing, report what is in it, and exit: 0 where a server would start, 1 where
     /// something is damaged. No server may have it open
-    #[arg(long, value_name = "DIR", env = "DJQS_VERIFY", conflicts_with_all = ["memory", "salvage"])]
+    #[arg(long, value_name = "DIR", env = "DJQS_VERIFY")]
     pub(super) verify: Option<PathBuf>,
 
     /// Get what can be read out of a damaged journal, keep the damaged files beside it under names that end in
     /// .damaged, then start. What the damage held is lost, and some finished jobs may come back. Does nothing where
     /// nothing is damaged. In the environment it also decides about damage that is yet to come: better not to leave it there
-    #[arg(long, env = "DJQS_SALVAGE", value_parser = BoolishValueParser::new(), conflicts_with = "memory")]
+    #[arg(long, env = "DJQS_SALVAGE", value_parser = BoolishValueParser::new())]
     pub(super) salvage: bool,
 
     /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered "ERR full", and
@@ -105,7 +107,27 @@ pub(super) struct Flags {
     version: Option<bool>,
 }
 
+const RULES: Rules = Rules {
+    exclusive: &[
+        ["fsync_ms", "fsync"],
+        ["fsync_ms", "fsync_never"],
+        ["fsync_never", "fsync"],
+        ["memory", "fsync"],
+        ["memory", "fsync_ms"],
+        ["memory", "fsync_never"],
+        ["memory", "salvage"],
+        ["verify", "memory"],
+        ["verify", "salvage"],
+    ],
+    needs: &[],
+};
+
 impl Flags {
+    /// Those that the program was started with.
+    pub(super) fn of_this_process() -> Flags {
+        rules::parse(&RULES)
+    }
+
     /// The policy, in whichever of the three ways it was said.
     pub(super) fn policy(&self) -> Fsync {
         match (self.fsync_ms, self.fsync_never) {
