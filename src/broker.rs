@@ -554,7 +554,7 @@ impl Session {
         if self.shared.journal.is_some() && !self.has_room(submission.body.len() as u64 + RECORD_BYTES_MAX) {
             return Err(Refusal::full(
                 FULL_RETRY_AFTER,
-                "the disk is full: wait until some jobs are done, or make room",
+                "the disk is full, or no more files may be opened (the server's log says which): wait until some jobs are done, or make room",
             ));
         }
         self.with(|state, now| state.submit(now, submission))

@@ -234,7 +234,7 @@ impl Shared {
     /// Gives a new connection its thread.
     fn admit(self: &Arc<Shared>, stream: Socket, peer: &SockAddr) -> io::Result<Admitted> {
         if self.connections.lock().open.len() as u64 >= self.config.connections_max {
-            turn_away(&stream);
+            turn_away(&stream, "all connections are taken (--max-connections): try again later");
             return Ok(Admitted::TurnedAway);
         }
         if let Err(error) = set_options(&stream, &self.config) {
@@ -264,7 +264,7 @@ impl Shared {
             }
         });
         if started.is_err() {
-            turn_away(&stream);
+            turn_away(&stream, "the system has no thread left for one more connection: try again later");
         }
         started.map(|()| Admitted::Served)
     }
@@ -318,9 +318,8 @@ fn set_options(stream: &Socket, config: &Config) -> io::Result<()> {
 }
 
 /// Tells a client that there is no room for it. Must not block the acceptor, so it makes one try.
-fn turn_away(mut stream: &Socket) {
-    let refusal =
-        Refusal::full(FULL_RETRY_AFTER, "all connections are taken (--max-connections): try again later");
+fn turn_away(mut stream: &Socket, why: &'static str) {
+    let refusal = Refusal::full(FULL_RETRY_AFTER, why);
     let mut text = Vec::new();
     Dialect::Native.write_reply(&Reply::Refused(refusal), &mut text);
     // Whether it can still be told is the client's matter.

@@ -92,6 +92,11 @@ fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, Stri
             .map_err(|error| format!("can't serve on {named}: {error}"));
     }
     let (listen, named) = match flags.listen.strip_prefix("unix:") {
+        Some("") => {
+            return Err(
+                "can't listen on unix: a path belongs behind the colon, as in unix:/run/djqs.sock".into()
+            );
+        }
         Some(path) => (Listen::Unix(path.into()), flags.listen.clone()),
         None => {
             let address = resolve(&flags.listen, flags.port)?;

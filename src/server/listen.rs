@@ -54,7 +54,10 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         // bind(2) says what is wrong.
         Ok(_) | Err(_) => return Ok(()),
     }
-    match Socket::new(Domain::UNIX, Type::STREAM, None)?.connect(address) {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Where it is listened on by a server that accepts nothing, connect(2) would wait for it.
+    probe.set_nonblocking(true)?;
+    match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         _ => Ok(()),
     }

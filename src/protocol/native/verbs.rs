@@ -58,7 +58,7 @@ static VERBS: [Verb; 18] = [
         name: "FAIL",
         body: TakesBody::IfGiven,
         options: &["delay", "dead", "len"],
-        form: "FAIL id [delay=D] [dead=yes] [len=N][: reason]",
+        form: "FAIL id [delay=D | dead=yes] [len=N][: reason]",
         what: "a leased job failed: OK retry=D, or OK dead=yes",
         read: fail,
     },
