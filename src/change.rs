@@ -54,7 +54,10 @@ pub enum Place {
         until_wall_ms: u64,
     },
     /// Dead.
-    Dead,
+    Dead {
+        /// Numbers the dead in the order in which they became so; 0 where that is not known, as in records of old.
+        turn: u64,
+    },
 }
 
 /// Whether a queue hands out jobs, as it is written.

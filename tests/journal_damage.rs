@@ -126,7 +126,9 @@ fn the_corpus_holds_every_kind_of_record_in_64_kib() {
         }
     });
     assert_eq!(kinds.len(), 5);
-    assert!(statuses.iter().any(|status| status.place == Place::Dead && status.reason.is_some()));
+    assert!(
+        statuses.iter().any(|status| matches!(status.place, Place::Dead { .. }) && status.reason.is_some())
+    );
     // One that says which segments were dropped comes with compaction.
     assert!(segments(&corpus.disk)[0] != "0000000001.journal");
     assert_eq!(recovered.unwrap().torn, None);
@@ -415,7 +417,7 @@ fn a_directory_of_version_1_is_pinned_byte_by_byte() {
     let queue = QueueName::new("mail").unwrap();
     for change in [
         job(1, b"work"),
-        Change::Status(JobId(1), status(Place::Dead)),
+        Change::Status(JobId(1), status(Place::Dead { turn: 0 })),
         Change::Pause(queue, PauseState::Paused),
         Change::Gone(JobId(1)),
         Change::IdsUsed(JobId(1)),

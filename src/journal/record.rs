@@ -4,8 +4,22 @@
 //! bytes as will do), texts and bodies have their length in front. A record has no length of its own: records lie
 //! end to end in a batch, whose checksum has been proved before the first of them is looked at.
 //!
+//! | record | tag | fields |
+//! |---|---|---|
+//! | a job, whole | 1 | id, queue, ttr, attempts, backoff, key (empty: none), time of submission, status, body |
+//! | its status | 2 | id, status |
+//! | its end | 3 | id |
+//! | a queue's pause | 4 | queue; 0 running, 1 paused, or 2 and until when |
+//! | ids used | 5 | the highest |
+//! | segments dropped | 6 | the highest |
+//!
+//! A status is: priority; 0 ready, 1 and until when: delayed, 2 dead, or 3 and the turn in which it died; failures, crashes,
+//! returns; the length of the reason and one more (0: none), and the reason. A queue is one byte of length and its name. Durations
+//! are in milliseconds, moments in milliseconds since 1970, the time of submission in four bytes of seconds since 1970, the lowest
+//! first. 2 is what the dead had before turns were kept: they are put in line as they come.
+//!
 //! Each change has exactly one form, and the decoder takes no other: what it accepts, encoded again, gives the
-//! same bytes. docs/journal.md has the table; `version_1_bytes_are_pinned` holds it still.
+//! same bytes. `version_1_bytes_are_pinned` holds it still.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +37,7 @@ const TAG_DROPPED: u8 = 6;
 const PLACE_READY: u8 = 0;
 const PLACE_DELAYED: u8 = 1;
 const PLACE_DEAD: u8 = 2;
+const PLACE_DEAD_IN_TURN: u8 = 3;
 
 const PAUSE_RUNNING: u8 = 0;
 const PAUSE_PAUSED: u8 = 1;
@@ -173,7 +188,11 @@ fn put_status(status: &JobStatus, out: &mut Vec<u8>) {
             out.push(PLACE_DELAYED);
             put_int(until_wall_ms, out);
         }
-        Place::Dead => out.push(PLACE_DEAD),
+        Place::Dead { turn: 0 } => out.push(PLACE_DEAD),
+        Place::Dead { turn } => {
+            out.push(PLACE_DEAD_IN_TURN);
+            put_int(turn, out);
+        }
     }
     put_int(u64::from(status.counts.failures), out);
     put_int(u64::from(status.counts.crashes), out);
@@ -193,7 +212,11 @@ fn take_status(rest: &mut &[u8]) -> Result<JobStatus, BadRecord> {
     let place = match take_byte(rest)? {
         PLACE_READY => Place::Ready,
         PLACE_DELAYED => Place::Delayed { until_wall_ms: take_int(rest)? },
-        PLACE_DEAD => Place::Dead,
+        PLACE_DEAD => Place::Dead { turn: 0 },
+        PLACE_DEAD_IN_TURN => match take_int(rest)? {
+            0 => return Err(BadRecord("a turn of 0")),
+            turn => Place::Dead { turn },
+        },
         _ => return Err(BadRecord("not a place")),
     };
     let (failures, crashes, returns) = (take_u32(rest)?, take_u32(rest)?, take_u32(rest)?);
@@ -317,7 +340,7 @@ mod tests {
     fn status() -> impl Strategy<Value = JobStatus> {
         let place = prop_oneof![
             Just(Place::Ready),
-            Just(Place::Dead),
+            any::<u64>().prop_map(|turn| Place::Dead { turn }),
             any::<u64>().prop_map(|until_wall_ms| Place::Delayed { until_wall_ms }),
         ];
         let counts = (any::<u32>(), any::<u32>(), 0..200u32)
@@ -390,9 +413,9 @@ mod tests {
         fn the_size_of_a_job_is_that_of_its_least_record(spec in spec(), status in status()) {
             let size = job_bytes(&JobSize::of(&spec, &status));
             let whole = encoded(&Change::Job(spec.clone(), status.clone())).len() as u64;
-            // A time takes up to 10 bytes, two of the counts up to 5, the third up to 2.
+            // A time or a turn takes up to 10 bytes, two of the counts up to 5, the third up to 2.
             prop_assert!(size <= whole && whole <= size + 19, "{} of {}", size, whole);
-            let least = JobStatus { place: Place::Dead, counts: Counts::default(), ..status };
+            let least = JobStatus { place: Place::Ready, counts: Counts::default(), ..status };
             prop_assert_eq!(size, encoded(&Change::Job(spec, least)).len() as u64);
         }
 
@@ -459,12 +482,16 @@ mod tests {
         };
         let job = b"\x01\xac\x02\x04mail\xe0\xd4\x03\x0a\xe8\x07\x02k1\x04\x03\x02\x01\x80\x08\x00\x00\x00\x00\x00\x04work";
         let queue = || QueueName::new("mail").unwrap();
-        let pinned: [(Change, &[u8]); 8] = [
+        let pinned: [(Change, &[u8]); 9] = [
             (Change::Job(spec, ready.clone()), job),
             (Change::Status(JobId(5), delayed), b"\x02\x05\x07\x01\xe8\x07\x01\x02\x03\x03no"),
             (
-                Change::Status(JobId(5), JobStatus { place: Place::Dead, ..ready }),
+                Change::Status(JobId(5), JobStatus { place: Place::Dead { turn: 0 }, ..ready.clone() }),
                 b"\x02\x05\x80\x08\x02\0\0\0\0",
+            ),
+            (
+                Change::Status(JobId(5), JobStatus { place: Place::Dead { turn: 128 }, ..ready }),
+                b"\x02\x05\x80\x08\x03\x80\x01\0\0\0\0",
             ),
             (Change::Gone(JobId(127)), b"\x03\x7f"),
             (Change::Pause(queue(), PauseState::Running), b"\x04\x04mail\x00"),

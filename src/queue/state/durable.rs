@@ -49,7 +49,7 @@ impl State {
             self.amend(id, |extra| (extra.counts, extra.reason) = (counts, reason));
         }
         self.reprioritise(id, priority);
-        if let (Place::Dead { .. }, change::Place::Dead) = (self.slot(id).place, place) {
+        if let (Place::Dead { .. }, change::Place::Dead { .. }) = (self.slot(id).place, place) {
             // Keeps its turn.
             return;
         }
@@ -60,7 +60,11 @@ impl State {
     fn restored_place(&mut self, now: Now, place: change::Place) -> Place {
         match place {
             change::Place::Ready => Place::Ready,
-            change::Place::Dead => self.next_dead(),
+            change::Place::Dead { turn: 0 } => self.next_dead(),
+            change::Place::Dead { turn } => {
+                self.deaths = self.deaths.max(turn);
+                Place::Dead { turn }
+            }
             // One that is due already becomes ready at the first tick, in the order of its deadline.
             change::Place::Delayed { until_wall_ms } => {
                 Place::delayed(now, moment_of(now, until_wall_ms).until(now.mono))
@@ -133,7 +137,7 @@ impl Slot {
             place: match self.place {
                 Place::Ready | Place::Leased { .. } => change::Place::Ready,
                 Place::Delayed { until, .. } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
-                Place::Dead { .. } => change::Place::Dead,
+                Place::Dead { turn } => change::Place::Dead { turn },
             },
             counts: self.counts(),
             reason: self.reason(),
