@@ -158,7 +158,7 @@ fn fail_takes_a_delay_or_death_and_a_reason() {
            FAIL 7 dead=no            -> ERR usage dead is yes or not given, not "no"
            FAIL 7 dead=yes delay=1   -> ERR usage FAIL takes delay or dead=yes, not both: a dead job is not tried again
            FAIL: 7                   -> ERR usage FAIL needs a job's id: FAIL id
-           FAIL 7 disk full          -> ERR usage FAIL does not take "disk"; options are written name=value, and the body goes behind a colon: FAIL id [delay=D] [dead=yes] [len=N][: reason]"#,
+           FAIL 7 disk full          -> ERR usage FAIL does not take "disk"; options are written name=value, and the body goes behind a colon: FAIL id [delay=D | dead=yes] [len=N][: reason]"#,
     );
     assert_eq!(events("FAIL 7 len=3:\na\nb\n"), ["= FAIL 7 len=3:|a|b"]);
     assert_eq!(events(b"FAIL 7: caf\xe9\n"), ["= FAIL 7: caf\u{fffd}"], "a reason is text");
