@@ -473,6 +473,7 @@ fn default_tube_is_always_there() {
 #[test]
 fn default_tube_goes_on_counting_when_it_has_become_empty() {
     let (_server, mut talk) = start();
+    talk.say("pause-tube default 0\r\n", "PAUSED\r\n");
     talk.say(
         "put 0 0 60 1\r\nx\r\ndelete 1\r\nput 0 0 60 1\r\nx\r\ndelete 2\r\n",
         "INSERTED 1\r\nDELETED\r\nINSERTED 2\r\nDELETED\r\n",
@@ -481,7 +482,7 @@ fn default_tube_goes_on_counting_when_it_has_become_empty() {
     let stats = talk.yaml("stats-tube default\r\n");
     let values =
         ["total-jobs", "cmd-delete", "cmd-pause-tube", "current-using"].map(|key| value(&stats, key));
-    assert_eq!(values, ["2", "2", "2", "1"]);
+    assert_eq!(values, ["2", "2", "3", "1"]);
 }
 
 #[test]

@@ -487,11 +487,28 @@ fn closed_terminal_and_quit_leave_no_command_behind() {
 }
 
 #[test]
+fn terminal_that_says_twice_that_it_is_closed_leaves_its_worker_the_grace() {
+    let server = server();
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK: A");
+    let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
+    let mut worker = Worker::start(&server, &["--grace", "1h"], &command);
+    pipes.read("pid");
+    worker.signal(Signal::HUP);
+    worker.says("stopping");
+    worker.signal(Signal::HUP);
+    pipes.write("go");
+    worker.ended_well();
+    assert_eq!(job(&server, 1), Value::Null, "it is done: {:#?}", worker.seen);
+}
+
+#[test]
 fn worker_under_nohup_goes_on_when_its_terminal_is_closed() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
-    let worker = Worker::command(&server.address.to_string(), &["--once"], &["sh", "-c", WAITS, "sh"]);
+    submit(&server, "TASK: B");
+    let worker = Worker::command(&server.address.to_string(), &["-n", "2"], &["sh", "-c", WAITS, "sh"]);
     let mut under_nohup = Command::new("sh");
     under_nohup
         .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
@@ -502,8 +519,11 @@ fn worker_under_nohup_goes_on_when_its_terminal_is_closed() {
     pipes.read("pid");
     worker.signal(Signal::HUP);
     pipes.write("go");
+    // One that had been told to stop would not take the second job.
+    pipes.read("pid");
+    pipes.write("go");
     worker.ended_well();
-    assert_eq!(job(&server, 1), Value::Null, "it is done: {:#?}", worker.seen);
+    assert_eq!(server.stat("acked_total"), "2", "{:#?}", worker.seen);
 }
 
 #[test]

@@ -135,8 +135,8 @@ Signals:
   HUP        (TERM, and KILL at most 3 s later) and hand those jobs back; no
              attempt is charged. HUP is what a terminal that is closed sends;
              under nohup it stays ignored
-  again, or  the same, but at once, and with KILL
-  QUIT
+  TERM, INT  the same, but at once, and with KILL; so does QUIT, the first time
+  again      too
   TSTP, USR1 pause: finish what runs, fetch nothing
   CONT, USR2 go on
 
@@ -216,6 +216,8 @@ fn obey_signals(control: Control) -> io::Result<()> {
                 SIGTSTP | SIGUSR1 => control.pause(),
                 SIGCONT | SIGUSR2 => control.resume(),
                 SIGQUIT => control.stop_at_once(),
+                // A terminal's end is told by its shell and by the system: that is no second wish.
+                SIGHUP if told_to_stop => {}
                 _ if told_to_stop => control.stop_at_once(),
                 _ => {
                     told_to_stop = true;

@@ -373,21 +373,20 @@ impl State {
     /// Ends a session, at most `most` of its leases now: returns whether it has ended. Until then, call it again.
     pub fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
         self.leave(session);
-        if let Some(lease) = self.take_handed(session) {
-            // It never saw this one, so nothing can have gone wrong with it.
-            self.hand_back(now, lease.id, Duration::ZERO);
-        }
+        // It never saw this one, so nothing can have gone wrong with it.
+        let unseen = self.take_handed(session).map(|lease| lease.id);
         let leases = self.session(session).leases.iter().take(usize::try_from(most).unwrap_or(usize::MAX));
-        let mut leased: Vec<_> = leases.map(|&(_, id)| (self.slot(id).priority, id)).collect();
+        let ids = leases.map(|&(_, id)| id).filter(|&id| Some(id) != unseen).chain(unseen);
+        let mut leased: Vec<_> = ids.map(|id| (self.slot(id).priority, id)).collect();
         // Whoever waits gets the most urgent of them.
         leased.sort_unstable();
         for (_, id) in leased {
             match ending {
-                Ending::Quit => self.hand_back(now, id, Duration::ZERO),
-                Ending::Lost => {
+                Ending::Lost if Some(id) != unseen => {
                     let lost = self.lost.clone();
                     self.crash(now, id, lost);
                 }
+                Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
             }
         }
         let ended = self.session(session).leases.is_empty();

@@ -4,6 +4,7 @@
 //! A peer that is slow in the middle of a command, or in taking replies, is dropped at an absolute deadline;
 //! one that is idle between commands may be so for ever.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -83,7 +84,7 @@ pub(crate) fn serve(stream: Arc<Socket>, mut session: Session, shared: &Shared) 
         replies: Replies::default(),
         outbox: Arc::default(),
         others_send: false,
-        watch: None,
+        watch: OnceCell::new(),
     };
     let end = connection.run();
     let outbox = Arc::clone(&connection.outbox);
@@ -138,8 +139,8 @@ struct Connection<'a> {
     outbox: Arc<Outbox>,
     /// Whether there may be such.
     others_send: bool,
-    /// Hears of the client's going away, from its first wait for a job on.
-    watch: Option<Watch<'a>>,
+    /// Hears of the client's going away, from its first wait for a job on; `None` in it where the system can't tell.
+    watch: OnceCell<Option<Watch<'a>>>,
 }
 
 impl Connection<'_> {
@@ -284,12 +285,10 @@ impl Connection<'_> {
         self.flush()?;
         self.shrink_row();
         let shared = self.shared;
-        if self.watch.is_none() {
-            match shared.watcher.watch(self.stream, self.session.id()) {
-                Ok(watch) => self.watch = Some(watch),
-                Err(error) => log::warn!("can't watch a waiting connection: {error}"),
-            }
-        }
+        self.watch.get_or_init(|| {
+            let watch = shared.watcher.watch(self.stream, self.session.id());
+            watch.inspect_err(|error| log::warn!("can't watch a waiting connection: {error}")).ok()
+        });
         let reply = match self.session.wait(queues, warn, deadline) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::LapsesSoon => Reply::LapsesSoon,

@@ -2,7 +2,7 @@
 //!
 //! That thread reads nothing until it has a job to send, so it would not notice. One thread for all of them
 //! asks the kernel (epoll) to be told when the other side closes. Nobody polls. A connection is made known here once, when
-//! it waits for the first time: what comes later of it costs nothing more.
+//! it waits for the first time, not for each wait.
 
 use std::collections::HashMap;
 use std::io;

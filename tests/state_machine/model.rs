@@ -385,20 +385,19 @@ impl Model {
     /// At most `most` of its leases now; whether it has ended.
     pub(crate) fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
         self.leave(session);
-        if let Some(id) = self.take_handed(session) {
-            // It never knew of this job, so nothing can have gone wrong with it.
-            self.hand_back(now, id, Duration::ZERO);
-        }
+        // It never knew of this job, so nothing can have gone wrong with it.
+        let unseen = self.take_handed(session);
         let leases = self.leases_of(session);
         let mut now_back: Vec<_> = leases.iter().take(most as usize).map(|&(_, id)| id).collect();
+        now_back.extend(unseen.filter(|id| !now_back.contains(id)));
         now_back.sort_by_key(|&id| (self.expect(id).options.priority, id));
         for id in now_back {
             match ending {
-                Ending::Lost => self.crash(now, id, LOST),
-                Ending::Quit => self.hand_back(now, id, Duration::ZERO),
+                Ending::Lost if Some(id) != unseen => self.crash(now, id, LOST),
+                Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
             }
         }
-        let ended = leases.len() as u64 <= most;
+        let ended = self.leases_of(session).is_empty();
         if ended {
             self.attached.remove(&session);
             self.forget_unused_queues();
@@ -544,6 +543,8 @@ impl Model {
         } else if self.queue(queue).is_some() {
             self.queue_mut(queue).past.pauses += 1;
             self.resume(now, queue);
+        } else {
+            self.default_past.pauses += 1;
         }
         true
     }

@@ -25,43 +25,40 @@ enum Given {
 /// The program's flags. Ends the process where they are wrong, and where help or the version was asked for.
 pub(super) fn parse<F: Parser>(rules: &Rules) -> F {
     let mut command = F::command();
-    let matches = command.clone().get_matches();
-    for id in rules.losers(&matches, &mut command) {
+    // First without the environment. What is wrong with that is said below, with the environment's part in it.
+    let line = F::command().mut_args(|arg| arg.env(Resettable::Reset)).try_get_matches();
+    for id in line.iter().flat_map(|line| rules.losers(line)) {
         command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
     }
     let mut matches = command.clone().get_matches();
+    if let Some((kind, problem)) = rules.broken(&matches, &command) {
+        command.error(kind, problem).exit();
+    }
     F::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command).exit())
 }
 
 impl Rules {
-    /// The flags whose variables give way. Ends the process where there is a mistake.
-    fn losers(&self, matches: &ArgMatches, command: &mut Command) -> Vec<&'static str> {
-        let given = |id| given(matches, id);
-        let mut losers = Vec::new();
-        for [one, other] in self.exclusive.iter().copied() {
-            match (given(one), given(other)) {
-                (Given::OnCommandLine, Given::InEnvironment) => losers.push(other),
-                (Given::InEnvironment, Given::OnCommandLine) => losers.push(one),
-                _ => {}
-            }
+    /// The flags whose variables give way to this command line.
+    fn losers(&self, line: &ArgMatches) -> Vec<&'static str> {
+        let is_there = |id: &str| given(line, id) == Given::OnCommandLine;
+        let pairs = self.exclusive.iter().copied().flat_map(|[one, other]| [[one, other], [other, one]]);
+        let excluded = pairs.filter(|[one, other]| is_there(one) && !is_there(other)).map(|[_, other]| other);
+        let useless = self.needs.iter().filter(|[flag, needed]| !is_there(flag) && !is_there(needed));
+        excluded.chain(useless.map(|[flag, _]| *flag)).collect()
+    }
+
+    /// What is wrong with flags that belong, or don't belong, together.
+    fn broken(&self, matches: &ArgMatches, command: &Command) -> Option<(ErrorKind, String)> {
+        let is_there = |id: &str| given(matches, id) != Given::Not;
+        let name = |id| name(command, matches, id);
+        if let Some([flag, needed]) =
+            self.needs.iter().find(|[flag, needed]| is_there(flag) && !is_there(needed))
+        {
+            let problem = format!("{} needs {}", name(flag), name(needed));
+            return Some((ErrorKind::MissingRequiredArgument, problem));
         }
-        for [flag, needed] in self.needs.iter().copied().filter(|[_, needed]| given(needed) == Given::Not) {
-            match given(flag) {
-                Given::Not => {}
-                Given::InEnvironment => losers.push(flag),
-                Given::OnCommandLine => {
-                    let text =
-                        format!("{} needs {}", name(command, matches, flag), name(command, matches, needed));
-                    command.error(ErrorKind::MissingRequiredArgument, text).exit();
-                }
-            }
-        }
-        let holds = |id| given(id) != Given::Not && !losers.contains(&id);
-        if let Some([one, other]) = self.exclusive.iter().find(|[one, other]| holds(*one) && holds(*other)) {
-            let (one, other) = (name(command, matches, one), name(command, matches, other));
-            command.error(ErrorKind::ArgumentConflict, format!("{one} cannot be used with {other}")).exit();
-        }
-        losers
+        let [one, other] = self.exclusive.iter().find(|[one, other]| is_there(one) && is_there(other))?;
+        Some((ErrorKind::ArgumentConflict, format!("{} cannot be used with {}", name(one), name(other))))
     }
 }
 

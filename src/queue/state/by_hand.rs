@@ -116,6 +116,8 @@ impl State {
         } else if let Some(queue) = self.named(name) {
             self.queue_mut(queue).past.pauses += 1;
             self.resume(now, name);
+        } else {
+            self.default_past.pauses += 1;
         }
         true
     }

@@ -49,7 +49,7 @@ impl State {
             self.amend(id, |extra| (extra.counts, extra.reason) = (counts, reason));
         }
         self.reprioritise(id, priority);
-        if let (Place::Dead { .. }, change::Place::Dead { .. }) = (self.slot(id).place, place) {
+        if let (Place::Dead { .. }, change::Place::Dead { turn: 0 }) = (self.slot(id).place, place) {
             // Keeps its turn.
             return;
         }
