@@ -41,7 +41,7 @@ pub trait Recorder: Send {
 
 /// How long a thread that wants the lock for several verbs tries to take it before it sleeps. Whoever has it is mostly done by
 /// then; to sleep and be woken costs more, on both sides.
-const TRYING_TIME: Duration = Duration::from_micros(20);
+const TRYING_TIME: Duration = Duration::from_micros(4);
 
 /// For how many of the processor's pauses it waits between two tries.
 const PAUSES: usize = 8;
