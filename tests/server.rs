@@ -435,6 +435,7 @@ fn a_server_inside_another_program_leaves_nothing_behind_when_it_is_dropped() {
         let mut talk = Talk::to(address);
         assert_eq!(talk.ask("TASK: kept"), format!("ACK {round}"));
         drop(talk);
+        until("it waits", || broker.stats().waiting == 1);
         stop.stop();
         serving.join().unwrap();
         assert!(waits.line().unwrap().starts_with("ERR draining"));

@@ -33,6 +33,11 @@ impl Worker {
         Worker::of(Worker::command(&server.address.to_string(), flags, command).stdout(Stdio::null()))
     }
 
+    /// Starts a worker whose command says through the pipe `pid` which process it is, and then waits for `go`.
+    fn that_waits(server: &Server, flags: &[&str], pipes: &Pipes) -> Worker {
+        Worker::start(server, flags, &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")])
+    }
+
     fn command(server: &str, flags: &[&str], command: &[&str]) -> Command {
         let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
         worker.env_remove("RUST_LOG").args(["-s", server]).args(flags);
@@ -288,8 +293,7 @@ fn command_is_killed_when_the_server_goes_away() {
     let mut server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
-    let mut worker =
-        Worker::start(&server, &["-n", "2"], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let mut worker = Worker::that_waits(&server, &["-n", "2"], &pipes);
     let pid = pipes.read("pid");
     server.child.kill().unwrap();
     server.ended();
@@ -306,8 +310,7 @@ fn command_is_killed_when_the_server_falls_silent() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK ttr=500ms: A");
-    let mut worker =
-        Worker::start(&server, &[], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let mut worker = Worker::that_waits(&server, &[], &pipes);
     let pid = pipes.read("pid");
     server.signal(Signal::STOP);
     worker.says("lost the lease of job 1");
@@ -325,8 +328,7 @@ fn worker_that_slept_too_long_kills_its_command() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK ttr=500ms: A");
-    let mut worker =
-        Worker::start(&server, &[], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let mut worker = Worker::that_waits(&server, &[], &pipes);
     let pid = pipes.read("pid");
     worker.signal(Signal::STOP);
     let mut other = server.connect();
@@ -409,8 +411,7 @@ fn first_term_waits_for_what_runs_and_fetches_no_more() {
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
     submit(&server, "TASK: B");
-    let mut worker =
-        Worker::start(&server, &[], &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")]);
+    let mut worker = Worker::that_waits(&server, &[], &pipes);
     pipes.read("pid");
     worker.signal(Signal::TERM);
     worker.says("stopping");
@@ -426,8 +427,7 @@ fn what_runs_when_the_grace_is_over_is_ended_and_returned() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
-    let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
-    let mut worker = Worker::start(&server, &["--grace", "200ms"], &command);
+    let mut worker = Worker::that_waits(&server, &["--grace", "200ms"], &pipes);
     let pid = pipes.read("pid");
     worker.signal(Signal::INT);
     worker.ended_well();
@@ -491,8 +491,7 @@ fn terminal_that_says_twice_that_it_is_closed_leaves_its_worker_the_grace() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
-    let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
-    let mut worker = Worker::start(&server, &["--grace", "1h"], &command);
+    let mut worker = Worker::that_waits(&server, &["--grace", "1h"], &pipes);
     pipes.read("pid");
     worker.signal(Signal::HUP);
     worker.says("stopping");
@@ -563,8 +562,7 @@ fn pause_finishes_what_runs_and_fetches_nothing_until_resumed() {
         let server = server();
         let pipes = Pipes::new(&["pid", "go"]);
         submit(&server, "TASK: A");
-        let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
-        let mut worker = Worker::start(&server, &["-c", "2"], &command);
+        let mut worker = Worker::that_waits(&server, &["-c", "2"], &pipes);
         pipes.read("pid");
         until("the other slot waits", || server.stat("waiting") == "1");
         worker.signal(pause);

@@ -14,14 +14,6 @@ pub(super) struct Rules {
     pub(super) needs: &'static [[&'static str; 2]],
 }
 
-/// How a flag was given.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Given {
-    Not,
-    InEnvironment,
-    OnCommandLine,
-}
-
 /// The program's flags. Ends the process where they are wrong, and where help or the version was asked for.
 pub(super) fn parse<F: Parser>(rules: &Rules) -> F {
     let mut command = F::command();
@@ -40,16 +32,15 @@ pub(super) fn parse<F: Parser>(rules: &Rules) -> F {
 impl Rules {
     /// The flags whose variables give way to this command line.
     fn losers(&self, line: &ArgMatches) -> Vec<&'static str> {
-        let is_there = |id: &str| given(line, id) == Given::OnCommandLine;
-        let pairs = self.exclusive.iter().copied().flat_map(|[one, other]| [[one, other], [other, one]]);
-        let excluded = pairs.filter(|[one, other]| is_there(one) && !is_there(other)).map(|[_, other]| other);
-        let useless = self.needs.iter().filter(|[flag, needed]| !is_there(flag) && !is_there(needed));
-        excluded.chain(useless.map(|[flag, _]| *flag)).collect()
+        let pairs = self.exclusive.iter().flat_map(|&[one, other]| [[one, other], [other, one]]);
+        let excluded = pairs.filter(|[one, _]| is_given(line, one)).map(|[_, other]| other);
+        let useless = self.needs.iter().filter(|[_, needed]| !is_given(line, needed)).map(|[flag, _]| *flag);
+        excluded.chain(useless).collect()
     }
 
     /// What is wrong with flags that belong, or don't belong, together.
     fn broken(&self, matches: &ArgMatches, command: &Command) -> Option<(ErrorKind, String)> {
-        let is_there = |id: &str| given(matches, id) != Given::Not;
+        let is_there = |id: &str| is_given(matches, id);
         let name = |id| name(command, matches, id);
         if let Some([flag, needed]) =
             self.needs.iter().find(|[flag, needed]| is_there(flag) && !is_there(needed))
@@ -62,14 +53,10 @@ impl Rules {
     }
 }
 
-fn given(matches: &ArgMatches, id: &str) -> Given {
-    match matches.value_source(id) {
-        Some(ValueSource::CommandLine) => Given::OnCommandLine,
-        Some(ValueSource::EnvVariable) if !matches!(matches.try_get_one(id), Ok(Some(false))) => {
-            Given::InEnvironment
-        }
-        _ => Given::Not,
-    }
+/// Whether somebody gave a flag, and did not say no by its variable.
+fn is_given(matches: &ArgMatches, id: &str) -> bool {
+    let from_outside = [Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)];
+    from_outside.contains(&matches.value_source(id)) && !matches!(matches.try_get_one(id), Ok(Some(false)))
 }
 
 /// What somebody has written who gave it: `--fsync <POLICY>`, or its variable.
@@ -80,7 +67,9 @@ fn name(command: &Command, matches: &ArgMatches, id: &str) -> String {
     let arg =
         command.get_arguments().find(|arg| arg.get_id() == id).expect("the rules name flags that there are");
     match arg.get_env() {
-        Some(variable) if given(matches, id) == Given::InEnvironment => variable.display().to_string(),
+        Some(variable) if matches.value_source(id) == Some(ValueSource::EnvVariable) => {
+            variable.display().to_string()
+        }
         _ => arg.to_string(),
     }
 }
