@@ -254,6 +254,17 @@ pub struct Live {
     pub bytes: u64,
 }
 
+/// Whether a new job may be appended, as far as that is known without waiting: see [`Journal::room`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is room.
+    Yes,
+    /// The disk is full, and what is left is set aside for what ends the jobs that exist.
+    No,
+    /// More than a segment's worth is appended and not written yet: write first, with [`Journal::has_room`].
+    MustWrite,
+}
+
 /// What a job adds to [`Live::bytes`]: the least that a record of it takes with the priority and the reason that it
 /// has now, whatever its counts and its place are.
 ///
@@ -448,7 +459,14 @@ impl Journal {
         self.inner.shared.compact()
     }
 
-    /// Whether a new job whose record takes so many bytes may be appended. False only while the disk is full, and
+    /// Whether a new job whose record takes so many bytes may be appended, without waiting: it counts everything that
+    /// was appended before. Does no I/O and takes no lock that is held during any, so it may be called under the
+    /// queue's lock.
+    pub fn room(&self, bytes: u64) -> Room {
+        self.inner.shared.room(bytes)
+    }
+
+    /// As [`Journal::room`], but waits where that says [`Room::MustWrite`]. False only while the disk is full, and
     /// while there is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on. All else but reasons
     /// of failures is appended without asking.
     ///
@@ -459,6 +477,7 @@ impl Journal {
     }
 
     /// Whether a failure's reason of so many bytes may be kept. False only where the disk has been full for a while.
+    /// Never blocks, like [`Journal::room`].
     pub fn has_room_for_reason(&self, bytes: u64) -> bool {
         self.inner.shared.has_room_for_reason(bytes)
     }

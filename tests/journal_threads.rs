@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use djqs::change::{Change, JobStatus, Place};
 use djqs::job::{Counts, JobId};
 use djqs::journal::storage::{CrashPlan, Fault, Operation, OperationKind, SimulatedDisk};
-use djqs::journal::{Failure, Fsync, Options};
+use djqs::journal::{Failure, Fsync, Options, Room};
 use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, status};
 
 const SEGMENT_BYTES: u64 = 32 << 10;
@@ -294,6 +294,36 @@ fn a_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
         drop(owner);
         assert_eq!(*open(&disk.crash(CrashPlan::Nothing), Fsync::Always).world.lock().unwrap(), world);
     }
+}
+
+#[test]
+fn room_is_known_without_waiting_and_counts_what_was_appended_since() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Always);
+    // A pipeline of submissions: nothing is written meanwhile, so each answer has to count those before it.
+    let before = disk.operation_count();
+    let mut appended = 0;
+    for id in 1.. {
+        match owner.journal.room(1000) {
+            Room::Yes => owner.change(&job(id, &[7; 300])),
+            Room::No => panic!("the disk is not full"),
+            Room::MustWrite => break,
+        };
+        appended += 1;
+    }
+    assert!(appended * 300 < 2 * SEGMENT_BYTES && appended >= 64, "{appended}");
+    assert!(!disk.operations()[before as usize..].iter().any(|done| done.name.starts_with("0000000001.j")));
+    assert!(owner.journal.has_room(1000), "it writes what waits");
+    assert_eq!(owner.journal.room(1000), Room::Yes);
+
+    disk.set_capacity(Some(0));
+    for id in appended + 1.. {
+        if !owner.journal.has_room(1000) {
+            break;
+        }
+        owner.wait(owner.change(&job(id, &[7; 500]))).unwrap();
+    }
+    assert_eq!(owner.journal.room(1000), Room::No);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use super::segment::{self, Chain};
 use super::spares::Supply;
 use super::storage::{Storage, StorageFile, is_full, write_full};
 use super::waiters::{Call, Sleeper, Waiter, Waiters};
-use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Sabotage, Unavailable};
+use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Room, Sabotage, Unavailable};
 use crate::change::Change;
 use crate::clock::Stopwatch;
 
@@ -712,24 +712,39 @@ impl Shared {
         self.compaction.stop();
     }
 
+    /// Whether there is room for a new job, without waiting.
+    pub(super) fn room(&self, bytes: u64) -> Room {
+        if self.supply.is_full() {
+            return if self.free_bytes() >= bytes + self.set_aside() { Room::Yes } else { Room::No };
+        }
+        match self.pending.load(Ordering::Relaxed) > self.options.segment_bytes {
+            true => Room::MustWrite,
+            false => Room::Yes,
+        }
+    }
+
     /// Whether there is room for a new job. Blocks while too much is waiting to be written.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        while !self.supply.is_full() && self.pending.load(Ordering::Relaxed) > self.options.segment_bytes {
+        loop {
+            match self.room(bytes) {
+                Room::Yes => return true,
+                Room::No => return false,
+                Room::MustWrite => {}
+            }
             if self.wait(self.appended()).is_err() {
-                // Whoever waits for the job will be told so.
-                break;
+                // The caller gets this error when it waits for its job.
+                return true;
             }
         }
-        !self.supply.is_full() || self.room() >= bytes + self.set_aside()
     }
 
     /// Whether there is room for a reason.
     pub(super) fn has_room_for_reason(&self, bytes: u64) -> bool {
-        !self.supply.is_full() || self.room() >= bytes + self.set_aside_from_reasons()
+        !self.supply.is_full() || self.free_bytes() >= bytes + self.set_aside_from_reasons()
     }
 
     /// Room that nothing that was appended is meant for yet.
-    fn room(&self) -> u64 {
+    fn free_bytes(&self) -> u64 {
         let made = self.tail_room.load(Ordering::Relaxed) + self.supply.ready_bytes();
         made.saturating_sub(self.pending.load(Ordering::Relaxed))
     }
