@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use djqs::broker::Config;
-use djqs::change::Change;
-use djqs::clock::{Moment, Now};
-use djqs::journal::storage::DiskStorage;
-use djqs::journal::{self, Fsync, Options};
-use djqs::queue::state::State;
+use djqs::internal::change::Change;
+use djqs::internal::clock::{Moment, Now};
+use djqs::internal::journal::storage::DiskStorage;
+use djqs::internal::journal::{self, Fsync, Options};
+use djqs::internal::queue::state::State;
 use djqs::{Broker, Submission};
 
 const JOBS: u64 = 1_000_000;

@@ -11,8 +11,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use djqs::clock::{Moment, Now};
-use djqs::queue::state::{SessionId, State};
+use djqs::internal::clock::{Moment, Now};
+use djqs::internal::queue::state::{SessionId, State};
 use djqs::{QueueName, Submission};
 
 const BODY_BYTES: usize = 100;

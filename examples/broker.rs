@@ -7,8 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::broker::{Config, Outcome, Waited};
-use djqs::journal::{self, storage::DiskStorage};
+use djqs::broker::{Config, DiskStorage, JournalOptions, Outcome, Waited};
 use djqs::protocol::{Command, Reply, Wait};
 use djqs::{Broker, Submission};
 
@@ -17,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Broker::in_memory(Config::default()),
         Some(directory) => {
             let storage = Arc::new(DiskStorage::open(directory.as_ref())?);
-            let (broker, recovered) = Broker::open(Config::default(), storage, journal::Options::default())?;
+            let (broker, recovered) = Broker::open(Config::default(), storage, JournalOptions::default())?;
             println!("{} records came back", recovered.records);
             broker
         }

@@ -15,8 +15,12 @@ use crate::change::{Change, Measure};
 use crate::clock::{Clock, Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
-use crate::journal::storage::Storage;
-use crate::journal::{self, Journal, Keeper, OpenError, Position, Recovered, Unavailable};
+pub use crate::journal::storage::{DiskError, DiskStorage, Storage, StorageFile};
+use crate::journal::{self, Journal, Keeper, Position};
+pub use crate::journal::{
+    Damage, Failure, Fsync, JournalStats, OnFailure, OpenError, Options as JournalOptions, Recovered,
+    TornTail, Unavailable,
+};
 use crate::protocol::{Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Ending, Failed, SessionId, Slice, State, Warn};
 use crate::queue::{self, Held, Queue, SLICE_JOBS};
@@ -153,7 +157,7 @@ impl Broker {
     pub fn open(
         config: Config,
         storage: Arc<dyn Storage>,
-        options: journal::Options,
+        options: JournalOptions,
     ) -> Result<(Broker, Recovered), OpenError> {
         let mut state = State::new(config.memory_max, config.seed);
         state.set_measure(Measure { job: journal::job_bytes, pause: journal::pause_bytes });

@@ -9,7 +9,7 @@
 //! | work on jobs, with a closure for each task name | [`Worker`] |
 //! | have the queue inside your own program | [`Broker`], whose clients are [`broker::Session`]s |
 //! | serve it to others | [`server::Server`] |
-//! | keep jobs on disk | [`journal`] |
+//! | keep jobs on disk | [`Broker::open`] |
 //! | speak the protocol yourself | [`protocol`], and docs/protocol.md |
 //!
 //! # A job's life
@@ -56,17 +56,39 @@
 #![deny(missing_docs)]
 
 pub mod broker;
-pub mod change;
+mod change;
 pub mod client;
-pub mod clock;
+mod clock;
 pub mod error;
 pub mod job;
-pub mod journal;
+mod journal;
 pub mod protocol;
-pub mod queue;
+mod queue;
 pub mod server;
 pub mod stats;
 pub mod worker;
+
+/// What the project's own programs, tests, benchmarks and fuzz targets need beyond the public names. It is no part of the
+/// interface: anything here may change in any release.
+#[doc(hidden)]
+pub mod internal {
+    /// Changes to jobs, as values.
+    pub mod change {
+        pub use crate::change::*;
+    }
+    /// The clocks, among them the one that a test moves.
+    pub mod clock {
+        pub use crate::clock::*;
+    }
+    /// The journal and its storage, simulated disks included.
+    pub mod journal {
+        pub use crate::journal::*;
+    }
+    /// The shared queue and the state machine.
+    pub mod queue {
+        pub use crate::queue::*;
+    }
+}
 
 pub use broker::Broker;
 pub use client::Client;

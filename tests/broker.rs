@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use djqs::broker::{Config, Outcome, Session};
-use djqs::clock::{Clock, ManualClock};
+use djqs::internal::clock::{Clock, ManualClock};
 use djqs::protocol::{Command, Reply};
 use djqs::{Broker, JobId, Options, QueueName, Submission};
 

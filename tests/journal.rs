@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::change::{Change, JobSpec, JobStatus, PauseState, Place};
+use djqs::internal::change::{Change, JobSpec, JobStatus, PauseState, Place};
+use djqs::internal::journal::storage::DiskStorage;
+use djqs::internal::journal::{Fsync, Journal, OpenError, Options, Recovered};
 use djqs::job::{Counts, JobId, Key, Priority, QueueName};
-use djqs::journal::storage::DiskStorage;
-use djqs::journal::{Fsync, Journal, OpenError, Options, Recovered};
 
 fn job(id: u64, body: &[u8]) -> Change {
     let spec = JobSpec {

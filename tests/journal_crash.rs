@@ -7,8 +7,8 @@ mod journal_common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::journal::storage::{CrashPlan, Fault, OperationKind, SimulatedDisk};
-use djqs::journal::{Fsync, Options, Sabotage};
+use djqs::internal::journal::storage::{CrashPlan, Fault, OperationKind, SimulatedDisk};
+use djqs::internal::journal::{Fsync, Options, Sabotage};
 use journal_common::{History, Owner, exhaustive, in_line, run_workload};
 
 const EIO: i32 = 5;

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use djqs::change::{Change, PauseState, Place};
+use djqs::internal::change::{Change, PauseState, Place};
+use djqs::internal::journal::storage::{CrashPlan, SimulatedDisk, Storage};
+use djqs::internal::journal::{Fsync, Journal, OpenError, Options, Recovered, read, salvage, verify};
 use djqs::job::{JobId, QueueName};
-use djqs::journal::storage::{CrashPlan, SimulatedDisk, Storage};
-use djqs::journal::{Fsync, Journal, OpenError, Options, Recovered, read, salvage, verify};
 use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, status};
 
 const HEADER_BYTES: usize = 4096;
@@ -338,7 +338,7 @@ fn salvage_keeps_all_that_can_be_read_and_the_originals() {
 
 #[test]
 fn salvage_can_be_cut_off_and_begun_again() {
-    use djqs::journal::storage::Fault;
+    use djqs::internal::journal::storage::Fault;
     let corpus = corpus();
     let names = segments(&corpus.disk);
     let start = batches(&corpus.disk.contents(&names[1]).unwrap())[3];
@@ -405,7 +405,7 @@ fn recovery_takes_any_bytes() {
             }
         };
         data.insert(0, round as u8);
-        djqs::journal::fuzz::recover(&data);
+        djqs::internal::journal::fuzz::recover(&data);
     }
 }
 

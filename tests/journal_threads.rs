@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use djqs::change::{Change, JobStatus, Place};
+use djqs::internal::change::{Change, JobStatus, Place};
+use djqs::internal::journal::storage::{CrashPlan, Fault, Operation, OperationKind, SimulatedDisk};
+use djqs::internal::journal::{Failure, Fsync, Options, Room};
 use djqs::job::{Counts, JobId};
-use djqs::journal::storage::{CrashPlan, Fault, Operation, OperationKind, SimulatedDisk};
-use djqs::journal::{Failure, Fsync, Options, Room};
 use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, status};
 
 const SEGMENT_BYTES: u64 = 32 << 10;

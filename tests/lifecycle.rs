@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::change::{Change, Place};
-use djqs::clock::{ManualClock, Moment, Now};
+use djqs::internal::change::{Change, Place};
+use djqs::internal::clock::{ManualClock, Moment, Now};
+use djqs::internal::queue::state::{Accepted, Ending, Failed, SessionId, State, Warn};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
-use djqs::queue::state::{Accepted, Ending, Failed, SessionId, State, Warn};
 use djqs::stats::StateCounts;
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
 

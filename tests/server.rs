@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Server, Talk, aside, until};
-use djqs::journal::{self, storage::DiskStorage};
+use djqs::internal::journal::{self, storage::DiskStorage};
 use djqs::{Broker, broker, server};
 use rustix::process::Signal;
 

@@ -4,10 +4,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use djqs::change::Change;
-use djqs::clock::{Clock, ManualClock, Stopwatch};
-use djqs::queue::state::{State, Warn};
-use djqs::queue::{Queue, Recorder, Waited};
+use djqs::internal::change::Change;
+use djqs::internal::clock::{Clock, ManualClock, Stopwatch};
+use djqs::internal::queue::state::{State, Warn};
+use djqs::internal::queue::{Queue, Recorder, Waited};
 use djqs::{JobId, Options, QueueName, Submission};
 
 /// How long to wait for what must come at once, before it is taken for lost.

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| djqs::journal::fuzz::recover(data));
+fuzz_target!(|data: &[u8]| djqs::internal::journal::fuzz::recover(data));

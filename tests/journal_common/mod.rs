@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use djqs::change::{Change, JobSpec, JobStatus, PauseState, Place};
-use djqs::job::{Counts, JobId, Key, Priority, QueueName};
-use djqs::journal::storage::Storage;
-use djqs::journal::{
+use djqs::internal::change::{Change, JobSpec, JobStatus, PauseState, Place};
+use djqs::internal::journal::storage::Storage;
+use djqs::internal::journal::{
     Fsync, JobSize, Journal, Keeper, Live, OpenError, Options, Position, Recovered, Unavailable, job_bytes,
     pause_bytes,
 };
+use djqs::job::{Counts, JobId, Key, Priority, QueueName};
 
 /// The state that the changes of a journal add up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

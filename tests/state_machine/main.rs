@@ -16,10 +16,12 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::change::{Change, JobSize, Measure};
-use djqs::clock::{ManualClock, Moment, Now};
+use djqs::internal::change::{Change, JobSize, Measure};
+use djqs::internal::clock::{ManualClock, Moment, Now};
+use djqs::internal::queue::state::{
+    Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State, Warn,
+};
 use djqs::job::MAX_REASON_BYTES;
-use djqs::queue::state::{Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State, Warn};
 use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
 use model::{Due, Model, QueueNo};
 

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use djqs::change::{JobSize, Measure};
-use djqs::clock::{Moment, Now};
-use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
-use djqs::queue::state::{
+use djqs::internal::change::{JobSize, Measure};
+use djqs::internal::clock::{Moment, Now};
+use djqs::internal::queue::state::{
     Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES,
     QUEUES_RESERVE_BYTES, SessionId, Slice, TERMS_OVERHEAD_BYTES,
 };
+use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
 use djqs::{Code, Job, JobId, JobState, Lease, Options, Priority, QueueName};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use djqs::Broker;
-use djqs::journal::Failure;
+use djqs::internal::journal::Failure;
 use djqs::server::StopHandle;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;

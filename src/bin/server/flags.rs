@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::BoolishValueParser;
-use djqs::journal::{Fsync, SEGMENT_BYTES_MIN};
+use djqs::internal::journal::{Fsync, SEGMENT_BYTES_MIN};
 use djqs::protocol::native::parse_duration;
 
 use crate::rules::{self, Rules};

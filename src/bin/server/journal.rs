@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use djqs::journal::storage::DiskStorage;
-use djqs::journal::{self, Fsync, OpenError, Recovered, Salvaged};
+use djqs::internal::journal::storage::DiskStorage;
+use djqs::internal::journal::{self, Fsync, OpenError, Recovered, Salvaged};
 use djqs::{Broker, broker};
 
 use super::ending::end_soon;
