@@ -66,6 +66,8 @@ struct Inner<R> {
     sleeping_to: Option<Moment>,
     timekeeper_idle: bool,
     stopped: bool,
+    /// How often the lock was taken for verbs.
+    times_locked: u64,
 }
 
 /// Who is to be woken once the lock is let go.
@@ -203,6 +205,7 @@ impl<R: Recorder> Queue<R> {
             sleeping_to: None,
             timekeeper_idle: false,
             stopped: false,
+            times_locked: 0,
         };
         Queue {
             inner: Arc::new(Mutex::new(inner)),
@@ -216,6 +219,7 @@ impl<R: Recorder> Queue<R> {
     /// also the place of all that happened up to then.
     pub fn with<T>(&self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
         let mut inner = self.inner.lock();
+        inner.times_locked += 1;
         let done = inner.with(now, verb);
         self.settle(inner);
         done
@@ -224,7 +228,14 @@ impl<R: Recorder> Queue<R> {
     /// Takes the lock for several verbs.
     pub fn hold(self: &Arc<Self>) -> Held<R> {
         let guard = self.inner.try_lock_arc().or_else(|| self.try_to_hold());
-        Held { guard: Some(guard.unwrap_or_else(|| self.inner.lock_arc())), queue: Arc::clone(self) }
+        let mut guard = guard.unwrap_or_else(|| self.inner.lock_arc());
+        guard.times_locked += 1;
+        Held { guard: Some(guard), queue: Arc::clone(self) }
+    }
+
+    /// How often [`Queue::with`] and [`Queue::hold`] have taken the lock, for tests.
+    pub fn times_locked(&self) -> u64 {
+        self.inner.lock().times_locked
     }
 
     /// Tries for a moment to take the lock. One thread at a time does so, or many would keep the processor from the one that

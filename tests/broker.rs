@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use djqs::broker::{Config, Outcome, Session};
 use djqs::internal::clock::{Clock, ManualClock};
-use djqs::protocol::{Command, Reply};
+use djqs::protocol::{Command, Reply, Wait};
 use djqs::{Broker, JobId, Options, QueueName, Submission};
 
 fn broker() -> (Broker, ManualClock) {
@@ -40,6 +40,19 @@ fn delay_counts_from_its_own_command_whatever_came_before_on_the_connection() {
     assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(5)));
     clock.advance(Duration::from_secs(2));
     assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn lease_counts_from_its_own_command_though_nothing_was_settled_before_it() {
+    let (broker, clock) = broker();
+    let mut session = broker.connect();
+    session.execute(Command::Submit(Submission::new(*b"now")));
+    clock.advance(Duration::from_secs(3600));
+    let leased = session.execute(Command::Lease { queues: Vec::new(), wait: Wait::AtMost(Duration::ZERO) });
+    assert!(matches!(leased, Outcome::Reply(Reply::Leased(_))), "{leased:?}");
+    broker.tick();
+    let done = session.execute(Command::Ack { id: JobId(1) });
+    assert_eq!(done, Outcome::Reply(Reply::Done), "the lease lasts a minute, and none has gone by");
 }
 
 #[test]
