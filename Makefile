@@ -1,4 +1,4 @@
-# DJQS. `make help` lists what there is; `make` alone builds the three programs.
+# DJQS. `make help` lists the targets; `make` alone builds the three programs.
 
 PREFIX  ?= /usr/local
 BINDIR  ?= $(DESTDIR)$(PREFIX)/bin
@@ -28,26 +28,26 @@ QUICK = architecture beanstalk broker client client_library docs journal lifecyc
 quick: ## Run the quick tests, for use while editing (about 20 seconds once built)
 	$(CARGO) test --locked --lib $(QUICK:%=--test %)
 
-clients: ## Drive other people's beanstalkd clients, in five languages, through all their calls; installs them
+clients: ## Test all calls of third-party beanstalkd clients in five languages; installs the clients
 	$(CARGO) build --locked --bin server
 	tests/clients/run target/debug/server
 
-differential: ## Send the same 200,000 random commands to beanstalkd and to this server, and compare the replies
+differential: ## Compare the replies of beanstalkd and this server to 200,000 random commands
 	scripts/debian-package beanstalkd beanstalkd
 	DJQS_DIFFERENTIAL_COMMANDS=$(DIFFERENTIAL_COMMANDS) $(CARGO) test --locked --test differential -- --nocapture
 
-crash: ## Crash the real server, 1,000 kills, faults in every system call; then all cuts and bit flips (15 minutes; wants strace)
+crash: ## Crash the real server: 1,000 kills, faults in every system call, all cuts and bit flips (15 minutes; needs strace)
 	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y strace; } || echo "no strace: no faults"
 	DJQS_CRASH_CYCLES=$${DJQS_CRASH_CYCLES:-1000} DJQS_CRASH_FAULTS=$${DJQS_CRASH_FAULTS:-all} \
 		$(CARGO) test --release --locked --test crash -- --nocapture
 	DJQS_EXHAUSTIVE=1 $(CARGO) test --release --locked --test journal_crash --test journal_damage --test journal_threads
 
-crash-check: ## Build faults into the server, and see whether the crash tests find each of them
+crash-check: ## Build faults into the server and check that the crash tests find each
 	scripts/crash-check
 
 BENCH_FLAGS ?= --out docs
 
-bench: all ## Measure beside beanstalkd and Redis, installed if root may (30 minutes); writes docs/benchmarks.md
+bench: all ## Benchmark against beanstalkd and Redis (30 minutes; root installs them); writes docs/benchmarks.md
 	scripts/bench-peers
 	$(CARGO) build --release --locked -p djqs-bench
 	target/release/djqs-bench $(BENCH_FLAGS)
@@ -57,7 +57,7 @@ lint: ## Check format, clippy and docs, with warnings denied
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
-fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECONDS); gets cargo-fuzz if it is not there
+fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECONDS); installs cargo-fuzz if missing
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	cd fuzz && for target in $$($(CARGO) fuzz list); do \
 	    $(CARGO) fuzz run --sanitizer none $$target -- $$(test -f $$target.dict && echo -dict=$$target.dict) \
@@ -70,5 +70,5 @@ install: all ## Install djqs-server, djqs-worker and djqs-client under PREFIX (d
 	install -m 0755 target/release/worker $(BINDIR)/djqs-worker
 	install -m 0755 target/release/client $(BINDIR)/djqs-client
 
-clean: ## Remove what was built
+clean: ## Remove build output
 	$(CARGO) clean
