@@ -41,6 +41,7 @@ fn run(flags: Flags) -> Result<(), String> {
     }
     // Before any thread is started: they inherit it.
     server::schedule_as_batch();
+    limits::raise_open_files();
     let cap = limits::connection_cap();
     let connections_max = flags.max_connections.unwrap_or(cap.connections);
     if connections_max > cap.connections {

@@ -43,9 +43,9 @@ pub struct ConnectionCap {
     pub because: String,
 }
 
-/// Raises the limit on open files as far as it goes, and computes how many connections can be served.
+/// Computes how many connections can be served within the limits that are in force. See [`raise_open_files`].
 pub fn connection_cap() -> ConnectionCap {
-    let files = raise_open_files();
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let maps = read_number("/proc/sys/vm/max_map_count").unwrap_or(MAX_MAP_COUNT_DEFAULT);
     let mut limits = vec![
         (files.saturating_sub(FILES_KEPT), format!("open files (ulimit -n) {files}")),
@@ -94,17 +94,15 @@ fn address_space() -> Option<u64> {
     getrlimit(Resource::As).current
 }
 
-/// The soft limit on open files, after raising it to the hard one.
-fn raise_open_files() -> u64 {
+/// Raises the process's soft limit on open files to the hard one, as a server program does before it asks for its
+/// [`connection_cap`]. If the system refuses, the limit stays as it is, and the cap is lower.
+pub fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        let was = limit.current;
         limit.current = limit.maximum;
-        if setrlimit(Resource::Nofile, limit).is_err() {
-            limit.current = was;
-        }
+        // A refusal shows in the cap, which names the limit.
+        let _ = setrlimit(Resource::Nofile, limit);
     }
-    limit.current.unwrap_or(u64::MAX)
 }
 
 /// A limit of this process's own cgroup, of version 2 or else 1. The nearest group that sets one counts.
@@ -122,4 +120,22 @@ fn cgroup_number(v2: &str, v1: &str) -> Option<u64> {
 /// The number in a file; `None` where there is no such file, or it says `max`.
 fn read_number(path: impl AsRef<std::path::Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_config_leaves_the_limit_on_open_files() {
+        let before = getrlimit(Resource::Nofile);
+        // Lower than the hard limit, so that there is something to raise.
+        let lower = before.maximum.map_or(1 << 20, |hard| hard - 1).min(before.current.unwrap_or(u64::MAX));
+        let mut limit = before.clone();
+        limit.current = Some(lower);
+        setrlimit(Resource::Nofile, limit).expect("a soft limit can always be lowered");
+        let _ = crate::server::Config::default();
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(lower));
+        setrlimit(Resource::Nofile, before).expect("it may be as high again as it was");
+    }
 }
