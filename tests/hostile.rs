@@ -91,6 +91,28 @@ fn memory_limit_holds_however_little_jobs_have_in_common() {
 }
 
 #[test]
+fn reasons_of_failures_stay_within_the_memory_limit() {
+    let server = Server::start(&["--max-memory", "4MiB"]);
+    let mut talk = server.connect();
+    let accepted = answers(&mut talk, (0..60_000).map(|_| "TASK: x\n".into()), "ACK ");
+    assert!((10_000..60_000).contains(&accepted), "{accepted}");
+    let limit: u64 = server.stat("memory_max_bytes").parse().unwrap();
+    let pad = "r".repeat(1000);
+    assert_eq!(answers(&mut talk, (0..5_000).map(|_| "GET wait=0\n".into()), "JOB "), 5_000);
+    // Each failure counts, whether or not its reason is kept.
+    let fails = (1..=5_000).map(|id| format!("FAIL {id} delay=1h: {pad}\n"));
+    assert_eq!(answers(&mut talk, fails, "OK retry="), 5_000);
+    let taken: u64 = server.stat("memory_bytes").parse().unwrap();
+    // A job that failed costs 128 bytes more than one that did not, for its counts.
+    let most = limit + limit / 32 + 5_000 * 128;
+    assert!(taken <= most, "{taken} bytes are taken of {limit}");
+    let first = talk.ask_lines("LIST queue=default limit=1").concat();
+    assert!(first.contains(&pad), "a reason that fits is kept: {first}");
+    let last = talk.ask_lines("LIST queue=default limit=1 after=4999").concat();
+    assert!(!last.contains("rrr") && last.contains(r#""failures":1"#), "only the count is kept: {last}");
+}
+
+#[test]
 fn long_replies_that_nobody_reads_are_bounded_together() {
     let server = Server::start(&["--write-timeout", "60s"]);
     let mut talk = server.connect();

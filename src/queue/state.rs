@@ -48,6 +48,10 @@ pub const PAGE_OVERHEAD_BYTES: u64 = 144;
 /// paused, where jobs have taken all of it.
 pub const QUEUES_RESERVE_BYTES: u64 = 1 << 20;
 
+/// Reasons of failures may bring the memory over its limit by one part in this many. A reason beyond that is not kept; the
+/// failure is recorded in any case.
+pub const REASONS_RESERVE_PART: u64 = 32;
+
 /// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
 pub const TERMS_OVERHEAD_BYTES: u64 = 160;
 
@@ -582,11 +586,12 @@ impl State {
         let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
         let mut counts = slot.counts();
         counts.failures = counts.failures.saturating_add(1);
+        let reason = reason.map(cut).filter(|reason| self.has_room_for_reason(id, reason));
         self.count(queue, |totals| totals.failed += 1);
         self.amend(id, |extra| {
             extra.counts = counts;
-            if let Some(reason) = reason {
-                extra.reason = Some(cut(reason));
+            if reason.is_some() {
+                extra.reason = reason;
             }
         });
         if dead || spent(counts, terms) {

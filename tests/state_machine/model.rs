@@ -13,7 +13,7 @@ use djqs::internal::change::{JobSize, Measure};
 use djqs::internal::clock::{Moment, Now};
 use djqs::internal::queue::state::{
     Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES,
-    QUEUES_RESERVE_BYTES, SessionId, Slice, TERMS_OVERHEAD_BYTES,
+    QUEUES_RESERVE_BYTES, REASONS_RESERVE_PART, SessionId, Slice, TERMS_OVERHEAD_BYTES,
 };
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
@@ -264,11 +264,17 @@ impl Model {
         (delay, dead, reason): (Option<Duration>, bool, Option<&str>),
         seen: Option<Failed>,
     ) -> Result<Failed, Code> {
+        let bound = self.memory_max.saturating_add(self.memory_max / REASONS_RESERVE_PART);
         let job = self.leased_by(session, id)?;
         job.counts.failures += 1;
+        let before = job.reason.clone();
         if let Some(reason) = reason {
             job.reason = Some(beginning(reason).into());
+            if self.memory() > bound {
+                self.leased_by(session, id)?.reason = before;
+            }
         }
+        let job = self.leased_by(session, id)?;
         let (queue, longest) = (job.queue, backoff(job.options.backoff, job.counts.failures));
         self.tally(queue, |totals| totals.failed += 1);
         if dead || self.attempts_spent(id) {

@@ -258,6 +258,15 @@ impl State {
         self.memory = self.memory + after - before;
     }
 
+    /// Whether a failed job may keep this reason instead of the one that it has.
+    pub(super) fn has_room_for_reason(&self, id: JobId, reason: &str) -> bool {
+        let extra = self.slot(id).extra.as_deref();
+        let key = extra.and_then(|extra| extra.key.as_ref()).map_or(0, |key| key.as_str().len());
+        let cost = EXTRA_OVERHEAD_BYTES + (key + reason.len()) as u64;
+        let (taken, limit) = self.memory();
+        taken - extra_cost(extra) + cost <= limit.saturating_add(limit / REASONS_RESERVE_PART)
+    }
+
     pub(super) fn backoff(&mut self, backoff: Duration, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(63);
         let plain = backoff.as_millis().saturating_mul(1 << doublings);
