@@ -1,9 +1,9 @@
 //! Options that many jobs share, kept once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Terms {
     pub(super) ttr: Duration,
     pub(super) attempts: u32,
@@ -18,7 +18,8 @@ pub(super) struct TermsIx(u32);
 #[derive(Debug, Default)]
 pub(super) struct TermsTable {
     entries: Vec<(Terms, u64)>,
-    numbers: HashMap<Terms, u32>,
+    /// A tree, since a hash table stops everybody while it doubles: any client can bring millions of combinations.
+    numbers: BTreeMap<Terms, u32>,
     free: Vec<u32>,
     /// The last one interned: most jobs ask for the same as the one before.
     recent: Option<(Terms, u32)>,
