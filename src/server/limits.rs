@@ -131,7 +131,7 @@ mod tests {
         let before = getrlimit(Resource::Nofile);
         // Lower than the hard limit, so that there is something to raise.
         let lower = before.maximum.map_or(1 << 20, |hard| hard - 1).min(before.current.unwrap_or(u64::MAX));
-        let mut limit = before.clone();
+        let mut limit = before;
         limit.current = Some(lower);
         setrlimit(Resource::Nofile, limit).expect("a soft limit can always be lowered");
         let _ = crate::server::Config::default();
