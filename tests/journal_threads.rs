@@ -297,6 +297,61 @@ fn a_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
 }
 
 #[test]
+fn sync_error_names_its_segment_whatever_the_policy() {
+    for fsync in [Fsync::Interval(Duration::from_secs(3600)), Fsync::Never] {
+        let disk = SimulatedDisk::new();
+        let (owner, _) = Owner::open(Arc::new(disk.clone()), in_line(fsync)).unwrap();
+        let position = owner.change(&job(1, b"work"));
+        owner.wait(position).unwrap();
+        disk.fault_at(disk.operation_count(), Fault::Error(5));
+        let error = owner.journal.sync(position).unwrap_err().to_string();
+        assert!(error.contains("0000000001"), "{fsync}: {error}");
+    }
+}
+
+#[test]
+fn failed_journal_keeps_nothing_of_what_is_appended_to_it() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Always);
+    disk.fault_at(disk.operation_count() + 1, Fault::Error(5));
+    let position = owner.change(&job(1, b"work"));
+    owner.wait(position).unwrap_err();
+    for id in 2..1000 {
+        owner.change(&job(id, &[7; 300]));
+    }
+    assert_eq!(owner.journal.room(1000), Room::Yes, "nothing waits to be written");
+    owner.wait(owner.journal.appended()).unwrap_err();
+}
+
+#[test]
+fn panic_of_a_call_that_waited_ends_no_other_wait() {
+    let disk = SimulatedDisk::new();
+    let owner = open(&disk, Fsync::Always);
+    let id = AtomicUsize::new(1);
+    let append = || owner.change(&job(id.fetch_add(1, Ordering::SeqCst) as u64, b"work"));
+    let left = AtomicUsize::new(3);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while left.load(Ordering::SeqCst) > 0 {
+                    owner.wait(append()).unwrap();
+                }
+            });
+        }
+        // Only while another thread writes is the call left to that one.
+        while left.load(Ordering::SeqCst) > 0 {
+            let made =
+                owner.journal.wait_or_call(append(), || |_| panic!("on purpose, to see who else is hurt"));
+            if !made.unwrap() {
+                left.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    });
+    owner.wait(append()).unwrap();
+    owner.journal.close().unwrap();
+}
+
+#[test]
 fn room_is_known_without_waiting_and_counts_what_was_appended_since() {
     let disk = SimulatedDisk::new();
     let owner = open(&disk, Fsync::Always);

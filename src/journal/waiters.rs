@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, Thread};
@@ -104,7 +105,14 @@ impl Woken {
         for (_, waiter) in self.waiters {
             match waiter {
                 Waiter::Thread(sleeper) => sleeper.wake(state),
-                Waiter::Call(call) => call(self.unavailable.clone().map_or(Ok(()), Err)),
+                Waiter::Call(call) => {
+                    let result = self.unavailable.clone().map_or(Ok(()), Err);
+                    // The thread that makes the call writes the journal for all others, who still wait: its panic, which
+                    // the panic hook has reported, ends here.
+                    if catch_unwind(AssertUnwindSafe(|| call(result))).is_err() {
+                        log::error!("a call that waited for the journal panicked");
+                    }
+                }
             }
         }
     }

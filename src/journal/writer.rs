@@ -32,6 +32,9 @@ use crate::clock::Stopwatch;
 /// first who wait are not kept waiting for the last.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Buffers of written batches that are kept for the next ones. After a burst the rest are freed.
+const BLANKS_MAX: usize = 16;
+
 /// Nor once it has this part of a segment: so little is left at its end, where the next batch does not fit. Where room is
 /// scarce it is even less.
 pub(super) const BATCH_PARTS: u64 = 8;
@@ -81,6 +84,7 @@ pub(super) struct Shared {
     sync_latency: Mutex<Histogram>,
 }
 
+#[derive(Default)]
 struct State {
     /// What is to be written: each will be a batch. The last one is being filled.
     chunks: VecDeque<Chunk>,
@@ -89,8 +93,8 @@ struct State {
     appended: u64,
     written: u64,
     durable: u64,
-    /// What has to be synced for `written` to be durable, and the number of the batch that comes next.
-    written_to: Option<(Arc<dyn StorageFile>, u64)>,
+    /// What has to be synced for `written` to be durable: the file, its segment, and the number of the batch that comes next.
+    written_to: Option<(Arc<dyn StorageFile>, u64, u64)>,
     /// Somebody writes, or is about to.
     pen_taken: bool,
     /// It is the writer's thread, which has yet to begin.
@@ -139,6 +143,13 @@ impl State {
         }
         self.chunks.back_mut().expect("one was just added")
     }
+
+    /// Keeps the buffer of a written batch for a next one, unless there are enough or it is unusually large.
+    fn keep_blank(&mut self, bytes: Vec<u8>) {
+        if self.blank.len() < BLANKS_MAX && bytes.capacity() <= 2 * BATCH_BYTES {
+            self.blank.push(bytes);
+        }
+    }
 }
 
 impl Shared {
@@ -173,21 +184,7 @@ impl Shared {
         };
         let shared = Shared {
             storage,
-            state: Mutex::new(State {
-                chunks: VecDeque::new(),
-                blank: Vec::new(),
-                appended: 0,
-                written: 0,
-                durable: 0,
-                written_to: None,
-                pen_taken: false,
-                pen_offered: false,
-                waiters: Waiters::default(),
-                failure: None,
-                stopped: false,
-                batches: 0,
-                records: 0,
-            }),
+            state: Mutex::default(),
             work: Condvar::new(),
             idle: Condvar::new(),
             unsynced: Condvar::new(),
@@ -260,6 +257,10 @@ impl Shared {
         let mut state = self.state.lock();
         state.appended += 1;
         let place = state.appended;
+        if state.failure.is_some() {
+            // Nobody will write it, and a thread that waits for it gets the failure.
+            return Position(place);
+        }
         let chunk = state.chunk(limit);
         // The first one of a batch has to answer for its header.
         let before = if chunk.records == 0 { 0 } else { chunk.bytes.len() };
@@ -387,7 +388,7 @@ impl Shared {
                 state = self.state.lock();
                 continue;
             }
-            state.blank.push(std::mem::take(&mut chunk.bytes));
+            state.keep_blank(chunk.bytes);
         }
     }
 
@@ -418,11 +419,11 @@ impl Shared {
         let number = self.write_batch(&mut output, Kind::Data, &mut chunk.bytes, chunk.records)?;
         let (batches, records) = (1, u64::from(chunk.records));
         if self.options.fsync != Fsync::Always {
-            let file = Arc::clone(&output.file);
+            let (file, segment) = (Arc::clone(&output.file), output.segment);
             drop(output);
             self.publish(|state| {
                 state.written = chunk.last;
-                state.written_to = Some((file, number + 1));
+                state.written_to = Some((file, segment, number + 1));
                 state.batches += batches;
                 state.records += records;
             });
@@ -564,8 +565,8 @@ impl Shared {
         }
         let (written, written_to) = (state.written, state.written_to.clone());
         drop(state);
-        if let Some((file, next)) = written_to {
-            self.sync_batches(&*file, 0, next)?;
+        if let Some((file, segment, next)) = written_to {
+            self.sync_batches(&*file, segment, next)?;
         }
         self.publish(|state| state.durable = state.durable.max(written));
         Ok(())
@@ -648,7 +649,8 @@ impl Shared {
         }
         self.failed.store(true, Ordering::Release);
         state.failure = Some(Arc::clone(&failure));
-        state.chunks.clear();
+        let dropped = state.chunks.drain(..).map(|chunk| chunk.bytes.len() as u64).sum();
+        self.pending.fetch_sub(dropped, Ordering::Relaxed);
         let woken = state.waiters.take_all(Unavailable(Arc::clone(&failure)));
         drop(state);
         self.supply.stop();
@@ -865,5 +867,22 @@ impl Threads {
                 let _ = handle.join();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_a_burst_are_not_kept() {
+        let mut state = State::default();
+        for _ in 0..100 {
+            state.keep_blank(Vec::with_capacity(BATCH_BYTES));
+        }
+        assert_eq!(state.blank.len(), BLANKS_MAX);
+        state.blank.clear();
+        state.keep_blank(Vec::with_capacity(16 << 20));
+        assert!(state.blank.is_empty());
     }
 }
