@@ -53,7 +53,9 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Config {
     /// How large a command may be.
     pub frames: FrameLimits,
-    /// How many connections are served at once; one more is told `ERR full` and closed. Default: see [`limits`].
+    /// How many connections are served at once; one more gets `ERR full` and is closed. Default: what the limits in force
+    /// allow, see [`limits::connection_cap`]. The soft limit on open files is often 1,024: a program that serves many
+    /// clients calls [`limits::raise_open_files`] first.
     pub connections_max: u64,
     /// How long a command may take to arrive, from its first byte to its last. Default 60 s.
     pub frame_timeout: Duration,
