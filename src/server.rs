@@ -17,11 +17,13 @@ use crate::protocol::{Dialect, FrameLimits, Reply};
 use crate::queue::state::SessionId;
 
 mod connection;
+mod input;
 pub mod limits;
 mod listen;
 mod long;
 mod machine;
 mod outbox;
+mod output;
 mod threads;
 mod watcher;
 
@@ -86,8 +88,8 @@ pub(crate) struct Shared {
     config: Config,
     watcher: watcher::Watcher,
     stopping: AtomicBool,
-    /// Whether a connection's thread is looking for its next command without sleeping.
-    eager: AtomicBool,
+    /// Whether a connection's thread is polling for its next command.
+    polling: AtomicBool,
     long: long::LongReplies,
     threads: threads::Threads,
     connections: Mutex<Connections>,
@@ -142,7 +144,7 @@ impl Server {
             broker,
             config,
             stopping: AtomicBool::new(false),
-            eager: AtomicBool::new(false),
+            polling: AtomicBool::new(false),
             long: long::LongReplies::default(),
             threads: threads::Threads::new(),
             connections: Mutex::default(),
@@ -262,7 +264,7 @@ impl Shared {
             let entry = entry;
             // Told to stop between being accepted and being entered: then nobody has woken it.
             if !entry.shared.is_stopping() {
-                connection::serve(served, session, &entry.shared);
+                connection::serve(&served, session, &entry.shared);
             }
         });
         if started.is_err() {
