@@ -49,7 +49,7 @@ fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
             Outcome::Reply(Reply::Leased(lease)) => lease,
             Outcome::Wait { queues, warn, deadline } => match session.wait(&queues, warn, deadline) {
                 Waited::Leased(lease) => lease,
-                Waited::TimedOut | Waited::LapsesSoon | Waited::CalledOff => return Ok(()),
+                Waited::TimedOut | Waited::LapsesSoon | Waited::Cancelled => return Ok(()),
                 Waited::Refused(refusal) => return Err(refusal),
             },
             other => panic!("a lease is not answered with {other:?}"),

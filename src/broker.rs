@@ -225,11 +225,6 @@ impl Broker {
         self.shared.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the sessions' waits for a job, now or when they next begin one.
-    pub fn call_off(&self, sessions: &[SessionId]) {
-        self.shared.queue.call_off(sessions);
-    }
-
     /// Carries out all that is due by now: what a test on a manual clock calls after moving it.
     pub fn tick(&self) {
         self.shared.queue.tick();
@@ -346,6 +341,23 @@ pub struct Session {
     held: Option<Held<Recording>>,
 }
 
+/// Ends one session's waits for a job, from any thread. Clones are handles to the same session.
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    queue: Weak<Queue<Recording>>,
+    bell: Arc<queue::Bell>,
+}
+
+impl Canceller {
+    /// Ends the session's wait now, and each later one as it begins. Does nothing once the session has ended. Does not
+    /// block.
+    pub fn cancel(&self) {
+        if let Some(queue) = self.queue.upgrade() {
+            queue.cancel(&self.bell);
+        }
+    }
+}
+
 /// How a wait for a job ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited {
@@ -355,8 +367,8 @@ pub enum Waited {
     TimedOut,
     /// A lease of the session's own is about to lapse.
     LapsesSoon,
-    /// [`Broker::call_off`] ended it.
-    CalledOff,
+    /// [`Canceller::cancel`] ended it.
+    Cancelled,
     /// There is no memory for so many queues that nobody has named yet ([`Code::Full`]).
     Refused(Refusal),
 }
@@ -618,7 +630,7 @@ impl Session {
 
     /// Waits for a job of the named queues (none named: of those that it watches) until `deadline` (`None`: for ever), or
     /// until a lease of its own is about to lapse, if it wants to be warned. Blocks: arrange before that
-    /// [`Broker::call_off`] is called when the client goes away.
+    /// [`Canceller::cancel`] is called when the client disconnects.
     pub fn wait(&mut self, queues: &[QueueName], warn: Warn, deadline: Option<Moment>) -> Waited {
         let session = self.id;
         match self.shared().queue.wait(session, queues, warn, deadline) {
@@ -628,7 +640,7 @@ impl Session {
             }
             queue::Waited::TimedOut => Waited::TimedOut,
             queue::Waited::LapsesSoon => Waited::LapsesSoon,
-            queue::Waited::CalledOff => Waited::CalledOff,
+            queue::Waited::Cancelled => Waited::Cancelled,
             queue::Waited::Refused(refusal) => Waited::Refused(refusal),
         }
     }
@@ -985,9 +997,20 @@ impl Session {
         self.end(Ending::Quit);
     }
 
-    /// The session's number, to call off its waits with.
-    pub fn id(&self) -> SessionId {
-        self.id
+    /// A handle that ends this session's waits from another thread.
+    ///
+    /// ```
+    /// use djqs::{Broker, broker::{Config, Outcome, Waited}, protocol::{Command, Wait}};
+    /// let broker = Broker::in_memory(Config::default());
+    /// let mut session = broker.connect();
+    /// let canceller = session.canceller();
+    /// std::thread::spawn(move || canceller.cancel());
+    /// let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever };
+    /// let Outcome::Wait { queues, warn, deadline } = session.execute(get) else { unreachable!() };
+    /// assert_eq!(session.wait(&queues, warn, deadline), Waited::Cancelled);
+    /// ```
+    pub fn canceller(&self) -> Canceller {
+        Canceller { queue: Arc::downgrade(&self.shared.queue), bell: self.shared.queue.bell(self.id) }
     }
 
     /// Works on the jobs that exist now, and not on those that come while it goes on, so that it ends.

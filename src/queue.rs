@@ -78,11 +78,11 @@ struct Errands {
 }
 
 /// Where one session's thread waits, and why it may have been woken.
-#[derive(Default)]
-struct Bell {
+#[derive(Debug, Default)]
+pub struct Bell {
     condvar: Condvar,
     /// Set under the queue's lock: the wait is over, whether or not there is a job.
-    called_off: AtomicBool,
+    cancelled: AtomicBool,
 }
 
 /// How a wait for a job ended.
@@ -94,8 +94,8 @@ pub enum Waited<P> {
     TimedOut,
     /// A lease of the session's own is about to lapse.
     LapsesSoon,
-    /// [`Queue::call_off`] ended it.
-    CalledOff,
+    /// [`Queue::cancel`] ended it.
+    Cancelled,
     /// There is no room for it: see [`State::room_for`].
     Refused(Refusal),
 }
@@ -319,8 +319,8 @@ impl<R: Recorder> Queue<R> {
                 return Waited::Leased(lease, position);
             }
             let warned = warned || asks && warn == Warn::BeforeLapse && inner.state.lapses_soon(now, session);
-            let over = if bell.called_off.load(Ordering::Relaxed) {
-                Some(Waited::CalledOff)
+            let over = if bell.cancelled.load(Ordering::Relaxed) {
+                Some(Waited::Cancelled)
             } else if warned {
                 Some(Waited::LapsesSoon)
             } else if deadline.is_some_and(|deadline| deadline <= now.mono) {
@@ -351,17 +351,18 @@ impl<R: Recorder> Queue<R> {
         }
     }
 
-    /// Ends the sessions' waits, now or when they next begin one.
-    pub fn call_off(&self, sessions: &[SessionId]) {
+    /// What [`Queue::cancel`] needs to end this session's waits, and no later session's that gets the same number.
+    pub fn bell(&self, session: SessionId) -> Arc<Bell> {
+        Arc::clone(&self.inner.lock().bells[session.0 as usize])
+    }
+
+    /// Ends a session's wait now, and each later one as it begins.
+    pub fn cancel(&self, bell: &Bell) {
+        // Under the lock, so that it can't fall between a waiting thread's look at it and that thread's sleep.
         let inner = self.inner.lock();
-        let bells: Vec<_> = sessions.iter().map(|session| inner.bells[session.0 as usize].clone()).collect();
-        for bell in &bells {
-            bell.called_off.store(true, Ordering::Relaxed);
-        }
+        bell.cancelled.store(true, Ordering::Relaxed);
         drop(inner);
-        for bell in bells {
-            bell.condvar.notify_one();
-        }
+        bell.condvar.notify_one();
     }
 
     /// Carries out what is due, and sleeps until something is; returns when [`Queue::stop`] is called. The

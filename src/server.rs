@@ -10,11 +10,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::{SockAddr, Socket, TcpKeepalive};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Canceller};
 use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::protocol::{Dialect, FrameLimits, Reply};
-use crate::queue::state::SessionId;
 
 mod connection;
 mod input;
@@ -100,7 +99,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Connections {
     last: u64,
-    open: HashMap<u64, (Arc<Socket>, SessionId)>,
+    open: HashMap<u64, (Arc<Socket>, Canceller)>,
 }
 
 /// Stops a server from any thread. Clones are handles to the same server.
@@ -140,7 +139,7 @@ impl Server {
         // A socket of somebody else's making may not wait for clients.
         listener.set_nonblocking(false)?;
         let shared = Shared {
-            watcher: watcher::Watcher::start(broker.clone())?,
+            watcher: watcher::Watcher::start()?,
             broker,
             config,
             stopping: AtomicBool::new(false),
@@ -211,9 +210,8 @@ impl StopHandle {
         let _ = self.listener.shutdown(Shutdown::Both);
         let connections = self.shared.connections.lock();
         // Wakes them out of their waits for a job, and out of read(2).
-        let sessions: Vec<SessionId> = connections.open.values().map(|(_, session)| *session).collect();
-        self.shared.broker.call_off(&sessions);
-        for (stream, _) in connections.open.values() {
+        for (stream, canceller) in connections.open.values() {
+            canceller.cancel();
             let _ = stream.shutdown(Shutdown::Read);
         }
         drop(connections);
@@ -254,7 +252,7 @@ impl Shared {
             let mut connections = self.connections.lock();
             connections.last += 1;
             let number = connections.last;
-            connections.open.insert(number, (Arc::clone(&stream), session.id()));
+            connections.open.insert(number, (Arc::clone(&stream), session.canceller()));
             number
         };
         let entry = Entry { shared: Arc::clone(self), number };

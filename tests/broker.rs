@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use djqs::broker::{Config, Outcome, Session};
+use djqs::broker::{Config, Outcome, Session, Waited};
 use djqs::internal::clock::{Clock, ManualClock};
 use djqs::protocol::{Command, Reply, Wait};
 use djqs::{Broker, JobId, Options, QueueName, Submission};
@@ -134,4 +134,46 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
         (revived, killing.join().unwrap())
     });
     assert_eq!((revived, killed), (jobs, jobs));
+}
+
+/// Asks for a job and waits for it, without a limit.
+fn wait_for_a_job(session: &mut Session) -> Waited {
+    let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever };
+    let Outcome::Wait { queues, warn, deadline } = session.execute(get) else { panic!("there is a job") };
+    session.wait(&queues, warn, deadline)
+}
+
+#[test]
+fn canceller_ends_a_wait_that_is_under_way_and_every_later_one() {
+    let broker = Broker::in_memory(Config::default());
+    let mut session = broker.connect();
+    let canceller = session.canceller();
+    let waiting = std::thread::spawn(move || {
+        let waited = wait_for_a_job(&mut session);
+        (waited, wait_for_a_job(&mut session))
+    });
+    while broker.stats().waiting == 0 && !waiting.is_finished() {
+        std::thread::yield_now();
+    }
+    canceller.clone().cancel();
+    assert_eq!(waiting.join().unwrap(), (Waited::Cancelled, Waited::Cancelled));
+}
+
+#[test]
+fn canceller_of_an_ended_session_does_nothing_to_the_next_one() {
+    let broker = Broker::in_memory(Config::default());
+    let canceller = broker.connect().canceller();
+    let mut next = broker.connect();
+    canceller.cancel();
+    let waiting = std::thread::spawn(move || wait_for_a_job(&mut next));
+    while broker.stats().waiting == 0 {
+        assert!(!waiting.is_finished(), "the wait has ended without a job");
+        std::thread::yield_now();
+    }
+    canceller.cancel();
+    broker.connect().submit(Submission::new(*b"work")).unwrap();
+    assert!(matches!(waiting.join().unwrap(), Waited::Leased(_)));
+    drop(broker);
+    // Nothing is left that it could cancel.
+    canceller.cancel();
 }

@@ -228,19 +228,19 @@ impl Connection<'_> {
         self.shrink_pipelined();
         let shared = self.shared;
         self.watch.get_or_init(|| {
-            let watch = shared.watcher.watch(self.stream, self.session.id());
+            let watch = shared.watcher.watch(self.stream, self.session.canceller());
             watch.inspect_err(|error| log::warn!("can't watch a waiting connection: {error}")).ok()
         });
         let reply = match self.session.wait(queues, warn, deadline) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::Refused(refusal) => Reply::Refused(refusal),
-            Waited::CalledOff if shared.is_stopping() => Reply::Refused(Refusal::new(
+            Waited::Cancelled if shared.is_stopping() => Reply::Refused(Refusal::new(
                 Code::Draining,
                 "this server is shutting down: connect again in a moment, or to another one",
             )),
             // The client has closed its side. If only for sending, it may still read this.
-            Waited::TimedOut | Waited::CalledOff => Reply::Empty,
+            Waited::TimedOut | Waited::Cancelled => Reply::Empty,
         };
         self.output.push(&reply, dialect);
         Ok(())

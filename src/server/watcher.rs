@@ -16,8 +16,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::Socket;
 
-use crate::broker::Broker;
-use crate::queue::state::SessionId;
+use crate::broker::Canceller;
 
 /// How many events are taken from the kernel at a time.
 const EVENTS_AT_ONCE: usize = 256;
@@ -39,7 +38,7 @@ struct Known {
 #[derive(Default)]
 struct Watched {
     last_token: u64,
-    sessions: HashMap<u64, SessionId>,
+    sessions: HashMap<u64, Canceller>,
 }
 
 /// The token of what tells the thread to return; connections have those above.
@@ -54,24 +53,24 @@ pub(crate) struct Watch<'a> {
 
 impl Watcher {
     /// Starts the watcher's thread.
-    pub(crate) fn start(broker: Broker) -> io::Result<Watcher> {
+    pub(crate) fn start() -> io::Result<Watcher> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let end = eventfd(0, EventfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &end, EventData::new_u64(END), EventFlags::IN)?;
         let known = Arc::new(Known { epoll, end, watched: Mutex::default() });
         let own = Arc::clone(&known);
         let thread = std::thread::Builder::new().name("watcher".into()).stack_size(128 * 1024);
-        let thread = Some(thread.spawn(move || own.run(&broker))?);
+        let thread = Some(thread.spawn(move || own.run())?);
         Ok(Watcher { known, thread })
     }
 
-    /// Calls off the session's waits when the stream's other side closes, or has closed already.
-    pub(crate) fn watch<'a>(&'a self, stream: &'a Socket, session: SessionId) -> io::Result<Watch<'a>> {
+    /// Cancels the session's waits when the stream's other side closes, or has closed already.
+    pub(crate) fn watch<'a>(&'a self, stream: &'a Socket, canceller: Canceller) -> io::Result<Watch<'a>> {
         let token = {
             let mut watched = self.known.watched.lock();
             watched.last_token += 1;
             let token = watched.last_token;
-            watched.sessions.insert(token, session);
+            watched.sessions.insert(token, canceller);
             token
         };
         let watch = Watch { watcher: self, stream, token };
@@ -93,7 +92,7 @@ impl Drop for Watcher {
 }
 
 impl Known {
-    fn run(&self, broker: &Broker) {
+    fn run(&self) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             events.clear();
@@ -108,11 +107,9 @@ impl Known {
             if events.iter().any(|event| event.data.u64() == END) {
                 return;
             }
-            // Called off under the lock, so that no session can end, and its number go to another, in between.
             let watched = self.watched.lock();
             let tokens = events.drain(..).map(|event| event.data.u64());
-            let gone: Vec<_> = tokens.filter_map(|token| watched.sessions.get(&token).copied()).collect();
-            broker.call_off(&gone);
+            tokens.filter_map(|token| watched.sessions.get(&token)).for_each(Canceller::cancel);
         }
     }
 }
