@@ -4,17 +4,14 @@
 //! A client that is slow in the middle of a command, or in taking its replies, is dropped at an absolute deadline. One
 //! that is idle between commands may stay for ever.
 
-use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::Socket;
-
-use super::Shared;
 use super::input::{Input, Received};
 use super::output::{Dropped, Output, linger};
-use super::watcher::Watch;
+use super::peer::Peer;
+use super::shared::Shared;
 use crate::broker::{Outcome, Session, Waited};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
@@ -40,21 +37,20 @@ const PIPELINED_BYTES_MAX: usize = 8 * 1024;
 const LONG_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves one client until the connection ends.
-pub(super) fn serve(stream: &Arc<Socket>, session: Session, shared: &Shared) {
+pub(super) fn serve(peer: &Arc<Peer>, session: Session, shared: &Shared) {
     let mut connection = Connection {
-        stream,
+        peer,
         session,
         shared,
         decoder: Decoder::new(shared.config.frames),
         input: Input::new(),
         pipelined: VecDeque::new(),
         outcomes: VecDeque::new(),
-        output: Output::new(stream, shared),
-        watch: OnceCell::new(),
+        output: Output::new(peer, shared),
+        has_waited: false,
     };
     let end = connection.run();
-    let Connection { session, output, watch, .. } = connection;
-    drop(watch);
+    let Connection { session, output, .. } = connection;
     // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to blame.
     if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
         session.quit();
@@ -63,12 +59,12 @@ pub(super) fn serve(stream: &Arc<Socket>, session: Session, shared: &Shared) {
     }
     output.end();
     match &end {
-        Ok(End::Closed) => log::debug!("{}: closed", shared.name_of(stream)),
+        Ok(End::Closed) => log::debug!("{}: closed", shared.name_of(&peer.stream)),
         Ok(End::Quit | End::LastWord) => {}
-        Err(dropped) => log::debug!("{}: dropped: {dropped}", shared.name_of(stream)),
+        Err(dropped) => log::debug!("{}: dropped: {dropped}", shared.name_of(&peer.stream)),
     }
     if matches!(end, Ok(End::Quit | End::LastWord) | Err(Dropped::JournalFailed)) {
-        linger(stream, shared);
+        linger(&peer.stream, shared);
     }
 }
 
@@ -83,7 +79,7 @@ enum End {
 }
 
 struct Connection<'a> {
-    stream: &'a Arc<Socket>,
+    peer: &'a Peer,
     session: Session,
     shared: &'a Shared,
     decoder: Decoder,
@@ -93,8 +89,8 @@ struct Connection<'a> {
     pipelined: VecDeque<(Command, Dialect)>,
     outcomes: VecDeque<(Outcome, Dialect)>,
     output: Output<'a>,
-    /// Detects that the client disconnects, from its first wait for a job on. `None` inside if the system refused.
-    watch: OnceCell<Option<Watch<'a>>>,
+    /// Whether the client has waited for a job. From then on the watcher detects that it disconnects.
+    has_waited: bool,
 }
 
 impl Connection<'_> {
@@ -152,7 +148,7 @@ impl Connection<'_> {
                 }
                 Step::Refused { consumed, refusal, dialect, close } => {
                     self.consume(consumed);
-                    log::debug!("{}: {refusal}", self.shared.name_of(self.stream));
+                    log::debug!("{}: {refusal}", self.shared.name_of(&self.peer.stream));
                     self.output.push(&Reply::Refused(refusal), dialect);
                     if close {
                         return Ok(Some(End::LastWord));
@@ -226,16 +222,16 @@ impl Connection<'_> {
         self.output.flush(&mut self.session)?;
         self.output.shrink();
         self.shrink_pipelined();
-        let shared = self.shared;
-        self.watch.get_or_init(|| {
-            let watch = shared.watcher.watch(self.stream, self.session.canceller());
-            watch.inspect_err(|error| log::warn!("can't watch a waiting connection: {error}")).ok()
-        });
+        if !std::mem::replace(&mut self.has_waited, true)
+            && let Err(error) = self.peer.watch_disconnected()
+        {
+            log::warn!("can't watch a waiting connection: {error}");
+        }
         let reply = match self.session.wait(queues, warn, deadline) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::Refused(refusal) => Reply::Refused(refusal),
-            Waited::Cancelled if shared.is_stopping() => Reply::Refused(Refusal::new(
+            Waited::Cancelled if self.shared.is_stopping() => Reply::Refused(Refusal::new(
                 Code::Draining,
                 "this server is shutting down: connect again in a moment, or to another one",
             )),
@@ -264,7 +260,7 @@ impl Connection<'_> {
         loop {
             let has_grown = self.input.has_grown() || self.pipelined.capacity() > PIPELINED_KEPT;
             let idle_after = (has_grown && !midway || self.output.others_send()).then_some(IDLE_AFTER);
-            match self.input.receive(self.stream, midway, idle_after, self.shared)? {
+            match self.input.receive(&self.peer.stream, midway, idle_after, self.shared)? {
                 Received::Bytes => return Ok(true),
                 Received::End => return Ok(false),
                 Received::Nothing => {

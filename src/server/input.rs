@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use socket2::Socket;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::clock::{Moment, Stopwatch};
 
 /// The size of an empty buffer.

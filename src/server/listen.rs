@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -67,7 +68,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
 ///
 /// # Errors
 /// Where several were passed, or what was is no stream socket.
-pub fn inherited() -> io::Result<Option<Socket>> {
+pub fn inherited() -> io::Result<Option<OwnedFd>> {
     let mut passed = listenfd::ListenFd::from_env();
     match passed.len() {
         0 => return Ok(None),
@@ -81,7 +82,7 @@ pub fn inherited() -> io::Result<Option<Socket>> {
         return Ok(Some(listener.into()));
     }
     match passed.take_unix_listener(0) {
-        Ok(Some(listener)) => Ok(Some(Socket::from(std::os::fd::OwnedFd::from(listener)))),
+        Ok(Some(listener)) => Ok(Some(listener.into())),
         Ok(None) | Err(_) => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "systemd passed a socket that is not a listening stream socket: ListenStream= makes one",

@@ -1,10 +1,8 @@
-//! Replies that are not safe to be sent yet, while their connection's thread reads on.
+//! Replies that are not durable yet, while their connection's thread reads on.
 //!
-//! Where many clients await their replies and each has to be durable first, the thread that has synced them sends
-//! them too, instead of waking as many others to do so. It never blocks on a client: what a socket does not take at once
-//! is left to the connection's own thread.
-
-use std::net::Shutdown;
+//! If many clients await durable replies, the thread that has synced the journal sends the replies too, instead of
+//! waking all their threads. It never blocks on a client: what a socket does not take at once is sent when the socket
+//! takes more, or by the connection's own thread.
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
@@ -18,7 +16,7 @@ use crate::protocol::{Dialect, Reply};
 #[derive(Default)]
 pub(super) struct Replies {
     pub(super) bytes: Vec<u8>,
-    /// The dialects of these replies, each with how many there are in a row: what is needed to take them back.
+    /// The dialects of these replies and how many of each follow one another: what [`Replies::refuse_all`] needs.
     dialects: Vec<(Dialect, u32)>,
 }
 
@@ -36,85 +34,110 @@ impl Replies {
         self.dialects.clear();
     }
 
-    /// Gives back what it has grown by, beyond `bytes`.
+    /// Frees what it has grown by beyond `bytes`.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         self.bytes.shrink_to(bytes);
         self.dialects.shrink_to(1);
     }
 
-    /// Whether any of these took effect is not known any more: says so of each, and nothing else.
-    pub(super) fn take_back(&mut self, refusal: Refusal) {
+    /// Replaces each reply by this refusal: it is not known which of the commands took effect.
+    pub(super) fn refuse_all(&mut self, refusal: Refusal) {
         self.bytes.clear();
-        let unavailable = Reply::Refused(refusal);
+        let refused = Reply::Refused(refusal);
         for (dialect, count) in &self.dialects {
-            (0..*count).for_each(|_| dialect.write_reply(&unavailable, &mut self.bytes));
+            (0..*count).for_each(|_| dialect.write_reply(&refused, &mut self.bytes));
         }
     }
 }
 
-/// What a connection's thread and the one that sends for it share.
+/// What a connection's thread shares with those that send for it.
 #[derive(Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
+    /// Notified when the replies are no longer waiting for the journal.
     done: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    waits: bool,
-    left: Left,
+    /// Whether the replies wait for the journal: until then nothing of them may be sent.
+    waiting: bool,
+    kept: Kept,
 }
 
-/// What the sender has left.
+/// Replies in the outbox.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct Kept {
     pub(super) replies: Replies,
-    /// How many bytes of them are sent.
-    pub(super) sent: usize,
-    /// The journal can no longer be written, and they say so.
-    pub(super) is_last: bool,
+    /// How many of their bytes are sent.
+    sent: usize,
+    /// Whether they say that the journal has failed.
+    pub(super) journal_failed: bool,
+}
+
+/// How much of the replies is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Sent {
+    /// All that can be.
+    All,
+    /// The socket is full.
+    Partly,
+}
+
+impl Kept {
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.replies.bytes[self.sent..]
+    }
+
+    fn send(&mut self, stream: &Socket) -> Sent {
+        while !self.unsent().is_empty() {
+            match rustix::net::send(stream, self.unsent(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Sent::Partly,
+                // The connection's thread will get the same error.
+                Err(_) => break,
+            }
+        }
+        Sent::All
+    }
 }
 
 impl Outbox {
     /// Keeps replies until [`Outbox::send`].
     pub(super) fn keep(&self, replies: Replies) {
-        *self.state.lock() = State { waits: true, left: Left { replies, sent: 0, is_last: false } };
+        let kept = Kept { replies, ..Kept::default() };
+        *self.state.lock() = State { waiting: true, kept };
     }
 
-    /// Sends what is kept, as far as the socket takes it at once, now that it is `safe`.
-    pub(super) fn send(&self, stream: &Socket, safe: Result<(), Refusal>) {
+    /// Sends the kept replies now that they are durable, or says that they will never be. Does not block.
+    pub(super) fn send(&self, stream: &Socket, durable: Result<(), Refusal>) -> Sent {
         let mut state = self.state.lock();
-        let left = &mut state.left;
-        if let Err(refusal) = safe {
-            left.replies.take_back(refusal);
-            left.is_last = true;
+        if let Err(refusal) = durable {
+            state.kept.replies.refuse_all(refusal);
+            state.kept.journal_failed = true;
         }
-        while left.sent < left.replies.bytes.len() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(stream, &left.replies.bytes[left.sent..], flags) {
-                Ok(sent) => left.sent += sent,
-                Err(Errno::INTR) => {}
-                // It is full; or whatever else it is, the connection's thread will meet it.
-                Err(_) => break,
-            }
-        }
-        let is_last = left.is_last;
-        state.waits = false;
+        let sent = state.kept.send(stream);
+        state.waiting = false;
         drop(state);
         self.done.notify_one();
-        if is_last {
-            // Wakes the thread out of its read.
-            let _ = stream.shutdown(Shutdown::Read);
-        }
+        sent
     }
 
-    /// Blocks until what was kept has been dealt with; says what is left of it.
-    pub(super) fn join(&self) -> Left {
+    /// Sends what [`Outbox::send`] could not, if the connection's thread has not done so. Does not block.
+    pub(super) fn send_rest(&self, stream: &Socket) -> Sent {
         let mut state = self.state.lock();
-        while state.waits {
+        if state.waiting { Sent::All } else { state.kept.send(stream) }
+    }
+
+    /// Blocks until the kept replies no longer wait for the journal, and takes them.
+    pub(super) fn join(&self) -> Kept {
+        let mut state = self.state.lock();
+        while state.waiting {
             self.done.wait(&mut state);
         }
-        std::mem::take(&mut state.left)
+        std::mem::take(&mut state.kept)
     }
 }
 
@@ -136,31 +159,42 @@ mod tests {
     }
 
     #[test]
-    fn what_a_slow_reader_does_not_take_is_left_to_its_own_thread() {
+    fn replies_that_a_full_socket_does_not_take_stay_in_the_outbox() {
         let (ours, mut theirs) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
         let (outbox, replies) = (Outbox::default(), accepted(1_000_000));
         let all = replies.bytes.clone();
         outbox.keep(replies);
-        outbox.send(&ours, Ok(()));
-        let left = outbox.join();
-        assert!(!left.is_last);
-        assert!(0 < left.sent && left.sent < all.len(), "{} of {}", left.sent, all.len());
-        let mut read = vec![0; left.sent];
+        assert_eq!(outbox.send(&ours, Ok(())), Sent::Partly);
+        let kept = outbox.join();
+        assert!(!kept.journal_failed);
+        assert!(0 < kept.sent && kept.sent < all.len(), "{} of {}", kept.sent, all.len());
+        let mut read = vec![0; kept.sent];
         theirs.read_exact(&mut read).unwrap();
-        read.extend_from_slice(&left.replies.bytes[left.sent..]);
-        assert!(read == all, "the sent and the left part are not the whole");
+        read.extend_from_slice(kept.unsent());
+        assert!(read == all, "the sent and the unsent part are not the whole");
     }
 
     #[test]
-    fn of_what_is_not_safe_nothing_is_said_and_the_thread_is_woken() {
+    fn a_writable_socket_gets_nothing_that_is_not_durable_yet() {
+        let (ours, theirs) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let outbox = Outbox::default();
+        outbox.keep(accepted(1));
+        assert_eq!(outbox.send_rest(&ours), Sent::All);
+        let error = (&theirs).read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn replies_that_the_journal_lost_are_refused_in_their_dialects() {
         let (ours, mut theirs) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
         let mut replies = accepted(2);
         replies.push(&Reply::Done, Dialect::Beanstalk(Verb::Delete));
         let outbox = Outbox::default();
         outbox.keep(replies);
-        outbox.send(&ours, Err(Refusal::new(Code::Unavailable, "broken")));
-        assert!(outbox.join().is_last);
-        assert_eq!((&ours).read(&mut [0; 8]).unwrap(), 0);
+        let sent = outbox.send(&ours, Err(Refusal::new(Code::Unavailable, "broken")));
+        assert_eq!(sent, Sent::All);
+        assert!(outbox.join().journal_failed);
         drop(ours);
         let mut text = String::new();
         theirs.read_to_string(&mut text).unwrap();

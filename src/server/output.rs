@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::Shared;
-use super::outbox::{Left, Outbox, Replies};
+use super::outbox::Replies;
+use super::peer::Peer;
+use super::shared::Shared;
 use crate::broker::Session;
 use crate::error::Refusal;
 use crate::protocol::{Dialect, Reply};
@@ -59,19 +60,18 @@ impl fmt::Display for Dropped {
 
 /// The replies of one connection.
 pub(super) struct Output<'a> {
-    stream: &'a Arc<Socket>,
+    /// Its outbox has earlier replies, which another thread sends once they are durable.
+    peer: &'a Arc<Peer>,
     shared: &'a Shared,
     /// Replies that are not sent yet.
     replies: Replies,
-    /// Replies before these, which another thread sends once they are durable.
-    outbox: Arc<Outbox>,
     /// Whether the outbox may hold any.
     others_send: bool,
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn new(stream: &'a Arc<Socket>, shared: &'a Shared) -> Output<'a> {
-        Output { stream, shared, replies: Replies::default(), outbox: Arc::default(), others_send: false }
+    pub(super) fn new(peer: &'a Arc<Peer>, shared: &'a Shared) -> Output<'a> {
+        Output { peer, shared, replies: Replies::default(), others_send: false }
     }
 
     pub(super) fn push(&mut self, reply: &Reply, dialect: Dialect) {
@@ -116,11 +116,11 @@ impl<'a> Output<'a> {
         if self.replies.bytes.capacity() > LEAVE_BYTES_MAX {
             return self.flush(session);
         }
-        let (outbox, stream, replies) = (&self.outbox, self.stream, &mut self.replies);
+        let (peer, replies) = (self.peer, &mut self.replies);
         let settled = session.settle_or_call(|| {
-            let (outbox, stream) = (Arc::clone(outbox), Arc::clone(stream));
-            outbox.keep(std::mem::take(replies));
-            move |safe| outbox.send(&stream, safe)
+            peer.outbox.keep(std::mem::take(replies));
+            let peer = Arc::clone(peer);
+            move |durable| peer.send_outbox(durable)
         });
         if matches!(settled, Ok(false)) {
             self.others_send = true;
@@ -134,21 +134,21 @@ impl<'a> Output<'a> {
         if !std::mem::take(&mut self.others_send) {
             return Ok(());
         }
-        let Left { mut replies, sent, is_last } = self.outbox.join();
-        send(self.stream, &replies.bytes[sent..], self.shared)?;
-        if is_last {
+        let mut kept = self.peer.outbox.join();
+        send(&self.peer.stream, kept.unsent(), self.shared)?;
+        if kept.journal_failed {
             return Err(Dropped::JournalFailed);
         }
         if self.replies.bytes.capacity() == 0 {
-            replies.clear();
-            self.replies = replies;
+            kept.replies.clear();
+            self.replies = kept.replies;
         }
         Ok(())
     }
 
     /// Blocks until no other thread sends for this connection: until then the socket counts as one.
     pub(super) fn end(self) {
-        self.outbox.join();
+        let _ = self.peer.outbox.join();
     }
 
     /// Frees what an empty buffer has grown by.
@@ -161,11 +161,11 @@ impl<'a> Output<'a> {
     /// Sends the replies, or that they are not durable.
     fn send(&mut self, settled: Result<(), Refusal>) -> Result<(), Dropped> {
         if let Err(refusal) = settled {
-            self.replies.take_back(refusal);
-            send(self.stream, &self.replies.bytes, self.shared)?;
+            self.replies.refuse_all(refusal);
+            send(&self.peer.stream, &self.replies.bytes, self.shared)?;
             return Err(Dropped::JournalFailed);
         }
-        send(self.stream, &self.replies.bytes, self.shared)?;
+        send(&self.peer.stream, &self.replies.bytes, self.shared)?;
         self.replies.clear();
         if self.replies.bytes.capacity() > 2 * REPLIES_BYTES_MAX {
             self.shrink();

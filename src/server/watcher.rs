@@ -1,123 +1,137 @@
-//! Hears of clients that went away while their connection's thread sleeps in a wait for a job.
+//! Waits for many sockets at once: for clients that disconnect while their connection's thread waits for a job, and for
+//! full sockets that take more bytes.
 //!
-//! That thread reads nothing until it has a job to send, so it would not notice. One thread for all of them
-//! asks the kernel (epoll) to be told when the other side closes. Nobody polls. A connection is made known here once, when
-//! it waits for the first time, not for each wait.
+//! Neither is seen by the connection's own thread, which sleeps elsewhere. One thread asks the kernel (epoll(7)) about
+//! all of them; nothing polls. It knows sockets by number only, and leaves it to its owner what to do.
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
-use socket2::Socket;
-
-use crate::broker::Canceller;
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
 
 /// How many events are taken from the kernel at a time.
 const EVENTS_AT_ONCE: usize = 256;
 
-/// Watches connections whose threads have waited, until it is dropped.
-pub(crate) struct Watcher {
-    known: Arc<Known>,
+/// What happened to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The client has closed its side of the connection.
+    Disconnected,
+    /// The socket takes more bytes.
+    Writable,
+}
+
+/// The watching thread. Dropping this ends it.
+pub(super) struct Watcher {
+    sets: Arc<Sets>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the watcher's thread shares with those that make connections known to it.
-struct Known {
-    epoll: OwnedFd,
-    /// Readable once the thread shall return; its token is [`END`].
+/// The sockets that are watched. An entry ends with its event, or when its socket is closed.
+pub(super) struct Sets {
+    /// Sockets that may be disconnected; also [`END`] and [`SOME_WRITABLE`].
+    disconnected: OwnedFd,
+    /// Sockets that are full. A set of its own, because a socket can be in a set only once.
+    writable: OwnedFd,
+    /// Readable when the thread has to return.
     end: OwnedFd,
-    watched: Mutex<Watched>,
 }
 
-#[derive(Default)]
-struct Watched {
-    last_token: u64,
-    sessions: HashMap<u64, Canceller>,
-}
-
-/// The token of what tells the thread to return; connections have those above.
-const END: u64 = 0;
-
-/// Watches one connection until it is dropped.
-pub(crate) struct Watch<'a> {
-    watcher: &'a Watcher,
-    stream: &'a Socket,
-    token: u64,
-}
+/// The tokens in the first set of what is not a socket. No socket has such a number.
+const END: u64 = u64::MAX;
+const SOME_WRITABLE: u64 = u64::MAX - 1;
 
 impl Watcher {
-    /// Starts the watcher's thread.
-    pub(crate) fn start() -> io::Result<Watcher> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    /// Starts the thread. It calls `handle` with the event and the number of a socket. `handle` must not block.
+    ///
+    /// # Errors
+    /// If the system has no thread or file descriptor left.
+    pub(super) fn start(handle: impl Fn(Event, u64) + Send + 'static) -> io::Result<Watcher> {
+        let disconnected = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let writable = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let end = eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &end, EventData::new_u64(END), EventFlags::IN)?;
-        let known = Arc::new(Known { epoll, end, watched: Mutex::default() });
-        let own = Arc::clone(&known);
+        epoll::add(&disconnected, &end, EventData::new_u64(END), EventFlags::IN)?;
+        epoll::add(&disconnected, &writable, EventData::new_u64(SOME_WRITABLE), EventFlags::IN)?;
+        let sets = Arc::new(Sets { disconnected, writable, end });
+        let own = Arc::clone(&sets);
         let thread = std::thread::Builder::new().name("watcher".into()).stack_size(128 * 1024);
-        let thread = Some(thread.spawn(move || own.run())?);
-        Ok(Watcher { known, thread })
+        let thread = thread.spawn(move || {
+            if let Err(error) = own.run(handle) {
+                // Only a mistake of our own can cause this. TCP keepalive still detects clients that are gone.
+                log::error!("connections are no longer watched: {error}");
+            }
+        })?;
+        Ok(Watcher { sets, thread: Some(thread) })
     }
 
-    /// Cancels the session's waits when the stream's other side closes, or has closed already.
-    pub(crate) fn watch<'a>(&'a self, stream: &'a Socket, canceller: Canceller) -> io::Result<Watch<'a>> {
-        let token = {
-            let mut watched = self.known.watched.lock();
-            watched.last_token += 1;
-            let token = watched.last_token;
-            watched.sessions.insert(token, canceller);
-            token
-        };
-        let watch = Watch { watcher: self, stream, token };
-        let flags = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR | EventFlags::ONESHOT;
-        epoll::add(&self.known.epoll, stream, EventData::new_u64(token), flags)?;
-        Ok(watch)
+    pub(super) fn sets(&self) -> &Arc<Sets> {
+        &self.sets
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // An eventfd takes it unless it is full, and this is all that is ever written to it.
-        let _ = rustix::io::write(&self.known.end, &1_u64.to_ne_bytes());
+        // Can't fail: nothing else is ever written to it, so it is not full.
+        let _ = rustix::io::write(&self.sets.end, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // It only ever panics with a mistake of our own, which it has reported already.
+            // A panic of that thread has been reported already.
             let _ = thread.join();
         }
     }
 }
 
-impl Known {
-    fn run(&self) {
-        let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+impl Sets {
+    /// Watches a socket for [`Event::Disconnected`], once. To be called once for each socket.
+    pub(super) fn watch_disconnected(&self, socket: impl AsFd, number: u64) -> io::Result<()> {
+        let flags = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR | EventFlags::ONESHOT;
+        Ok(epoll::add(&self.disconnected, socket, EventData::new_u64(number), flags)?)
+    }
+
+    /// Watches a socket for the next [`Event::Writable`].
+    pub(super) fn watch_writable(&self, socket: impl AsFd, number: u64) -> io::Result<()> {
+        let flags = EventFlags::OUT | EventFlags::ONESHOT;
+        let data = EventData::new_u64(number);
+        match epoll::modify(&self.writable, &socket, data, flags) {
+            // It was never in the set. If another thread adds it at this moment, that is as good.
+            Err(Errno::NOENT) => match epoll::add(&self.writable, &socket, data, flags) {
+                Ok(()) | Err(Errno::EXIST) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+            done => Ok(done?),
+        }
+    }
+
+    fn run(&self, handle: impl Fn(Event, u64)) -> rustix::io::Result<()> {
+        let mut tokens = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
-            events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    // Can't happen with an epoll and a buffer of our own; waits would still end with their connections' keepalive.
-                    log::error!("the watcher of connections ends: {error}");
-                    return;
+            take_tokens(&self.disconnected, None, &mut tokens)?;
+            for &token in &tokens {
+                match token {
+                    END => return Ok(()),
+                    SOME_WRITABLE => {}
+                    number => handle(Event::Disconnected, number),
                 }
             }
-            if events.iter().any(|event| event.data.u64() == END) {
-                return;
+            if tokens.contains(&SOME_WRITABLE) {
+                take_tokens(&self.writable, Some(&Timespec::default()), &mut tokens)?;
+                tokens.iter().for_each(|&number| handle(Event::Writable, number));
             }
-            let watched = self.watched.lock();
-            let tokens = events.drain(..).map(|event| event.data.u64());
-            tokens.filter_map(|token| watched.sessions.get(&token)).for_each(Canceller::cancel);
         }
     }
 }
 
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
-        self.watcher.known.watched.lock().sessions.remove(&self.token);
-        // It fails only where adding failed.
-        let _ = epoll::delete(&self.watcher.known.epoll, self.stream);
+fn take_tokens(set: &OwnedFd, timeout: Option<&Timespec>, tokens: &mut Vec<u64>) -> rustix::io::Result<()> {
+    let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
+    match epoll::wait(set, spare_capacity(&mut events), timeout) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error),
     }
+    tokens.clear();
+    tokens.extend(events.iter().map(|event| event.data.u64()));
+    Ok(())
 }
