@@ -20,7 +20,7 @@ mod connection;
 mod input;
 pub mod limits;
 mod listen;
-mod long;
+mod long_replies;
 mod machine;
 mod outbox;
 mod output;
@@ -66,8 +66,8 @@ impl Server {
         Server::on(listen.socket()?, broker, config)
     }
 
-    /// Serves the broker's clients on a stream socket that is listening already: one that [`inherited`] returns, a
-    /// `TcpListener` or a `UnixListener`.
+    /// Serves the broker's clients on a stream socket that is listening already: one that [`inherited`]
+    /// returns, a `TcpListener` or a `UnixListener`.
     ///
     /// # Errors
     /// The system's, if it has no thread or file descriptor left.
@@ -107,8 +107,9 @@ impl Server {
         Ok(StopHandle { shared: Arc::clone(&self.shared), listener: Arc::new(self.listener.try_clone()?) })
     }
 
-    /// Accepts connections and serves each in a thread of its own until it is stopped. Then it answers what it has read,
-    /// tells waiting workers, and lets the connections end. Blocks. Returns at most four seconds after it was told to stop.
+    /// Accepts connections and serves each in a thread of its own until it is stopped. Then it answers what
+    /// it has read, tells waiting workers, and lets the connections end. Blocks. Returns at most four seconds
+    /// after it was told to stop.
     pub fn run(self) {
         accept::accept(&self.listener, &self.shared);
         self.shared.wait_for_the_end(STOP_WITHIN);
@@ -116,7 +117,8 @@ impl Server {
 }
 
 impl StopHandle {
-    /// Stops the server: it accepts nothing more, and each connection ends once it has answered what it has read.
+    /// Stops the server: it accepts nothing more, and each connection ends once it has answered what it has
+    /// read.
     pub fn stop(&self) {
         self.shared.stop();
         // Wakes the accepting thread.

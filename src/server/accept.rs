@@ -1,5 +1,5 @@
-//! Accepting connections: the limit on their number, their sockets' options, a thread for each, and what to do when the
-//! system has no more to give.
+//! Accepting connections: the limit on their number, their sockets' options, a thread for each, and what to
+//! do when the system has no more to give.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -17,7 +17,8 @@ use crate::clock::Moment;
 use crate::error::Refusal;
 use crate::protocol::{Dialect, Reply};
 
-/// How long the kernel waits before it asks an idle client whether it is still there, and between two questions.
+/// How long the kernel waits before it asks an idle client whether it is still there, and between two
+/// questions.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -126,7 +127,8 @@ fn set_options(stream: &Socket, config: &Config) -> io::Result<()> {
     stream.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
 
-/// Tells a client that there is no room for it. It must not block the accepting thread, so it makes one attempt.
+/// Tells a client that there is no room for it. It must not block the accepting thread, so it makes one
+/// attempt.
 fn reject(mut stream: &Socket, why: &'static str) {
     let refusal = Refusal::full(FULL_RETRY_AFTER, why);
     let mut text = Vec::new();
@@ -138,7 +140,8 @@ fn reject(mut stream: &Socket, why: &'static str) {
     let _ = stream.read(&mut [0; 4096]);
 }
 
-/// Problems with accepting: they slow it down for a moment, never spin or end it, and are logged now and then.
+/// Problems with accepting: they slow it down for a moment, never spin or end it, and are logged now and
+/// then.
 struct Problems<'a> {
     shared: &'a Shared,
     pause: Duration,

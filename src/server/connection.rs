@@ -1,8 +1,8 @@
 //! One client's connection: bytes from its socket become commands, outcomes become replies.
 //!
-//! All complete commands in the buffer are executed before anything is written, so that their replies share one write.
-//! A client that is slow in the middle of a command, or in taking its replies, is dropped at an absolute deadline. One
-//! that is idle between commands may stay for ever.
+//! All complete commands in the buffer are executed before anything is written, so that their replies share
+//! one write. A client that is slow in the middle of a command, or in taking its replies, is dropped at an
+//! absolute deadline. One that is idle between commands may stay for ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ const PIPELINED_MAX: usize = 64;
 /// Room for this many pipelined commands, less than a kilobyte, stays while the client is idle.
 const PIPELINED_KEPT: usize = 4;
 
-/// How many bytes of commands share one taking of the lock. If one of them has to wait, those behind it stay in memory
-/// as values, in addition to the buffer that they were read into.
+/// How many bytes of commands share one taking of the lock. If one of them has to wait, those behind it stay
+/// in memory as values, in addition to the buffer that they were read into.
 const PIPELINED_BYTES_MAX: usize = 8 * 1024;
 
 /// When a long reply that was refused for lack of memory is worth asking for again.
@@ -51,7 +51,8 @@ pub(super) fn serve(peer: &Arc<Peer>, session: Session, shared: &Shared) {
     };
     let end = connection.run();
     let Connection { session, output, .. } = connection;
-    // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to blame.
+    // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to
+    // blame.
     if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
         session.quit();
     } else {
@@ -84,8 +85,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     decoder: Decoder,
     input: Input,
-    /// Commands that will share one taking of the queue's lock, and their outcomes. Their room stays while the client
-    /// pipelines.
+    /// Commands that will share one taking of the queue's lock, and their outcomes. Their room stays while
+    /// the client pipelines.
     pipelined: VecDeque<(Command, Dialect)>,
     outcomes: VecDeque<(Outcome, Dialect)>,
     output: Output<'a>,
@@ -187,7 +188,7 @@ impl Connection<'_> {
     /// Executes a command whose reply may be long. One connection at a time does so.
     fn execute_long(&mut self, command: Command, dialect: Dialect) -> Result<(), Dropped> {
         let shared = self.shared;
-        let Some(turn) = shared.long.turn() else {
+        let Some(turn) = shared.long_replies.turn() else {
             let text = "other clients have not taken their long replies yet: try again in a moment";
             self.output.push(&Reply::Refused(Refusal::full(LONG_RETRY_AFTER, text)), dialect);
             return Ok(());
@@ -196,7 +197,7 @@ impl Connection<'_> {
         if let Outcome::Reply(reply) = self.session.execute(command) {
             self.output.push(&reply, dialect);
         }
-        let _waiting = shared.long.count(self.output.bytes() - before);
+        let _waiting = shared.long_replies.count(self.output.bytes() - before);
         drop(turn);
         self.output.flush_if_large(&mut self.session)
     }
@@ -242,8 +243,8 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Removes bytes from the head of the buffer. The next command's time starts behind a command's last byte. Skipping
-    /// the rest of a refused command is no progress.
+    /// Removes bytes from the head of the buffer. The next command's time starts behind a command's last
+    /// byte. Skipping the rest of a refused command is no progress.
     fn consume(&mut self, bytes: usize) {
         self.input.consume(bytes);
         if !self.decoder.is_midway(&[]) {

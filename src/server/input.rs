@@ -1,7 +1,7 @@
 //! What a client has sent and the server has not executed yet: one connection's read buffer.
 //!
-//! It limits the time that a command may take to arrive, and it polls for a moment before it sleeps. It does not
-//! know what the bytes mean.
+//! It limits the time that a command may take to arrive, and it polls for a moment before it sleeps. It does
+//! not know what the bytes mean.
 
 use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,11 +17,12 @@ use crate::clock::{Moment, Stopwatch};
 /// The size of an empty buffer.
 const BUFFER_BYTES: usize = 4096;
 
-/// A buffer that reads fill grows up to this size. Beyond it, the buffer only grows for a command that needs it.
+/// A buffer that reads fill grows up to this size. Beyond it, the buffer only grows for a command that needs
+/// it.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
-/// How long a connection's thread polls for the next command before it sleeps. A local client that awaits each reply
-/// sends its next command within this time.
+/// How long a connection's thread polls for the next command before it sleeps. A local client that awaits
+/// each reply sends its next command within this time.
 const POLL_TIME: Duration = Duration::from_micros(50);
 
 /// A connection skips polling for at most 2^this reads.
@@ -90,14 +91,14 @@ impl Input {
     /// Returns the buffer to its first size if it is empty.
     pub(super) fn shrink(&mut self) {
         if self.has_grown() && self.unread().is_empty() {
-            // Frees the whole first: what an allocator cuts off its end is of no use to the next buffer that grows.
+            // Frees the whole buffer first: its cut-off end would be of no use to the next buffer that grows.
             self.bytes = Vec::new();
             self.bytes = vec![0; BUFFER_BYTES];
         }
     }
 
-    /// Reads what has arrived, or blocks until something arrives: for `idle_after` at most, or without a limit between
-    /// commands, and until the command's deadline in the middle of one (`midway`).
+    /// Reads what has arrived, or blocks until something arrives: for `idle_after` at most, or without a
+    /// limit between commands, and until the command's deadline in the middle of one (`midway`).
     ///
     /// # Errors
     /// `TimedOut` after that deadline; an error of the socket.
@@ -129,8 +130,8 @@ impl Input {
         }
     }
 
-    /// Lets reads block for about `limit` at most. A timeout that is close enough, or no longer needed, stays: most
-    /// reads from a pipelining client end in half a command, and each change is a system call.
+    /// Lets reads block for about `limit` at most. A timeout that is close enough, or no longer needed,
+    /// stays: most reads from a pipelining client end in half a command, and each change is a system call.
     fn limit_time(&mut self, stream: &Socket, limit: Option<Duration>) -> io::Result<()> {
         let fits = match (self.timeout, limit) {
             (None, None) => true,
@@ -146,8 +147,8 @@ impl Input {
         Ok(())
     }
 
-    /// Reads once. The buffer grows while reads fill it, so that a pipelining client needs few of them, and shrinks
-    /// when a read brings little.
+    /// Reads once. The buffer grows while reads fill it, so that a pipelining client needs few of them, and
+    /// shrinks when a read brings little.
     fn read(&mut self, stream: &Socket, others: &AtomicBool) -> io::Result<usize> {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
@@ -169,11 +170,11 @@ impl Input {
     }
 }
 
-/// Polls for the next command for a moment, yielding in between, before the thread sleeps: waking it would cost both
-/// sides more.
+/// Polls for the next command for a moment, yielding in between, before the thread sleeps: waking it would
+/// cost both sides more.
 ///
-/// One thread of the server polls at a time, or they would take the processor from threads with work to do. After each
-/// poll in vain a connection skips polling for twice as many reads as before.
+/// One thread of the server polls at a time, or they would take the processor from threads with work to do.
+/// After each poll in vain a connection skips polling for twice as many reads as before.
 #[derive(Default)]
 struct Polling {
     in_vain: u32,

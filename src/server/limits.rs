@@ -1,8 +1,8 @@
-//! How many connections and how much memory this machine bears, read once at the start.
+//! How many connections and how much memory this machine allows.
 //!
-//! Each connection is a thread and a file. Past the system's limits a thread can't start, a file can't be
-//! opened, or, where memory maps run out, the Rust runtime aborts the whole process. So the cap is set below all of them,
-//! and a client over it is told so instead.
+//! Each connection takes a thread and a file descriptor. Beyond the system's limits a thread can't start, a
+//! file can't be opened, or, if memory maps run out, the Rust runtime aborts the process. The limit on
+//! connections is therefore below all of these, and a client over it gets an error.
 
 use std::fs;
 
@@ -10,40 +10,43 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::threads::IDLE_MAX;
 
-/// Files that the server keeps for itself: standard streams, the listener, the watcher, and the journal's, which are some ten.
+/// Files that the server itself needs: standard streams, the listener, the watcher, and some ten of the
+/// journal.
 const FILES_KEPT: u64 = 32;
 
-/// Threads that the server keeps for itself, and those that wait for their next client.
+/// Threads that the server itself needs, and those that wait for their next client.
 const THREADS_KEPT: u64 = 16 + IDLE_MAX as u64;
 
-/// Memory maps that one thread takes: its stack, the stack's guard page, the signal stack and its guard page.
+/// Memory maps of one thread: its stack, the stack's guard page, the signal stack and its guard page.
 const MAPS_PER_THREAD: u64 = 4;
 
-/// Memory maps that the rest of the process takes: binary, libraries, heap, large allocations.
+/// Memory maps of the rest of the process: binary, libraries, heap, large allocations.
 const MAPS_KEPT: u64 = 2048;
 
-/// What part of a limited address space jobs may take, and threads another.
+/// Jobs may take one part in this many of a limited address space, and threads another.
 const ADDRESSES_PART: u64 = 4;
 
-/// Address space that one thread takes: its stack, and buffers that have grown.
+/// Address space of one thread: its stack, and its buffers if they have grown.
 const ADDRESSES_PER_THREAD: u64 = 512 << 10;
 
-/// With less address space than this, what the allocator sets aside for each core may leave too little for anything else.
+/// With less address space than this, what the allocator reserves for each core may leave too little for
+/// anything else.
 const ADDRESSES_MIN: u64 = 2 << 30;
 
-/// What the kernel's default for `vm.max_map_count` is, where it can't be read.
+/// The kernel's default for `vm.max_map_count`, used if it can't be read.
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
 
-/// How many connections can be served, and what sets that limit.
+/// How many connections can be served, and why not more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionCap {
     /// How many.
     pub connections: u64,
-    /// Which limit of the system's is the lowest, for people.
+    /// The system's limit that allows the fewest, as text.
     pub because: String,
 }
 
-/// Computes how many connections can be served within the limits that are in force. See [`raise_open_files`].
+/// Computes how many connections can be served within the limits that are now in force. See
+/// [`raise_open_files`].
 pub fn connection_cap() -> ConnectionCap {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let maps = read_number("/proc/sys/vm/max_map_count").unwrap_or(MAX_MAP_COUNT_DEFAULT);
@@ -64,7 +67,7 @@ pub fn connection_cap() -> ConnectionCap {
     if let Some(bytes) = address_space() {
         if bytes < ADDRESSES_MIN {
             log::warn!(
-                "ulimit -v leaves {bytes} bytes of address space: with less than 2 GiB the server may abort"
+                "the address space is limited to {bytes} bytes (ulimit -v): with less than 2 GiB the server may abort"
             );
         }
         limits.push((
@@ -76,8 +79,9 @@ pub fn connection_cap() -> ConnectionCap {
     ConnectionCap { connections: connections.max(1), because }
 }
 
-/// Three quarters of the memory that the machine or the cgroup has, in bytes; of 1 GiB where neither says. Where the address
-/// space is limited, at most a quarter of that: allocators take it in large pieces, and who finds none left is aborted.
+/// Three quarters of the memory of the machine or the cgroup, in bytes (of 1 GiB if neither is known). If the
+/// address space is limited, at most a quarter of it: allocators reserve it in large pieces, and the process
+/// is aborted if none is left.
 pub fn default_memory_max() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
@@ -94,18 +98,18 @@ fn address_space() -> Option<u64> {
     getrlimit(Resource::As).current
 }
 
-/// Raises the process's soft limit on open files to the hard one, as a server program does before it asks for its
-/// [`connection_cap`]. If the system refuses, the limit stays as it is, and the cap is lower.
+/// Raises the process's soft limit on open files to the hard limit. A server program does so before it asks
+/// for the [`connection_cap`]. If the system refuses, the limit stays, and the cap is lower.
 pub fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // A refusal shows in the cap, which names the limit.
+        // If it is refused, the cap names the limit.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }
 
-/// A limit of this process's own cgroup, of version 2 or else 1. The nearest group that sets one counts.
+/// A limit of this process's cgroups: the lowest of version 2, or else that of version 1.
 fn cgroup_number(v2: &str, v1: &str) -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
@@ -117,7 +121,7 @@ fn cgroup_number(v2: &str, v1: &str) -> Option<u64> {
     found.min().or_else(|| read_number(std::path::Path::new("/sys/fs/cgroup").join(v1)))
 }
 
-/// The number in a file; `None` where there is no such file, or it says `max`.
+/// The number in a file; `None` if there is no such file or it contains `max`.
 fn read_number(path: impl AsRef<std::path::Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -136,6 +140,6 @@ mod tests {
         setrlimit(Resource::Nofile, limit).expect("a soft limit can always be lowered");
         let _ = crate::server::Config::default();
         assert_eq!(getrlimit(Resource::Nofile).current, Some(lower));
-        setrlimit(Resource::Nofile, before).expect("it may be as high again as it was");
+        setrlimit(Resource::Nofile, before).expect("it may be raised to its old value");
     }
 }

@@ -1,4 +1,4 @@
-//! Where a server listens: a TCP address, a Unix socket's path, or a socket that systemd has made for it.
+//! What a server listens on: a TCP address, the path of a Unix socket, or a socket that systemd passes to it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// As many as may connect at the same moment; the kernel cuts it to net.core.somaxconn.
+/// How many connections may wait to be accepted. The kernel limits it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
 /// What to listen on.
@@ -16,7 +16,7 @@ const BACKLOG: i32 = 4096;
 pub enum Listen {
     /// A TCP address; port 0 lets the system choose one.
     Tcp(SocketAddr),
-    /// A Unix socket of this path. One that nobody listens on any more is replaced.
+    /// The path of a Unix socket. If the file exists and no process listens on it, it is replaced.
     Unix(PathBuf),
 }
 
@@ -31,7 +31,7 @@ impl Listen {
 
 fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // A server that is started again must not wait for the old one's connections to be forgotten.
+    // A server that is restarted must not wait for the kernel to forget the old connections.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -47,16 +47,16 @@ fn unix(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Removes the socket of a server that is gone: bind(2) would not take its place. One that somebody listens on stays, and
-/// so does whatever else has the name.
+/// Removes the socket of a server that has ended, because bind(2) would not replace it. A socket that a
+/// process listens on stays, and so does a file that is not a socket.
 fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {}
-        // bind(2) says what is wrong.
+        // If it is in the way, bind(2) reports the error.
         Ok(_) | Err(_) => return Ok(()),
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Where it is listened on by a server that accepts nothing, connect(2) would wait for it.
+    // connect(2) would block if a process listens and accepts nothing.
     probe.set_nonblocking(true)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
@@ -64,10 +64,10 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
-/// The socket that systemd made for this process and passed to it, if it did (sd_listen_fds(3)).
+/// The socket that systemd passed to this process, if any (sd_listen_fds(3)).
 ///
 /// # Errors
-/// Where several were passed, or what was is no stream socket.
+/// If several were passed, or one that is not a listening stream socket.
 pub fn inherited() -> io::Result<Option<OwnedFd>> {
     let mut passed = listenfd::ListenFd::from_env();
     match passed.len() {
@@ -90,7 +90,7 @@ pub fn inherited() -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// An address as it is shown: `127.0.0.1:11300`, or `unix:/run/djqs.sock`.
+/// An address as text: `127.0.0.1:11300`, `unix:/run/djqs.sock`.
 pub(super) fn display(address: &SockAddr) -> String {
     match (address.as_socket(), address.as_pathname()) {
         (Some(address), _) => address.to_string(),

@@ -1,8 +1,8 @@
 //! Replies that are not durable yet, while their connection's thread reads on.
 //!
-//! If many clients await durable replies, the thread that has synced the journal sends the replies too, instead of
-//! waking all their threads. It never blocks on a client: what a socket does not take at once is sent when the socket
-//! takes more, or by the connection's own thread.
+//! If many clients await durable replies, the thread that has synced the journal sends the replies too,
+//! instead of waking all their threads. It never blocks on a client: what a socket does not take at once is
+//! sent when the socket takes more, or by the connection's own thread.
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
@@ -16,7 +16,8 @@ use crate::protocol::{Dialect, Reply};
 #[derive(Default)]
 pub(super) struct Replies {
     pub(super) bytes: Vec<u8>,
-    /// The dialects of these replies and how many of each follow one another: what [`Replies::refuse_all`] needs.
+    /// The dialects of these replies and how many of each follow one another: what [`Replies::refuse_all`]
+    /// needs.
     dialects: Vec<(Dialect, u32)>,
 }
 

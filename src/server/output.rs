@@ -1,7 +1,7 @@
 //! One connection's replies: how they collect, and the one way in which they are sent.
 //!
-//! Nothing is sent before the journal is as durable as the server promises. If another thread is writing the journal,
-//! replies go to the [`Outbox`], and that thread sends them.
+//! Nothing is sent before the journal is as durable as the server promises. If another thread is writing the
+//! journal, replies go to the [`Outbox`], and that thread sends them.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,16 +21,16 @@ use crate::protocol::{Dialect, Reply};
 /// The capacity to which a buffer of replies shrinks.
 const BUFFER_BYTES: usize = 4096;
 
-/// Replies in a larger buffer than this are not left to other threads, which have more to do; the client takes longer to
-/// read them anyway.
+/// Replies in a larger buffer than this are not left to other threads, which have more to do; the client
+/// takes longer to read them anyway.
 const LEAVE_BYTES_MAX: usize = 4096;
 
-/// Replies are sent when they have reached this size, even if more commands can be executed: a pipelining client can't
-/// make the server keep more.
+/// Replies are sent when they have reached this size, even if more commands can be executed: a pipelining
+/// client can't make the server keep more.
 const REPLIES_BYTES_MAX: usize = 256 * 1024;
 
-/// How long, and how much, to read after the last reply. The kernel discards what was sent if a socket is closed with
-/// unread bytes in it.
+/// How long, and how much, to read after the last reply. The kernel discards what was sent if a socket is
+/// closed with unread bytes in it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
@@ -174,8 +174,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Sends all bytes, or fails at the deadline for replies. The socket's own timeout (`SO_SNDTIMEO`) is the same time: a
-/// write that takes longer returns with what it has sent.
+/// Sends all bytes, or fails at the deadline for replies. The socket's own timeout (`SO_SNDTIMEO`) is the
+/// same time: a write that takes longer returns with what it has sent.
 fn send(mut stream: &Socket, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());

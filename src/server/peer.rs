@@ -1,4 +1,5 @@
-//! Connected clients, as threads other than their connection's own see them: what ends a wait, and what sends replies.
+//! Connected clients, as threads other than their connection's own see them: what ends a wait, and what sends
+//! replies.
 
 use std::collections::HashMap;
 use std::net::Shutdown;
@@ -61,7 +62,8 @@ impl Peer {
         self.watched.watch_disconnected(&self.stream, self.number)
     }
 
-    /// Sends the replies in the outbox, now that they are durable, or says that they will never be. Does not block.
+    /// Sends the replies in the outbox, now that they are durable, or says that they will never be. Does not
+    /// block.
     pub(super) fn send_outbox(&self, durable: Result<(), Refusal>) {
         let failed = durable.is_err();
         let sent = self.outbox.send(&self.stream, durable);

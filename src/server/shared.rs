@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
 use super::peer::Peers;
-use super::{limits, listen, long, threads, watcher};
+use super::{limits, listen, long_replies, threads, watcher};
 use crate::broker::Broker;
 use crate::clock::Moment;
 use crate::protocol::FrameLimits;
@@ -18,9 +18,9 @@ use crate::protocol::FrameLimits;
 pub struct Config {
     /// How large a command may be.
     pub frames: FrameLimits,
-    /// How many connections are served at once; one more gets `ERR full` and is closed. Default: what the limits in force
-    /// allow, see [`limits::connection_cap`]. The soft limit on open files is often 1,024: a program that serves many
-    /// clients calls [`limits::raise_open_files`] first.
+    /// How many connections are served at once; one more gets `ERR full` and is closed. Default: what the
+    /// limits in force allow, see [`limits::connection_cap`]. The soft limit on open files is often 1,024: a
+    /// program that serves many clients calls [`limits::raise_open_files`] first.
     pub connections_max: u64,
     /// How long a command may take to arrive, from its first byte to its last. Default 60 s.
     pub frame_timeout: Duration,
@@ -47,7 +47,7 @@ pub(super) struct Shared {
     stopping: AtomicBool,
     /// Whether a connection's thread is polling for its next command.
     pub(super) polling: AtomicBool,
-    pub(super) long: long::LongReplies,
+    pub(super) long_replies: long_replies::LongReplies,
     pub(super) threads: threads::Threads,
     pub(super) peers: Arc<Mutex<Peers>>,
     /// Notified when a connection ends while the server stops, and when it starts to stop.
@@ -74,7 +74,7 @@ impl Shared {
             watcher,
             stopping: AtomicBool::new(false),
             polling: AtomicBool::new(false),
-            long: long::LongReplies::default(),
+            long_replies: long_replies::LongReplies::default(),
             threads: threads::Threads::new(),
             peers,
             changed: Condvar::new(),

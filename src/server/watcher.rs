@@ -1,8 +1,9 @@
-//! Waits for many sockets at once: for clients that disconnect while their connection's thread waits for a job, and for
-//! full sockets that take more bytes.
+//! Waits for many sockets at once: for clients that disconnect while their connection's thread waits for a
+//! job, and for full sockets that take more bytes.
 //!
-//! Neither is seen by the connection's own thread, which sleeps elsewhere. One thread asks the kernel (epoll(7)) about
-//! all of them; nothing polls. It knows sockets by number only, and leaves it to its owner what to do.
+//! Neither is seen by the connection's own thread, which sleeps elsewhere. One thread asks the kernel
+//! (epoll(7)) about all of them; nothing polls. It knows sockets by number only, and leaves it to its owner
+//! what to do.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,7 +48,8 @@ const END: u64 = u64::MAX;
 const SOME_WRITABLE: u64 = u64::MAX - 1;
 
 impl Watcher {
-    /// Starts the thread. It calls `handle` with the event and the number of a socket. `handle` must not block.
+    /// Starts the thread. It calls `handle` with the event and the number of a socket. `handle` must not
+    /// block.
     ///
     /// # Errors
     /// If the system has no thread or file descriptor left.
@@ -62,7 +64,8 @@ impl Watcher {
         let thread = std::thread::Builder::new().name("watcher".into()).stack_size(128 * 1024);
         let thread = thread.spawn(move || {
             if let Err(error) = own.run(handle) {
-                // Only a mistake of our own can cause this. TCP keepalive still detects clients that are gone.
+                // Only a mistake of our own can cause this. TCP keepalive still detects clients that are
+                // gone.
                 log::error!("connections are no longer watched: {error}");
             }
         })?;
