@@ -1,4 +1,4 @@
-//! The flags, their environment variables, and the page that explains them.
+//! The flags, their environment variables, and the text of `--help`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,95 +10,98 @@ use djqs::protocol::native::parse_duration;
 
 use crate::rules::{self, Rules};
 
-const ABOUT: &str = "The job queue server of DJQS: accepts jobs, keeps them, and hands each to one worker";
+const ABOUT: &str = "The job queue server of DJQS: accepts jobs, keeps them, and gives each to one worker";
 
 const LONG_ABOUT: &str = "\
-The job queue server of DJQS: accepts jobs, keeps them, and hands each to one
+The job queue server of DJQS: accepts jobs, keeps them, and gives each to one
 worker. Clients and workers talk to it in lines of text over TCP, so netcat is a
 client too:
 
     $ printf 'TASK: CLEANUP_LOGS: 2s_delay\\nSTATS\\n' | nc -N 127.0.0.1 11300
 
-Every flag can be set in the environment too, under the name beside it.";
+Every flag can also be set by the environment variable that is shown with it.";
 
 #[derive(Parser)]
 #[command(name = "server", version, disable_version_flag = true, args_override_self = true, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub(super) struct Flags {
-    /// Address to listen on: an IP address, a host name, or unix:PATH for a Unix socket. There is no authentication:
-    /// on any other than a loopback address, everybody who can reach it can submit, take and delete jobs. A socket that
-    /// systemd passes on (LISTEN_FDS) is used instead
+    /// Address to listen on: an IP address, a host name, or unix:PATH for a Unix socket. There is no
+    /// authentication: anyone who can connect has full control. A socket passed by systemd (LISTEN_FDS) is
+    /// used instead
     #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1", env = "DJQS_LISTEN")]
     pub(super) listen: String,
 
-    /// TCP port to listen on; 0 lets the system choose one, which the start-up line tells
+    /// TCP port to listen on; 0 lets the system choose one, which the start-up line shows
     #[arg(short, long, value_name = "PORT", default_value_t = 11300, env = "DJQS_PORT")]
     pub(super) port: u16,
 
-    /// Largest body of a job, in bytes; a larger one is skipped and answered "ERR too-big"
+    /// Largest body of a job, in bytes; a larger one is skipped and answered with "ERR too-big"
     #[arg(short = 'z', long, value_name = "BYTES", default_value_t = 65_535, env = "DJQS_MAX_BODY",
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub(super) max_body: u32,
 
-    /// Directory of the journal, which keeps the jobs; it is made where there is none
+    /// Directory of the journal, which keeps the jobs; created if it does not exist
     #[arg(short = 'b', long, value_name = "DIR", default_value = "./djqs-data", env = "DJQS_DATA")]
     pub(super) data: PathBuf,
 
-    /// When what was written is synced to the disk: "always", before each reply, so that an acknowledged job
-    /// survives a power cut; a time such as 50ms, at the latest then; "never", when the system sees fit. Under all three
-    /// an acknowledged job survives the end of the server, kill -9 included
+    /// When the journal is synced to the disk: "always", before each reply, so that an acknowledged job
+    /// survives a power cut; a time such as 50ms, within that time; "never", when the system decides. With
+    /// each of them an acknowledged job survives the end of the server, even by kill -9
     #[arg(long, value_name = "POLICY", default_value = "always", env = "DJQS_FSYNC", value_parser = parse_fsync)]
     pub(super) fsync: Fsync,
 
-    /// Sync at most every so many milliseconds, as beanstalkd has it; 0 is --fsync always
+    /// Sync at most every MS milliseconds, like beanstalkd; 0 is --fsync always
     #[arg(short = 'f', value_name = "MS", env = "DJQS_FSYNC_MS")]
     pub(super) fsync_ms: Option<u64>,
 
-    /// Never sync, as beanstalkd has it: --fsync never
+    /// Never sync, like beanstalkd: --fsync never
     #[arg(short = 'F', env = "DJQS_FSYNC_NEVER", value_parser = BoolishValueParser::new())]
     pub(super) fsync_never: bool,
 
-    /// Keep jobs in memory only: they are gone when the server ends
+    /// Keep jobs in memory only: they are lost when the server ends
     #[arg(long, env = "DJQS_MEMORY", value_parser = BoolishValueParser::new())]
     pub(super) memory: bool,
 
-    /// Size of one of the journal's files, such as 64MiB, at least 8KiB and at most 1GiB; they are made larger where the
-    /// longest job (-z) would not fit. The journal takes at most three times what its jobs do, and four such files; new jobs
-    /// leave room for five [default: 16MiB; with -z above 800 KB more, for twenty of the longest jobs, up to 64MiB]
+    /// Size of one journal file, such as 64MiB, from 8KiB to 1GiB; files are larger if the longest job (-z)
+    /// would not fit. The journal takes at most three times the size of its jobs plus four files; new jobs
+    /// leave room for five [default: 16MiB; with -z above 800 KB, room for twenty of the longest jobs, up to
+    /// 64MiB]
     #[arg(long, value_name = "SIZE", env = "DJQS_SEGMENT_SIZE", value_parser = parse_segment_size)]
     pub(super) segment_size: Option<u64>,
 
-    /// Read the journal in DIR, change nothing, report what is in it, and exit: 0 where a server would start, 1 where
-    /// something is damaged. No server may have it open
+    /// Read the journal in DIR, change nothing, print what is in it, and exit: 0 if a server would start, 1
+    /// if something is damaged. No server may have it open
     #[arg(long, value_name = "DIR", env = "DJQS_VERIFY")]
     pub(super) verify: Option<PathBuf>,
 
-    /// Get what can be read out of a damaged journal, keep the damaged files beside it under names that end in
-    /// .damaged, then start. What the damage held is lost, and some finished jobs may come back. Does nothing where
-    /// nothing is damaged. In the environment it also decides about damage that is yet to come: better not to leave it there
+    /// Recover what can be read from a damaged journal, keep the damaged files beside it under names that end
+    /// in .damaged, then start. Jobs in the damaged parts are lost, and some finished jobs may come back.
+    /// Does nothing if nothing is damaged. Set in the environment, it also applies to damage found at later
+    /// starts: better not leave it there
     #[arg(long, env = "DJQS_SALVAGE", value_parser = BoolishValueParser::new())]
     pub(super) salvage: bool,
 
-    /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered "ERR full", and
-    /// everything else goes on [default: three quarters of what the machine or the cgroup has, or a quarter of the
-    /// address space where ulimit -v limits that]
+    /// Memory that all jobs together may take, such as 512MiB or 8GiB; beyond it TASK is answered with "ERR
+    /// full", and everything else continues [default: three quarters of the memory of the machine or the
+    /// cgroup, or a quarter of the address space if ulimit -v limits it]
     #[arg(long, value_name = "SIZE", env = "DJQS_MAX_MEMORY", value_parser = parse_size)]
     pub(super) max_memory: Option<u64>,
 
-    /// Most connections served at once; one more is answered "ERR full" and closed [default: what the limits on
-    /// open files, threads, memory maps and address space bear]
+    /// Most connections served at once; one more is answered with "ERR full" and closed [default: what the
+    /// limits on open files, threads, memory maps and address space allow]
     #[arg(long, value_name = "N", env = "DJQS_MAX_CONNECTIONS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) max_connections: Option<u64>,
 
-    /// How long one command may take to arrive, from its first byte to its last; a slower client is dropped
+    /// How long one command may take to arrive, from its first byte to its last; a slower client is
+    /// disconnected
     #[arg(long, value_name = "TIME", default_value = "60s", env = "DJQS_FRAME_TIMEOUT", value_parser = positive_duration)]
     pub(super) frame_timeout: Duration,
 
-    /// How long a client may take to accept its replies; a slower one is dropped
+    /// How long a client may take to accept its replies; a slower client is disconnected
     #[arg(long, value_name = "TIME", default_value = "60s", env = "DJQS_WRITE_TIMEOUT", value_parser = positive_duration)]
     pub(super) write_timeout: Duration,
 
-    /// Log more: -V also what happens to the server, -VV also what happens to connections. RUST_LOG, if set,
-    /// decides instead. In the environment: 1 or 2
+    /// Log more: -V what happens to the server, -VV also what happens to connections. RUST_LOG, if set, takes
+    /// precedence. In the environment: 1 or 2
     #[arg(short = 'V', long, env = "DJQS_VERBOSE", action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
 
@@ -123,12 +126,12 @@ const RULES: Rules = Rules {
 };
 
 impl Flags {
-    /// Those that the program was started with.
+    /// The flags that the program was started with.
     pub(super) fn of_this_process() -> Flags {
         rules::parse(&RULES)
     }
 
-    /// The policy, in whichever of the three ways it was said.
+    /// The sync policy, whichever of the three flags set it.
     pub(super) fn policy(&self) -> Fsync {
         match (self.fsync_ms, self.fsync_never) {
             (_, true) => Fsync::Never,
@@ -141,12 +144,14 @@ impl Flags {
 
 const AFTER_HELP: &str = "\
 Signals:
-  TERM, INT  stop: accept nothing more, answer what has been read, exit within 5 seconds; a second one: at once
-  USR1       drain: refuse new jobs, go on with everything else
+  TERM, INT  stop: accept nothing more, answer what was read, exit within 5 seconds;
+             a second one exits at once
+  USR1       drain: refuse new jobs, continue with everything else
 
-Logging: RUST_LOG=debug (or info, warn, error; default warn, see -V), on standard error.
+Logging: RUST_LOG=debug (or info, warn, error; default warn, see -V), to standard error.
 
-Exit codes: 0 stopped as asked, 1 can't start, failed, or could not write what was left, 2 wrong flags.";
+Exit codes: 0 stopped on request, 1 can't start, failed, or could not write the last
+changes, 2 wrong flags.";
 
 fn parse_fsync(text: &str) -> Result<Fsync, String> {
     match text {
@@ -154,29 +159,30 @@ fn parse_fsync(text: &str) -> Result<Fsync, String> {
         "never" => Ok(Fsync::Never),
         _ => positive_duration(text)
             .map(Fsync::Interval)
-            .map_err(|_| "a policy is \"always\", \"never\" or a time such as 50ms".into()),
+            .map_err(|_| "expected \"always\", \"never\" or a time such as 50ms".into()),
     }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
+        Ok(Duration::ZERO) => Err("must be more than zero".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Units of sizes, the largest first.
+/// Units of sizes, from the largest.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    let (unit, factor) = SIZES.into_iter().find(|(unit, _)| text.ends_with(unit)).expect("the last fits all");
+    let (unit, factor) =
+        SIZES.into_iter().find(|(unit, _)| text.ends_with(unit)).expect("every text ends with \"\"");
     let number = text[..text.len() - unit.len()].trim().parse::<u64>().ok();
     let bytes = number.and_then(|number| number.checked_mul(factor)).filter(|&bytes| bytes > 0);
-    bytes.ok_or_else(|| "a size is a whole number of bytes, or of KiB, MiB or GiB, such as 512MiB".into())
+    bytes.ok_or_else(|| "expected a whole number of bytes, KiB, MiB or GiB, such as 512MiB".into())
 }
 
-/// The longest segment: a file of zeros of its size is written each time that one is begun.
+/// The longest segment. For each segment a file of zeros of this size is written first.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 fn parse_segment_size(text: &str) -> Result<u64, String> {
