@@ -47,10 +47,10 @@ fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
         let get = Command::Lease { queues: Vec::new(), wait: Wait::AtMost(Duration::from_millis(100)) };
         let lease = match session.execute(get) {
             Outcome::Reply(Reply::Leased(lease)) => lease,
-            Outcome::Wait { queues, warn, deadline } => match session.wait(&queues, warn, deadline) {
+            Outcome::Wait(wanted) => match session.wait(&wanted) {
                 Waited::Leased(lease) => lease,
-                Waited::TimedOut | Waited::LapsesSoon | Waited::Cancelled => return Ok(()),
                 Waited::Refused(refusal) => return Err(refusal),
+                _ => return Ok(()),
             },
             other => panic!("a lease is not answered with {other:?}"),
         };

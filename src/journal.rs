@@ -151,6 +151,8 @@ pub enum Failure {
     },
     /// Something that had been made durable is damaged.
     Damaged(Damage),
+    /// A fault in the code has left a change half made, so nothing after it may be kept.
+    Broken,
     /// It was closed.
     Closed,
 }
@@ -160,6 +162,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
             Failure::Damaged(damage) => damage.fmt(f),
+            Failure::Broken => f.write_str("a fault in the code has left a change half made"),
             Failure::Closed => f.write_str("it is closed"),
         }
     }
@@ -169,7 +172,7 @@ impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Failure::Io { source, .. } => Some(source),
-            Failure::Damaged(_) | Failure::Closed => None,
+            Failure::Damaged(_) | Failure::Broken | Failure::Closed => None,
         }
     }
 }
@@ -378,6 +381,12 @@ impl Journal {
         recovered.duration = started.elapsed();
         let inner = Inner { shared, threads, recovered: recovered.clone() };
         Ok((Journal { inner: Arc::new(inner) }, recovered))
+    }
+
+    /// Puts the journal in the failed state: nothing more is kept or acknowledged, and
+    /// [`Options::on_failure`] is called. Does nothing if it has failed already.
+    pub fn fail(&self, failure: Failure) {
+        self.inner.shared.fail(failure);
     }
 
     /// Appends a change, and returns the place up to which to wait for it. Does no I/O and never blocks for long:

@@ -36,7 +36,12 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "client and worker speak the wire like anybody else's program",
     ),
     (
-        &["src/queue.rs", "src/queue", "src/broker.rs"],
+        &["src/server.rs", "src/server"],
+        &["crate::queue", "crate::journal", "crate::broker::embedded"],
+        "the server knows the broker by its contract, so that it serves any engine",
+    ),
+    (
+        &["src/queue.rs", "src/queue", "src/broker.rs", "src/broker"],
         &["std::net", "std::fs", "crate::server", "crate::protocol::native"],
         "queue and broker know neither sockets nor files nor text",
     ),

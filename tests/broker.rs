@@ -61,7 +61,7 @@ fn lease_counts_from_its_own_command_whatever_came_before_on_the_connection() {
     let mut session = broker.connect();
     tell(&mut session, Command::Submit(Submission::new(*b"now")));
     clock.advance(Duration::from_secs(59));
-    assert!(session.lease(&[]).is_some());
+    assert!(session.lease(&[]).unwrap().is_some());
     assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(60)));
     clock.advance(Duration::from_secs(59));
     tell(&mut session, Command::Touch { id: JobId(1), ttr: None });
@@ -109,7 +109,7 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
     }
     let all_dead = |killer: &mut Session| {
         let mut killed = 0;
-        while let Some(lease) = killer.lease(&[]) {
+        while let Some(lease) = killer.lease(&[]).unwrap() {
             killer.fail(lease.id, None, true, None).unwrap();
             killed += 1;
         }
@@ -129,7 +129,7 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
         while !running.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
-        let revived = session.retry_queue(&QueueName::default(), None);
+        let revived = session.retry_queue(&QueueName::default(), None).unwrap();
         done.store(true, Ordering::Release);
         (revived, killing.join().unwrap())
     });
@@ -139,8 +139,8 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
 /// Asks for a job and waits for it, without a limit.
 fn wait_for_a_job(session: &mut Session) -> Waited {
     let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever };
-    let Outcome::Wait { queues, warn, deadline } = session.execute(get) else { panic!("there is a job") };
-    session.wait(&queues, warn, deadline)
+    let Outcome::Wait(wanted) = session.execute(get) else { panic!("there is a job") };
+    session.wait(&wanted)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use djqs::internal::change::Change;
 use djqs::internal::clock::{Clock, ManualClock, Stopwatch};
 use djqs::internal::queue::state::{State, Warn};
-use djqs::internal::queue::{Queue, Recorder, Waited};
+use djqs::internal::queue::{Queue, Recorder, Wait, Waited};
 use djqs::{JobId, Options, QueueName, Submission};
 
 /// How long to wait for what must come at once, before it is taken for lost.
@@ -29,7 +29,7 @@ impl Recorder for Nowhere {
 /// Until somebody waits for a job.
 fn until_one_waits(queue: &Queue<Nowhere>) {
     let begun = Stopwatch::start();
-    while queue.with(queue.clock().now(), |state, _| state.waiting()).0 == 0 {
+    while queue.with(queue.clock().now(), |state, _| state.waiting()).unwrap().0 == 0 {
         assert!(begun.elapsed() < LOST_AFTER, "nobody stands in line");
         thread::yield_now();
     }
@@ -38,13 +38,15 @@ fn until_one_waits(queue: &Queue<Nowhere>) {
 #[test]
 fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     let clock = ManualClock::default();
-    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere));
+    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere, || ()));
     let (done, told_done) = mpsc::channel();
     let waiter = {
         let queue = queue.clone();
         thread::spawn(move || {
             let session = queue.open_session();
-            let waited = queue.wait(session, &[QueueName::default()], Warn::Never, None);
+            let waited = queue
+                .wait(session, &Wait { queues: &[QueueName::default()], warn: Warn::Never, deadline: None })
+                .unwrap();
             done.send(waited).expect("the test listens");
         })
     };
@@ -53,14 +55,16 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     // All under one lock, so before the waiter can look: the job is handed to it, and its lease is over.
     let options = Options { ttr: Duration::from_millis(1), ..Options::default() };
     let submission = Submission { options, ..Submission::new(*b"work") };
-    let (id, ()) = queue.with(queue.clock().now(), |state, now| {
-        let id = state.submit(now, submission).expect("there is room").id;
-        assert_eq!((state.counts().leased, state.waiting()), (1, 0), "it is handed to the waiter");
-        clock.advance(Duration::from_millis(1));
-        state.tick(queue.clock().now(), 1);
-        assert_eq!(state.counts().ready, 1, "its lease has lapsed");
-        id
-    });
+    let (id, ()) = queue
+        .with(queue.clock().now(), |state, now| {
+            let id = state.submit(now, submission).expect("there is room").id;
+            assert_eq!((state.counts().leased, state.waiting()), (1, 0), "it is handed to the waiter");
+            clock.advance(Duration::from_millis(1));
+            state.tick(queue.clock().now(), 1);
+            assert_eq!(state.counts().ready, 1, "its lease has lapsed");
+            id
+        })
+        .unwrap();
 
     match told_done.recv_timeout(LOST_AFTER).expect("it gets the job all the same") {
         Waited::Leased(lease, ()) => assert_eq!((lease.id, lease.attempt), (id, 2)),
@@ -72,34 +76,38 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
 #[test]
 fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
     let clock = ManualClock::default();
-    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere));
+    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere, || ()));
     let now = || queue.clock().now();
     let session = queue.open_session();
     let submit = |state: &mut State, now, ttr| {
         let options = Options { ttr: Duration::from_secs(ttr), ..Options::default() };
         state.submit(now, Submission { options, ..Submission::new(*b"work") }).expect("there is room").id
     };
-    let (first, ()) = queue.with(now(), |state, now| submit(state, now, 10));
-    queue.lease(now(), session, &[]).expect("there is a job");
+    let (first, ()) = queue.with(now(), |state, now| submit(state, now, 10)).unwrap();
+    queue.locked(|locked| locked.lease(now(), session, &[])).unwrap().expect("there is a job");
     let waiter = {
         let queue = queue.clone();
-        thread::spawn(move || queue.wait(session, &[], Warn::BeforeLapse, None))
+        thread::spawn(move || {
+            queue.wait(session, &Wait { queues: &[], warn: Warn::BeforeLapse, deadline: None }).unwrap()
+        })
     };
     until_one_waits(&queue);
 
     clock.advance(Duration::from_millis(9500));
-    let (second, ()) = queue.with(now(), |state, now| {
-        state.tick(now, 1);
-        assert_eq!(state.waiting(), 0, "it is warned");
-        submit(state, now, 60)
-    });
+    let (second, ()) = queue
+        .with(now(), |state, now| {
+            state.tick(now, 1);
+            assert_eq!(state.waiting(), 0, "it is warned");
+            submit(state, now, 60)
+        })
+        .unwrap();
     match waiter.join().expect("it has not panicked") {
         Waited::Leased(lease, ()) => assert_eq!(lease.id, second),
         other => panic!("{other:?}, though there is a job"),
     }
 
-    queue.with(now(), |state, _| state.ack(session, first)).0.expect("it is leased");
+    queue.with(now(), |state, _| state.ack(session, first)).unwrap().0.expect("it is leased");
     let over = Some(now().mono);
-    let waited = queue.wait(session, &[], Warn::BeforeLapse, over);
+    let waited = queue.wait(session, &Wait { queues: &[], warn: Warn::BeforeLapse, deadline: over }).unwrap();
     assert_eq!(waited, Waited::TimedOut, "nothing lapses any more");
 }

@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use djqs::protocol::FrameLimits;
 use djqs::server::{self, Config, Listen, Server, limits};
 use djqs::{Broker, broker};
-use ending::handle_signals;
+use ending::{end_soon, handle_signals};
 use flags::{Flags, format_size};
 
 #[path = "server/ending.rs"]
@@ -48,7 +49,8 @@ fn run(flags: Flags) -> Result<(), String> {
         log::warn!("--max-connections {connections_max} is more than this system bears: {}", cap.because);
     }
     let memory_max = flags.max_memory.unwrap_or_else(limits::default_memory_max);
-    let config = broker::Config { memory_max, ..broker::Config::default() };
+    let config =
+        broker::Config { memory_max, on_failure: Some(Arc::new(end_soon)), ..broker::Config::default() };
     let (broker, promise) = if flags.memory {
         (Broker::in_memory(config), "jobs in memory only, a restart forgets them (--memory)".into())
     } else {

@@ -221,7 +221,7 @@ impl Shared {
                     .map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
             },
             Failure::Damaged(damage) => OpenError::Damaged(damage.clone()),
-            Failure::Closed => unreachable!("nobody can close it yet"),
+            Failure::Broken | Failure::Closed => unreachable!("nobody has a handle to it yet"),
         }
     }
 

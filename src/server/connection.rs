@@ -12,12 +12,9 @@ use super::input::{Input, Received};
 use super::output::{Dropped, Output, linger};
 use super::peer::Peer;
 use super::shared::Shared;
-use crate::broker::{Outcome, Session, Waited};
-use crate::clock::Moment;
+use crate::broker::{Outcome, Session, Waited, Wanted};
 use crate::error::{Code, Refusal};
-use crate::job::QueueName;
 use crate::protocol::{Command, Decoder, Dialect, Reply, Step};
-use crate::queue::state::Warn;
 
 /// How long a client is idle before its buffers shrink.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
@@ -205,7 +202,7 @@ impl Connection<'_> {
     fn answer(&mut self, outcome: Outcome, dialect: Dialect) -> Result<Option<End>, Dropped> {
         match outcome {
             Outcome::Reply(reply) => self.output.push(&reply, dialect),
-            Outcome::Wait { queues, warn, deadline } => self.wait(&queues, warn, deadline, dialect)?,
+            Outcome::Wait(wanted) => self.wait(&wanted, dialect)?,
             Outcome::Goodbye => return Ok(Some(End::Quit)),
         }
         self.output.flush_if_large(&mut self.session)?;
@@ -213,13 +210,7 @@ impl Connection<'_> {
     }
 
     /// Waits for a job. Earlier replies are sent first, because the client may be waiting for them.
-    fn wait(
-        &mut self,
-        queues: &[QueueName],
-        warn: Warn,
-        deadline: Option<Moment>,
-        dialect: Dialect,
-    ) -> Result<(), Dropped> {
+    fn wait(&mut self, wanted: &Wanted, dialect: Dialect) -> Result<(), Dropped> {
         self.output.flush(&mut self.session)?;
         self.output.shrink();
         self.shrink_pipelined();
@@ -228,7 +219,7 @@ impl Connection<'_> {
         {
             log::warn!("can't watch a waiting connection: {error}");
         }
-        let reply = match self.session.wait(queues, warn, deadline) {
+        let reply = match self.session.wait(wanted) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::Refused(refusal) => Reply::Refused(refusal),

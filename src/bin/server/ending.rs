@@ -16,7 +16,7 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Ends the process: whatever it answered from now on might not be true after a restart.
 pub(super) fn end_soon(failure: &Failure) {
-    log::error!("the journal can no longer be written: {failure}; the server stops");
+    log::error!("{failure}; the server stops");
     if exit_after(LAST_WORDS, || {}).is_err() {
         std::process::exit(EXIT_FAILURE.into());
     }

@@ -8,7 +8,6 @@ use djqs::internal::journal::storage::DiskStorage;
 use djqs::internal::journal::{self, Fsync, OpenError, Recovered, Salvaged};
 use djqs::{Broker, broker};
 
-use super::ending::end_soon;
 use super::flags::Flags;
 
 /// Opens the journal, and says what it promises and what came back from it.
@@ -22,7 +21,6 @@ pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, Str
             Some(bytes) => bytes.max(broker::segment_bytes_for(body_max)),
             None => broker::segment_bytes_by_default(body_max),
         },
-        on_failure: Some(Arc::new(end_soon)),
         #[cfg(feature = "sabotage")]
         sabotage: sabotage()?,
         ..journal::Options::default()

@@ -1,0 +1,489 @@
+//! What each command does: from a [`Command`] to calls of the state machine, and from their results to a [`Reply`].
+//!
+//! Most commands are one call under the queue's lock ([`Client::execute`]). Those that touch any number of jobs or queues run in
+//! slices, and take the lock for each ([`Client::execute_at_length`]).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Engine;
+use super::recording::Recording;
+use super::tallies::Tally;
+use crate::broker::{LIST_BYTES_MAX, LIST_JOBS_MAX, Outcome, RECORD_BYTES_MAX, Wanted};
+use crate::clock::Now;
+use crate::error::{Code, Refusal};
+use crate::job::{Job, JobId, JobState, QueueName, Submission};
+use crate::journal::{Position, Room};
+use crate::protocol::{Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
+use crate::queue::state::{Accepted, Failed, SessionId, Slice, State, Warn};
+use crate::queue::{Locked, SLICE_JOBS};
+use crate::stats::QueueStats;
+
+/// When a submission that was refused because the disk is full is worth trying again.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the engine knows of a session's client, apart from what the state machine keeps.
+pub(super) struct Client {
+    pub(super) id: SessionId,
+    /// The queue for submissions that name none, in the dialect that can say so.
+    using: QueueName,
+    /// How many queues it watches, in the dialect that can say so.
+    watching: usize,
+    /// Whether its last command was a lease that looked at many queues.
+    looked_at_many: bool,
+    /// Its commands, counted.
+    tally: Arc<Tally>,
+    /// The place in the journal that has to be durable before the session's replies are sent.
+    pub(super) unsettled: Position,
+}
+
+/// How a command under the lock went.
+pub(super) enum Step {
+    Done(Outcome),
+    /// The submission comes back: the journal must be written first, for this many bytes to fit.
+    MustWrite(Command, u64),
+}
+
+impl Client {
+    pub(super) fn new(id: SessionId, tally: Arc<Tally>) -> Client {
+        Client {
+            id,
+            using: QueueName::default(),
+            watching: 1,
+            looked_at_many: false,
+            tally,
+            unsettled: Position::default(),
+        }
+    }
+
+    /// Counts a command.
+    pub(super) fn tally(&self, command: &Command) {
+        if let Some(counted) = command.counted() {
+            self.tally.count(counted);
+        }
+    }
+
+    /// Whether the last command has kept the lock for so long that others should have their turn.
+    pub(super) fn looked_at_many(&self) -> bool {
+        self.looked_at_many
+    }
+
+    /// Notes a place that has to be durable before the next reply is sent.
+    pub(super) fn note(&mut self, position: Position) {
+        self.unsettled = self.unsettled.max(position);
+    }
+
+    /// Executes a command under the lock. `has_room` says that the journal has already made room for it.
+    pub(super) fn execute(
+        &mut self,
+        engine: &Engine,
+        locked: &mut Locked<Recording>,
+        now: Now,
+        command: Command,
+        has_room: bool,
+    ) -> Step {
+        self.looked_at_many = false;
+        let session = self.id;
+        let mut call = Call { client: self, locked, now };
+        let reply = match command {
+            Command::Submit(submission) => return call.submit(engine, submission, has_room),
+            Command::Lease { queues, wait } => return Step::Done(call.lease(queues, Warn::Never, wait)),
+            Command::Ack { id } => call.with(|state, _| state.ack(session, id)).map(done),
+            Command::Fail { id, delay, dead, reason } => {
+                let reason = reason.filter(|reason| engine.has_room_for_reason(reason.len()));
+                call.with(|state, now| state.fail(now, session, id, delay, dead, reason)).map(failed)
+            }
+            Command::Return { id, delay } => {
+                call.with(|state, now| state.give_back(now, session, id, delay)).map(done)
+            }
+            Command::Touch { id, ttr } => {
+                call.with(|state, now| state.touch(now, session, id, ttr)).map(done)
+            }
+            Command::Peek { id } => {
+                let found = call.with(|state, now| state.peek(now, id));
+                found.map(|job| Reply::Found(Box::new(job))).ok_or_else(|| no_job(id))
+            }
+            Command::Retry(Retry::Job(id)) => {
+                call.with(|state, now| state.retry(now, id)).map(|()| Reply::Count(1))
+            }
+            Command::Delete { id } => call.with(|state, _| state.delete(session, id)).map(done),
+            Command::Pause { queue, time } => call.pause(&queue, time).map(done),
+            Command::Stats { queue: Some(queue) } => {
+                let stats = call.with(|state, now| state.queue_stats(now, &queue));
+                stats.map(|stats| Reply::QueueStats(Box::new(stats))).ok_or_else(|| no_queue(&queue))
+            }
+            Command::Ping => Ok(Reply::Pong),
+            Command::Help => Ok(Reply::Help),
+            Command::Quit => return Step::Done(Outcome::Goodbye),
+            Command::Compat(compat) => return call.compat(engine, compat, has_room),
+            Command::List { .. }
+            | Command::Retry(Retry::Queue { .. })
+            | Command::Purge { .. }
+            | Command::Resume { .. }
+            | Command::Stats { queue: None }
+            | Command::Queues => unreachable!("it was executed at length"),
+        };
+        Step::Done(answer(reply))
+    }
+
+    /// Executes a command that touches any number of jobs or queues, or that needs no lock. Any other comes back.
+    pub(super) fn execute_at_length(
+        &mut self,
+        engine: &Engine,
+        command: Command,
+    ) -> Result<Outcome, Command> {
+        let reply = match command {
+            Command::List { queue, state, limit, after } => {
+                self.list(engine, &queue, state, limit, after).map(Reply::Jobs)
+            }
+            Command::Retry(Retry::Queue { queue, limit }) => {
+                self.retry_queue(engine, &queue, limit).map(Reply::Count)
+            }
+            Command::Purge { queue, state } => self.purge(engine, &queue, state).map(Reply::Count),
+            Command::Resume { queue } => self.resume(engine, &queue).map(done),
+            Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(engine.stats()))),
+            Command::Queues => self.queues(engine).map(Reply::Queues),
+            Command::Compat(Compat::Kick { limit }) => self.kick(engine, limit).map(Reply::Count),
+            Command::Compat(Compat::PauseExisting { queue, time }) if time.is_zero() => {
+                self.end_pause_of_existing(engine, &queue).map(done)
+            }
+            Command::Compat(Compat::ServerDetails) => Ok(Reply::ServerDetails(Box::new(engine.details()))),
+            Command::Compat(Compat::QueueNames) => self.queue_names(engine).map(Reply::Names),
+            other => return Err(other),
+        };
+        Ok(answer(reply))
+    }
+
+    fn list(
+        &mut self,
+        engine: &Engine,
+        queue: &QueueName,
+        state: Option<JobState>,
+        limit: u32,
+        after: Option<JobId>,
+    ) -> Result<Vec<Job>, Refusal> {
+        let limit = limit.min(LIST_JOBS_MAX) as usize;
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        self.in_slices(engine, |shared, now| {
+            let after = jobs.last().map(|job: &Job| job.id).or(after);
+            let most = (limit - jobs.len()).min(SLICE_JOBS as usize);
+            let slice = shared.list(now, queue, state, most, after);
+            let finished = slice.len() < SLICE_JOBS as usize;
+            for job in slice {
+                let key = job.key.as_ref().map_or(0, |key| key.as_str().len());
+                bytes += job.body.len() + key + job.reason.as_ref().map_or(0, |reason| reason.len());
+                jobs.push(job);
+                if bytes >= LIST_BYTES_MAX {
+                    return true;
+                }
+            }
+            finished || jobs.len() == limit
+        })?;
+        Ok(jobs)
+    }
+
+    fn retry_queue(
+        &mut self,
+        engine: &Engine,
+        queue: &QueueName,
+        limit: Option<u64>,
+    ) -> Result<u64, Refusal> {
+        let mut left = None;
+        self.slices_up_to_now(engine, |state, now, last| {
+            // At most as many as are dead now: some of them may be dead again before it ends, and it has to end.
+            let dead = || state.queue_stats(now, queue).map_or(0, |stats| stats.jobs.dead);
+            let left = left.get_or_insert_with(|| dead().min(limit.unwrap_or(u64::MAX)));
+            let slice = state.retry_queue(now, queue, last, SLICE_JOBS.min(*left));
+            *left -= slice.count;
+            Slice { finished: slice.finished || *left == 0, ..slice }
+        })
+    }
+
+    fn purge(&mut self, engine: &Engine, queue: &QueueName, state: Option<JobState>) -> Result<u64, Refusal> {
+        let states = match state {
+            // Ready jobs last: others become ready meanwhile, delayed ones as they come due.
+            None => &[JobState::Delayed, JobState::Dead, JobState::Ready][..],
+            Some(JobState::Leased) => {
+                return Err(Refusal::usage(
+                    "leased jobs belong to their workers: PURGE takes ready, delayed or dead",
+                ));
+            }
+            Some(ref state) => std::slice::from_ref(state),
+        };
+        let mut count = 0;
+        for &state in states {
+            count += self
+                .slices_up_to_now(engine, |shared, _, last| shared.purge(queue, state, last, SLICE_JOBS))?;
+        }
+        Ok(count)
+    }
+
+    fn resume(&mut self, engine: &Engine, queue: &QueueName) -> Result<(), Refusal> {
+        self.in_slices(engine, |state, now| state.resume(now, queue))
+    }
+
+    fn queues(&mut self, engine: &Engine) -> Result<Vec<QueueStats>, Refusal> {
+        let (mut all, mut after) = (Vec::new(), 0);
+        self.in_slices(engine, |state, now| {
+            let slice = state.queues(now, after, SLICE_JOBS as usize);
+            let finished = slice.len() < SLICE_JOBS as usize;
+            for (age, stats) in slice {
+                after = age;
+                all.push(stats);
+            }
+            finished
+        })?;
+        Ok(all)
+    }
+
+    // ---- only the second dialect says these ----
+
+    fn kick(&mut self, engine: &Engine, limit: u64) -> Result<u64, Refusal> {
+        let (queue, mut plan, mut count) = (self.using.clone(), None, 0);
+        self.in_slices(engine, |state, now| {
+            // Those that there are now, and not those that come later, so that it ends.
+            let (from, there) = *plan.get_or_insert_with(|| state.kickable(&queue));
+            let most = (there.min(limit) - count).min(SLICE_JOBS);
+            let kicked = state.kick(now, &queue, from, most);
+            count += kicked;
+            kicked < most || count == there.min(limit)
+        })?;
+        Ok(count)
+    }
+
+    fn end_pause_of_existing(&mut self, engine: &Engine, queue: &QueueName) -> Result<(), Refusal> {
+        let mut exists = None;
+        // If very many sessions wait, not all of them are served at once.
+        self.in_slices(engine, |state, now| {
+            let exists = *exists.get_or_insert_with(|| state.pause_existing(now, queue, Duration::ZERO));
+            !exists || state.resume(now, queue)
+        })?;
+        if exists == Some(true) { Ok(()) } else { Err(no_queue(queue)) }
+    }
+
+    /// `default` comes first: it exists for everybody.
+    fn queue_names(&mut self, engine: &Engine) -> Result<Vec<QueueName>, Refusal> {
+        let (mut all, mut after) = (vec![QueueName::default()], 0);
+        self.in_slices(engine, |state, _| {
+            let slice = state.queue_names(after, SLICE_JOBS as usize);
+            let finished = slice.len() < SLICE_JOBS as usize;
+            after = slice.last().map_or(after, |(age, _)| *age);
+            all.extend(slice.into_iter().map(|(_, name)| name).filter(|name| *name != QueueName::default()));
+            finished
+        })?;
+        Ok(all)
+    }
+
+    /// Works on the jobs that exist now, and not on those that come later, so that it ends. Returns how many it touched.
+    fn slices_up_to_now(
+        &mut self,
+        engine: &Engine,
+        mut slice: impl FnMut(&mut State, Now, JobId) -> Slice,
+    ) -> Result<u64, Refusal> {
+        let (mut last, mut count) = (None, 0);
+        self.in_slices(engine, |state, now| {
+            let last = *last.get_or_insert(state.last_id());
+            let done = slice(state, now, last);
+            count += done.count;
+            done.finished
+        })?;
+        Ok(count)
+    }
+
+    fn in_slices(
+        &mut self,
+        engine: &Engine,
+        slice: impl FnMut(&mut State, Now) -> bool,
+    ) -> Result<(), Refusal> {
+        let position = engine.queue.in_slices(slice)?;
+        self.note(position);
+        Ok(())
+    }
+}
+
+/// One command under the lock.
+struct Call<'a> {
+    client: &'a mut Client,
+    locked: &'a mut Locked<Recording>,
+    now: Now,
+}
+
+impl Call<'_> {
+    /// Calls a verb of the state machine, and notes what has to be durable before its result is shown.
+    fn with<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
+        let (result, position) = self.locked.with(self.now, verb);
+        self.client.note(position);
+        result
+    }
+
+    /// Calls a verb that neither shows nor changes anything that a crash could take back.
+    fn look<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
+        self.locked.with(self.now, verb).0
+    }
+
+    fn submit(&mut self, engine: &Engine, submission: Submission, has_room: bool) -> Step {
+        let bytes = submission.body.len() as u64 + RECORD_BYTES_MAX;
+        let reply = match engine.room_for_submission(bytes, has_room) {
+            Ok(Room::Yes) => self.with(|state, now| state.submit(now, submission)).map(accepted),
+            Ok(Room::MustWrite) => return Step::MustWrite(Command::Submit(submission), bytes),
+            Ok(Room::No) => Err(disk_full()),
+            Err(refusal) => Err(refusal),
+        };
+        Step::Done(answer(reply))
+    }
+
+    fn lease(&mut self, queues: Vec<QueueName>, warn: Warn, wait: Wait) -> Outcome {
+        let session = self.client.id;
+        let leased = self.locked.lease(self.now, session, &queues);
+        self.client.looked_at_many = queues.is_empty() && self.client.watching > FEW_QUEUES;
+        if let Some((lease, position)) = leased {
+            self.client.note(position);
+            return Outcome::Reply(Reply::Leased(lease));
+        }
+        if warn == Warn::BeforeLapse && self.look(|state, now| state.lapses_soon(now, session)) {
+            return Outcome::Reply(Reply::LapsesSoon);
+        }
+        let deadline = match wait {
+            Wait::AtMost(Duration::ZERO) => return Outcome::Reply(Reply::Empty),
+            Wait::AtMost(time) => Some(self.now.mono.after(time)),
+            Wait::Forever => None,
+        };
+        Outcome::Wait(Wanted::Job { queues, warn, deadline })
+    }
+
+    fn pause(&mut self, queue: &QueueName, time: Option<Duration>) -> Result<(), Refusal> {
+        self.with(|state, now| {
+            state.room_for(std::slice::from_ref(queue))?;
+            state.pause(now, queue, time);
+            Ok(())
+        })
+    }
+
+    /// Apart from the rest, so that its large values take no stack of connections that never say such a thing.
+    #[inline(never)]
+    fn compat(&mut self, engine: &Engine, command: Compat, has_room: bool) -> Step {
+        let session = self.client.id;
+        let using = self.client.using.clone();
+        let reply = match command {
+            Compat::LeaseWatched { wait } => {
+                return Step::Done(self.lease(Vec::new(), Warn::BeforeLapse, wait));
+            }
+            Compat::SubmitHere(options, body) => {
+                return self.submit(engine, Submission { queue: using, options, body }, has_room);
+            }
+            Compat::LeaseJob { id } => {
+                self.with(|state, now| state.lease_job(now, session, id)).map(Reply::Leased)
+            }
+            Compat::Finish { id } => {
+                let finish = |state: &mut State, _| match state.is_leased_by(session, id) {
+                    true => state.ack(session, id),
+                    false => state.delete(session, id),
+                };
+                self.with(finish).map(done)
+            }
+            Compat::ReturnAs { id, priority, delay } => {
+                self.with(|state, now| state.give_back_as(now, session, id, priority, delay)).map(done)
+            }
+            Compat::Bury { id, priority } => {
+                self.with(|state, now| state.bury(now, session, id, priority)).map(|()| Reply::Dead)
+            }
+            Compat::KickJob { id } => self.with(|state, now| state.kick_job(now, id)).map(done),
+            Compat::PeekNext { state: wanted } => {
+                let found = self.with(|state, now| state.peek_next(now, &using, wanted));
+                let none = || Refusal::new(Code::NotFound, format!("no job of {using} is {wanted}"));
+                found.map(|job| Reply::Found(Box::new(job))).ok_or_else(none)
+            }
+            Compat::Use { queue } => {
+                let used = self.look(|state, _| state.use_queue(session, &queue));
+                used.map(|()| {
+                    self.client.using = queue.clone();
+                    Reply::Using(queue)
+                })
+            }
+            Compat::Used => Ok(Reply::Using(using)),
+            Compat::Watch { queue } => {
+                let watched = self.look(|state, _| state.watch(session, &queue));
+                watched.map(|count| self.watching(count))
+            }
+            Compat::Ignore { queue } => {
+                let watched = self.look(|state, _| state.ignore(session, &queue));
+                watched.map(|count| self.watching(count))
+            }
+            Compat::Watched => Ok(Reply::Names(self.look(|state, _| state.watched(session)))),
+            Compat::PauseExisting { queue, time } => {
+                let exists = self.with(|state, now| state.pause_existing(now, &queue, time));
+                if exists { Ok(Reply::Done) } else { Err(no_queue(&queue)) }
+            }
+            Compat::JobStats { id } => {
+                let found = self.with(|state, now| state.job_stats(now, id));
+                found.map(|stats| Reply::JobStats(Box::new(stats))).ok_or_else(|| no_job(id))
+            }
+            Compat::QueueDetails { queue } => {
+                let found = self.with(|state, now| state.queue_details(now, &queue));
+                found.map(|details| Reply::QueueDetails(Box::new(details))).ok_or_else(|| no_queue(&queue))
+            }
+            Compat::Kick { .. } | Compat::ServerDetails | Compat::QueueNames => {
+                unreachable!("it was executed at length")
+            }
+        };
+        Step::Done(answer(reply))
+    }
+
+    fn watching(&mut self, count: usize) -> Reply {
+        self.client.watching = count;
+        Reply::Watching(count)
+    }
+}
+
+impl Engine {
+    /// Whether a submission can be recorded, whose record has at most this many bytes.
+    fn room_for_submission(&self, bytes: u64, has_room: bool) -> Result<Room, Refusal> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
+        }
+        match &self.journal {
+            Some(journal) if !has_room => Ok(journal.room(bytes)),
+            _ => Ok(Room::Yes),
+        }
+    }
+
+    /// Whether the disk has room for a reason. A failure is recorded without it if not.
+    fn has_room_for_reason(&self, bytes: usize) -> bool {
+        self.journal.as_ref().is_none_or(|journal| journal.has_room_for_reason(bytes as u64))
+    }
+}
+
+pub(super) fn disk_full() -> Refusal {
+    Refusal::full(
+        FULL_RETRY_AFTER,
+        "the disk is full, or no more files may be opened (the server's log says which): wait until some jobs are done, or make room",
+    )
+}
+
+fn no_job(id: JobId) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no job {id}"))
+}
+
+fn no_queue(queue: &QueueName) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no queue {queue}: it is empty and unused"))
+}
+
+fn answer(reply: Result<Reply, Refusal>) -> Outcome {
+    Outcome::Reply(reply.unwrap_or_else(Reply::Refused))
+}
+
+fn accepted(Accepted { id, duplicate }: Accepted) -> Reply {
+    Reply::Accepted { id, duplicate }
+}
+
+fn done((): ()) -> Reply {
+    Reply::Done
+}
+
+fn failed(outcome: Failed) -> Reply {
+    match outcome {
+        Failed::RetryIn(wait) => Reply::RetryIn(wait),
+        Failed::Dead => Reply::Dead,
+    }
+}

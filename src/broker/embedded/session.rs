@@ -1,0 +1,225 @@
+//! A session of the engine: it executes commands under the queue's lock, alone or in batches, and knows what has to be durable
+//! before their results are shown.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use super::Engine;
+use super::dispatch::{Client, Step, disk_full};
+use super::recording::Recording;
+use crate::broker::{Outcome, Unavailable, Waited, Wanted};
+use crate::clock::Now;
+use crate::error::{Code, Refusal};
+use crate::journal::{Journal, Position};
+use crate::protocol::{Command, Dialect, Reply};
+use crate::queue::state::Ending;
+use crate::queue::{self, Broken, Queue, Waiter};
+
+/// A batch leases no more jobs once their bodies have reached this many bytes: a client that is slow to read must not
+/// have any number of them kept for it, or leased to it.
+const BATCH_BODIES_MAX: usize = 64 << 10;
+
+pub(in crate::broker) struct Session {
+    engine: Arc<Engine>,
+    client: Client,
+    ended: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::broker) struct Canceller {
+    queue: Weak<Queue<Recording>>,
+    waiter: Arc<Waiter>,
+}
+
+impl Canceller {
+    pub(in crate::broker) fn cancel(&self) {
+        if let Some(queue) = self.queue.upgrade() {
+            queue.cancel(&self.waiter);
+        }
+    }
+}
+
+/// Why a batch has released the lock.
+enum Released {
+    /// It has ended: nothing is left, a command has to wait, or it has leased enough.
+    Ended,
+    /// Somebody has to be woken, or the lock was held for long.
+    ForOthers,
+    /// The journal has to be written before this many bytes more fit; the submission is back in the batch.
+    ToWrite(u64),
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.client.id).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn open(engine: Arc<Engine>) -> Session {
+        let id = engine.queue.open_session();
+        let tally = engine.tallies.open(id);
+        Session { engine, client: Client::new(id, tally), ended: false }
+    }
+
+    pub(in crate::broker) fn canceller(&self) -> Canceller {
+        let queue = &self.engine.queue;
+        Canceller { queue: Arc::downgrade(queue), waiter: queue.waiter(self.client.id) }
+    }
+
+    pub(in crate::broker) fn execute(&mut self, mut command: Command) -> Outcome {
+        self.client.tally(&command);
+        command = match self.client.execute_at_length(&self.engine, command) {
+            Ok(outcome) => return outcome,
+            Err(command) => command,
+        };
+        let mut has_room = false;
+        loop {
+            let now = self.now();
+            let (engine, client) = (&*self.engine, &mut self.client);
+            let step = engine.queue.locked(|locked| client.execute(engine, locked, now, command, has_room));
+            match step {
+                Ok(Step::Done(outcome)) => return outcome,
+                Ok(Step::MustWrite(again, bytes)) => {
+                    if !self.make_room(bytes) {
+                        return Outcome::Reply(Reply::Refused(disk_full()));
+                    }
+                    (command, has_room) = (again, true);
+                }
+                Err(broken) => return refused(broken),
+            }
+        }
+    }
+
+    pub(in crate::broker) fn execute_all(
+        &mut self,
+        commands: &mut VecDeque<(Command, Dialect)>,
+        outcomes: &mut VecDeque<(Outcome, Dialect)>,
+    ) {
+        commands.iter().for_each(|(command, _)| self.client.tally(command));
+        let (mut bodies, mut has_room) = (0, false);
+        loop {
+            // One moment for all of them: reading the clock for each would be a tenth of their cost.
+            let now = self.now();
+            let (engine, client) = (&*self.engine, &mut self.client);
+            let released = engine.queue.locked(|locked| {
+                while let Some((command, dialect)) = commands.pop_front() {
+                    match client.execute(engine, locked, now, command, std::mem::take(&mut has_room)) {
+                        Step::MustWrite(command, bytes) => {
+                            commands.push_front((command, dialect));
+                            return Released::ToWrite(bytes);
+                        }
+                        Step::Done(outcome) => {
+                            let goes_on = matches!(outcome, Outcome::Reply(_));
+                            if let Outcome::Reply(Reply::Leased(lease)) = &outcome {
+                                bodies += lease.body.len();
+                            }
+                            outcomes.push_back((outcome, dialect));
+                            if !goes_on || bodies >= BATCH_BODIES_MAX {
+                                return Released::Ended;
+                            }
+                        }
+                    }
+                    if locked.has_wakeups() || client.looked_at_many() {
+                        return Released::ForOthers;
+                    }
+                }
+                Released::Ended
+            });
+            match released {
+                Ok(Released::Ended) => break,
+                Ok(Released::ForOthers) if commands.is_empty() => break,
+                Ok(Released::ForOthers) => {}
+                Ok(Released::ToWrite(bytes)) => {
+                    has_room = self.make_room(bytes);
+                    if !has_room && let Some((_, dialect)) = commands.pop_front() {
+                        outcomes.push_back((Outcome::Reply(Reply::Refused(disk_full())), dialect));
+                    }
+                }
+                Err(broken) => {
+                    outcomes.extend(commands.drain(..).map(|(_, dialect)| (refused(broken), dialect)));
+                    break;
+                }
+            }
+        }
+    }
+
+    pub(in crate::broker) fn wait(&mut self, wanted: &Wanted) -> Waited {
+        let Wanted::Job { queues, warn, deadline } = wanted;
+        let wait = queue::Wait { queues, warn: *warn, deadline: *deadline };
+        match self.engine.queue.wait(self.client.id, &wait) {
+            Ok(queue::Waited::Leased(lease, position)) => {
+                self.client.note(position);
+                Waited::Leased(lease)
+            }
+            Ok(queue::Waited::TimedOut) => Waited::TimedOut,
+            Ok(queue::Waited::LapsesSoon) => Waited::LapsesSoon,
+            Ok(queue::Waited::Cancelled) => Waited::Cancelled,
+            Ok(queue::Waited::Refused(refusal)) => Waited::Refused(refusal),
+            Err(broken) => Waited::Refused(broken.into()),
+        }
+    }
+
+    pub(in crate::broker) fn settle(&mut self) -> Result<(), Refusal> {
+        let Some(journal) = &self.engine.journal else { return Ok(()) };
+        journal.wait(self.unsettled()).map_err(unavailable)
+    }
+
+    pub(in crate::broker) fn settle_or_call<C>(
+        &mut self,
+        prepare: impl FnOnce() -> C,
+    ) -> Result<bool, Refusal>
+    where
+        C: FnOnce(Result<(), Refusal>) + Send + 'static,
+    {
+        let Some(journal) = &self.engine.journal else { return Ok(true) };
+        let prepare = || {
+            let call = prepare();
+            |result: Result<(), _>| call(result.map_err(unavailable))
+        };
+        journal.wait_or_call(self.unsettled(), prepare).map_err(unavailable)
+    }
+
+    pub(in crate::broker) fn quit(mut self) {
+        self.end(Ending::Quit);
+    }
+
+    fn unsettled(&self) -> Position {
+        self.client.unsettled
+    }
+
+    fn now(&self) -> Now {
+        self.engine.queue.clock().now()
+    }
+
+    /// Writes the journal, so that this many bytes more fit, if the disk has room for them. Blocks.
+    fn make_room(&self, bytes: u64) -> bool {
+        self.engine.journal.as_ref().is_none_or(|journal| journal.has_room(bytes))
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ended = true;
+        self.engine.tallies.close(self.client.id);
+        // A broken queue keeps the session: nothing is handed out from it anyway.
+        let _ = self.engine.queue.end_session(self.client.id, ending);
+        // Nobody waits for this to be durable.
+        self.engine.journal.iter().for_each(Journal::nudge);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Ending::Lost);
+        }
+    }
+}
+
+fn refused(broken: Broken) -> Outcome {
+    Outcome::Reply(Reply::Refused(broken.into()))
+}
+
+fn unavailable(error: Unavailable) -> Refusal {
+    Refusal::new(Code::Unavailable, format!("{error}; the server stops"))
+}
