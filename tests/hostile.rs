@@ -1,34 +1,267 @@
-//! The server under attack: clients that try to hold, stall or outgrow it, and what the others notice.
+//! Limits: clients that try to hold, stall or outgrow the server, and what other clients notice.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
-use common::{Server, Talk, until};
+use common::{Server, Talk, aside, until};
 
 mod common;
 
-/// Sends a byte now and then until the server has dropped the connection. Never pauses for longer than it may.
-fn drip_until_dropped(mut talk: Talk, what: &str) {
-    until(what, || talk.stream.write_all(b"x").is_err());
+#[test]
+fn connection_over_the_limit_gets_an_error_and_is_closed() {
+    let server = Server::start(&["--max-connections", "3"]);
+    let mut held: Vec<Talk> = (0..3).map(|_| server.connect()).collect();
+    held.iter_mut().for_each(|talk| assert_eq!(talk.ask("PING"), "PONG"));
+    let refused = server.connect().rest();
+    assert!(refused.starts_with("ERR full retry_after=1s "), "{refused:?}");
+    held.pop();
+    until("there is room again", || {
+        let mut talk = server.connect();
+        talk.stream.write_all(b"PING\n").is_ok() && talk.rest_or_line() == "PONG"
+    });
 }
 
-#[test]
-fn bytes_of_a_refused_command_are_no_progress() {
-    let server = Server::start(&["--frame-timeout", "300ms"]);
-    for beginning in [
-        // Over the limit for a line, and for a header.
-        format!("TASK: {}", "x".repeat(80_000)),
-        format!("TASK key={}", "k".repeat(5_000)),
-        // Bodies that are skipped.
-        "TASK len=18446744073709551615:\n".into(),
-        "NONSENSE len=1000000000:\n".into(),
-    ] {
-        let mut talk = server.connect();
-        talk.send(&beginning);
-        drip_until_dropped(talk, &format!("the end of {:.30}", beginning));
+impl Talk {
+    /// The next line, or nothing if the connection is closed.
+    fn rest_or_line(&mut self) -> String {
+        let mut bytes = [0; 256];
+        let read = self.stream.read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..read]).trim_end().into()
     }
 }
 
-/// Sends commands ahead and reads their answers, one line each; returns how many begin with `prefix`.
+#[test]
+fn server_at_its_limit_on_files_continues_to_serve() {
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        &format!("ulimit -n 64; exec {} --memory -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server")),
+    ]);
+    let mut server = Server::of(command.stderr(Stdio::null()));
+    let mut good = server.connect();
+    assert_eq!(good.ask("TASK: x"), "ACK 1");
+    let crowd: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    for _ in 0..50 {
+        assert_eq!(good.ask("PING"), "PONG");
+    }
+    drop(crowd);
+    assert_eq!(server.connect().ask("PING"), "PONG");
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn journal_at_the_limit_on_files_refuses_jobs_until_files_are_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let flags = "-p 0 -z 3000 --segment-size 64KiB --max-connections 1000";
+    let script = format!("ulimit -n 64; exec {} {flags} --data \"$0\"", env!("CARGO_BIN_EXE_server"));
+    let mut command = Command::new("sh");
+    let mut server = Server::of(command.args(["-c", &script]).arg(directory.path()).stderr(Stdio::null()));
+    let mut good = server.connect();
+    let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let task = format!("TASK: {}", "x".repeat(2900));
+    let (accepted, _, refused) = good.ask_until_refused(&task);
+    assert!(accepted < 10_000, "it should be out of files");
+    assert!(refused.starts_with("ERR full retry_after="), "after {accepted}: {refused}");
+    drop(crowd);
+    until("files for the journal", || good.ask(&task).starts_with("ACK "));
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn two_thousand_clients_that_connect_and_leave_do_no_harm() {
+    let mut server = Server::start(&[]);
+    let mut good = server.connect();
+    for n in 0..2000 {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        match n % 4 {
+            0 => {}
+            1 => stream.write_all(b"GET\n").unwrap(),
+            2 => stream.write_all(b"TASK: half").unwrap(),
+            _ => stream.write_all(b"\0\xff\xfe garbage\n\n\n").unwrap(),
+        }
+    }
+    assert_eq!(good.ask("TASK: still here"), "ACK 1", "and half a command was not executed");
+    until("their threads have ended", || server.stat("connections") == "2");
+    until("nobody waits for them", || server.stat("waiting") == "0");
+    assert!(server.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn most_threads_of_clients_that_disconnect_end() {
+    let server = Server::start(&[]);
+    let threads = || server.process_figure("Threads");
+    let before = threads();
+    let crowd: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    until("each has a thread", || threads() >= before + 200);
+    drop(crowd);
+    // A few wait for the next clients.
+    until("their threads have ended", || threads() <= before + 32);
+    for n in 1..=100 {
+        let mut talk = server.connect();
+        assert_eq!(talk.ask("TASK: one after the other"), format!("ACK {n}"));
+    }
+    until("no more wait than before", || threads() <= before + 32);
+}
+
+#[test]
+fn line_of_a_gibibyte_is_skipped_in_bounded_memory() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    let before = server.process_figure("VmRSS");
+    let piece = vec![b'x'; 1 << 20];
+    talk.send("TASK: ");
+    for _ in 0..1024 {
+        talk.send(&piece);
+    }
+    talk.send("\nPING\n");
+    assert!(talk.line().unwrap().starts_with("ERR too-big "));
+    assert_eq!(talk.line().unwrap(), "PONG");
+    let grown = server.process_figure("VmHWM") - before;
+    assert!(grown < 8 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn body_of_a_gibibyte_is_skipped_in_bounded_memory() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    let before = server.process_figure("VmRSS");
+    let piece = vec![b'\n'; 1 << 20];
+    talk.send("TASK len=1073741824:\n");
+    for _ in 0..1024 {
+        talk.send(&piece);
+    }
+    talk.send("\nPING\n");
+    assert!(talk.line().unwrap().starts_with("ERR too-big "));
+    assert_eq!(talk.line().unwrap(), "PONG");
+    let grown = server.process_figure("VmHWM") - before;
+    assert!(grown < 8 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn client_that_stops_in_the_middle_of_a_command_is_dropped() {
+    let server = Server::start(&["--frame-timeout", "200ms"]);
+    let mut idle = server.connect();
+    for beginning in ["TASK: no end", "TASK len=10:\nabc", "x"] {
+        let mut talk = server.connect();
+        talk.send(beginning);
+        assert_eq!(talk.rest(), "");
+    }
+    assert_eq!(idle.ask("PING"), "PONG", "idle between commands is fine");
+}
+
+#[test]
+fn bytes_now_and_then_do_not_extend_the_deadline_of_a_command() {
+    let server = Server::start(&["--frame-timeout", "300ms"]);
+    for beginning in [
+        "TASK: ",
+        // Refused already: over the limit for a line, and for a header.
+        &format!("TASK: {}", "x".repeat(80_000)),
+        &format!("TASK key={}", "k".repeat(5_000)),
+        &"x".repeat(80_000),
+        // Bodies that are skipped.
+        "TASK len=999999999:\n",
+        "TASK len=18446744073709551615:\n",
+        "NONSENSE len=1000000000:\n",
+    ] {
+        let mut talk = server.connect();
+        talk.send(beginning);
+        until(&format!("{beginning:.30} is dropped"), || talk.stream.write_all(b"x").is_err());
+    }
+}
+
+#[test]
+fn client_that_reads_nothing_is_dropped() {
+    let server = Server::start(&["--write-timeout", "200ms"]);
+    let mut lazy = server.connect();
+    lazy.ask(&format!("TASK: {}", "x".repeat(60_000)));
+    let writer = lazy.stream.try_clone().unwrap();
+    let sending = aside(move || while (&writer).write_all(b"PEEK 1\n").is_ok() {});
+    sending.recv().unwrap();
+    until("its thread has ended", || server.stat("connections") == "1");
+}
+
+#[test]
+fn random_bytes_from_many_clients_do_not_disturb_others() {
+    let mut server = Server::start(&[]);
+    let seed = std::env::var("DJQS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
+    let mut good = server.connect();
+    let address = server.address;
+    let noise: Vec<_> = (0..8)
+        .map(|thread| {
+            aside(move || {
+                let mut state = seed.wrapping_mul(8) + thread + 1;
+                let words: [&[u8]; 14] = [
+                    b"TASK",
+                    b"GET wait=0",
+                    b" ",
+                    b"len=",
+                    b"9999999999999999999",
+                    b":",
+                    b"\n",
+                    b"\r\n",
+                    b"ACK 1",
+                    b"\0",
+                    b"\xff\xfe",
+                    b"queue=",
+                    b"PURGE queue=default",
+                    b"=",
+                ];
+                for _ in 0..50 {
+                    let mut bytes = Vec::new();
+                    for _ in 0..400 {
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1_442_695_040_888_963_407);
+                        bytes.extend_from_slice(words[(state >> 33) as usize % words.len()]);
+                    }
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    let _ = stream.write_all(&bytes);
+                    let _ = stream.shutdown(std::net::Shutdown::Write);
+                    let _ = stream.read_to_end(&mut Vec::new());
+                }
+            })
+        })
+        .collect();
+    for _ in 0..500 {
+        assert_eq!(good.ask("PING"), "PONG", "seed {seed}");
+    }
+    noise.into_iter().for_each(|thread| thread.recv().unwrap());
+    assert_eq!(good.ask("PING"), "PONG", "seed {seed}");
+    assert!(server.child.try_wait().unwrap().is_none(), "seed {seed}");
+}
+
+#[test]
+fn memory_limit_refuses_tasks_and_nothing_else() {
+    let server = Server::start(&["--max-memory", "64KiB"]);
+    let mut talk = server.connect();
+    let task = format!("TASK: {}", "x".repeat(1000));
+    let (accepted, _, refusal) = talk.ask_until_refused(&task);
+    assert!(refusal.starts_with("ERR full retry_after=1s "), "{refusal}");
+    assert!((40..64).contains(&accepted), "{accepted} jobs of 1,000 bytes in 64 KiB");
+    assert!(talk.ask("GET").starts_with("JOB 1 "));
+    assert_eq!(talk.ask("ACK 1"), "OK");
+    assert!(talk.ask(&task).starts_with("ACK "), "there is room again");
+}
+
+#[test]
+fn server_with_limited_address_space_refuses_jobs_before_it_runs_out() {
+    let script = format!("ulimit -v 2097152; exec {} --memory -p 0", env!("CARGO_BIN_EXE_server"));
+    let server = Server::of(Command::new("sh").args(["-c", &script]));
+    assert!(server.greeting.contains("by address space"), "{}", server.greeting);
+    let task = format!("TASK: {}", "x".repeat(60_000));
+    let refused = (0..8).map(|_| {
+        let (mut talk, task) = (server.connect(), task.clone());
+        std::thread::spawn(move || talk.ask_until_refused(&task))
+    });
+    for refused in refused.collect::<Vec<_>>() {
+        let (_, _, answer) = refused.join().unwrap();
+        assert!(answer.starts_with("ERR full retry_after="), "{answer}");
+    }
+    server.connect().dialogue("> PING\n< PONG");
+}
+
+/// Pipelines commands and reads their answers, one line each; returns how many begin with `prefix`.
 fn answers(talk: &mut Talk, commands: impl Iterator<Item = String>, prefix: &str) -> usize {
     let commands: Vec<String> = commands.collect();
     let mut found = 0;
@@ -40,16 +273,16 @@ fn answers(talk: &mut Talk, commands: impl Iterator<Item = String>, prefix: &str
 }
 
 #[test]
-fn queues_without_jobs_are_bounded_by_the_memory_for_jobs() {
+fn queues_without_jobs_are_limited_by_the_memory_for_jobs() {
     let server = Server::start(&["--max-memory", "64KiB"]);
     let mut talk = server.connect();
-    // 64 KiB, and 1 MiB behind it for those that come when jobs have taken all.
+    // 64 KiB, and 1 MiB more that jobs may not take.
     let count = answers(&mut talk, (0..2000).map(|n| format!("PAUSE queue=q{n}\n")), "ERR full retry_after=");
     assert_eq!(count, 2000 - (64 + 1024));
     assert!(talk.ask("TASK: x").starts_with("ERR full "));
     let names = |range: std::ops::Range<u32>| range.map(|n| format!("q{n}")).collect::<Vec<_>>().join(",");
     assert!(talk.ask(&format!("GET queue={}", names(5000..5100))).starts_with("ERR full "));
-    // Those that are there cost nothing more; and what goes makes room.
+    // Queues that exist cost nothing more, and one that is removed makes room.
     assert_eq!(talk.ask("PAUSE queue=q7"), "OK");
     assert_eq!(talk.ask(&format!("GET queue={} wait=1ms", names(0..100))), "EMPTY");
     let count = answers(&mut talk, (0..1088).map(|n| format!("RESUME queue=q{n}\n")), "OK");
@@ -58,7 +291,7 @@ fn queues_without_jobs_are_bounded_by_the_memory_for_jobs() {
 }
 
 #[test]
-fn waiting_workers_find_room_where_jobs_have_taken_all() {
+fn worker_can_wait_when_jobs_have_taken_all_memory() {
     let server = Server::start(&["--max-memory", "64KiB"]);
     let mut talk = server.connect();
     while talk.ask("TASK: x").starts_with("ACK ") {}
@@ -67,12 +300,12 @@ fn waiting_workers_find_room_where_jobs_have_taken_all() {
 }
 
 #[test]
-fn memory_limit_holds_however_little_jobs_have_in_common() {
+fn memory_limit_holds_for_jobs_without_anything_in_common() {
     let limit = 4 * 1024;
     let server = Server::start(&["--max-memory", &format!("{limit}KiB")]);
     let mut talk = server.connect();
     let before = server.process_figure("VmRSS");
-    // Unlike options first; then one left of each 64.
+    // First different options for each job; then one job left of each 64.
     let tasks = (0..40_000).map(|n| format!("TASK ttr={}ms priority={n}: x\n", n + 1));
     assert!(answers(&mut talk, tasks, "ERR full ") > 10_000);
     let grown = server.process_figure("VmRSS") - before;
@@ -99,11 +332,11 @@ fn reasons_of_failures_stay_within_the_memory_limit() {
     let limit: u64 = server.stat("memory_max_bytes").parse().unwrap();
     let pad = "r".repeat(1000);
     assert_eq!(answers(&mut talk, (0..5_000).map(|_| "GET wait=0\n".into()), "JOB "), 5_000);
-    // Each failure counts, whether or not its reason is kept.
+    // Each failure counts, even if its reason is not kept.
     let fails = (1..=5_000).map(|id| format!("FAIL {id} delay=1h: {pad}\n"));
     assert_eq!(answers(&mut talk, fails, "OK retry="), 5_000);
     let taken: u64 = server.stat("memory_bytes").parse().unwrap();
-    // A job that failed costs 128 bytes more than one that did not, for its counts.
+    // A job that has failed takes 128 bytes more, for its counts.
     let most = limit + limit / 32 + 5_000 * 128;
     assert!(taken <= most, "{taken} bytes are taken of {limit}");
     let first = talk.ask_lines("LIST queue=default limit=1").concat();
@@ -113,14 +346,14 @@ fn reasons_of_failures_stay_within_the_memory_limit() {
 }
 
 #[test]
-fn long_replies_that_nobody_reads_are_bounded_together() {
+fn long_replies_that_nobody_reads_are_limited_together() {
     let server = Server::start(&["--write-timeout", "60s"]);
     let mut talk = server.connect();
     let pad = "n".repeat(190);
     let pauses = (0..60_000).map(|n| format!("PAUSE queue={n:05}.{pad}\n"));
     assert_eq!(answers(&mut talk, pauses, "OK"), 60_000);
     let before = server.process_figure("VmRSS");
-    // Each asks for some 16 MB.
+    // Each reply would take some 16 MB.
     let mut greedy: Vec<Talk> = (0..16).map(|_| server.connect()).collect();
     greedy.iter_mut().for_each(|client| client.send("QUEUES\nGET queue=nothing\n"));
     let first: Vec<String> = greedy.iter_mut().map(|client| client.line().unwrap()).collect();
@@ -134,7 +367,7 @@ fn long_replies_that_nobody_reads_are_bounded_together() {
 }
 
 #[test]
-fn jobs_are_not_leased_ahead_of_a_client_that_does_not_read() {
+fn client_that_does_not_read_leases_only_some_jobs_in_advance() {
     let server = Server::start(&["-z", "1048576"]);
     let (count, body) = (64, "x".repeat(1 << 20));
     let tasks = (0..count).map(|_| format!("TASK: {body}\n"));
