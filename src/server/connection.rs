@@ -5,6 +5,7 @@
 //! absolute deadline. One that is idle between commands may stay for ever.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,32 +49,39 @@ pub(super) fn serve(peer: &Arc<Peer>, session: Session, shared: &Shared) {
     };
     let end = connection.run();
     let Connection { session, output, .. } = connection;
-    // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to
-    // blame.
-    if matches!(end, Ok(End::Quit)) || shared.is_stopping() {
+    // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to blame.
+    if matches!(end, End::Quit) || shared.is_stopping() {
         session.quit();
     } else {
         drop(session);
     }
     output.end();
     match &end {
-        Ok(End::Closed) => log::debug!("{}: closed", shared.name_of(&peer.stream)),
-        Ok(End::Quit | End::LastWord) => {}
-        Err(dropped) => log::debug!("{}: dropped: {dropped}", shared.name_of(&peer.stream)),
+        End::Closed => log::debug!("{}: closed", shared.name_of(&peer.stream)),
+        End::Quit | End::LastReply => {}
+        End::Dropped(why) => log::debug!("{}: dropped: {why}", shared.name_of(&peer.stream)),
     }
-    if matches!(end, Ok(End::Quit | End::LastWord) | Err(Dropped::JournalFailed)) {
+    if matches!(end, End::Quit | End::LastReply | End::Dropped(Dropped::JournalFailed)) {
         linger(&peer.stream, shared);
     }
 }
 
-/// How a connection ended if nothing went wrong.
+/// How a connection ended.
 enum End {
     /// The client closed it.
     Closed,
     /// The client said goodbye.
     Quit,
     /// The server has sent its last reply.
-    LastWord,
+    LastReply,
+    /// Something went wrong.
+    Dropped(Dropped),
+}
+
+impl From<Dropped> for End {
+    fn from(dropped: Dropped) -> End {
+        End::Dropped(dropped)
+    }
 }
 
 struct Connection<'a> {
@@ -82,8 +90,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     decoder: Decoder,
     input: Input,
-    /// Commands that will share one taking of the queue's lock, and their outcomes. Their room stays while
-    /// the client pipelines.
+    /// Commands that will share one taking of the queue's lock, and their outcomes. Their room stays while the
+    /// client pipelines.
     pipelined: VecDeque<(Command, Dialect)>,
     outcomes: VecDeque<(Outcome, Dialect)>,
     output: Output<'a>,
@@ -92,56 +100,55 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    fn run(&mut self) -> Result<End, Dropped> {
+    /// Serves the client until the connection ends, and sends what is left to send.
+    fn run(&mut self) -> End {
+        let Err(end) = self.serve();
+        let sent = match end {
+            End::Quit | End::LastReply => self.output.flush(&mut self.session),
+            End::Closed => self.output.join(),
+            End::Dropped(_) => Ok(()),
+        };
+        sent.map_or_else(End::Dropped, |()| end)
+    }
+
+    fn serve(&mut self) -> Result<Infallible, End> {
         loop {
-            if let Some(end) = self.execute_received()? {
-                self.output.flush(&mut self.session)?;
-                return Ok(end);
-            }
+            self.execute_received()?;
             self.output.flush_or_leave(&mut self.session)?;
             if self.shared.is_stopping() {
-                self.output.join()?;
-                return Ok(End::LastWord);
+                return Err(End::LastReply);
             }
-            if !self.receive()? {
-                self.output.join()?;
-                return Ok(End::Closed);
-            }
+            self.receive()?;
         }
     }
 
     /// Executes all complete commands in the buffer.
-    fn execute_received(&mut self) -> Result<Option<End>, Dropped> {
+    fn execute_received(&mut self) -> Result<(), End> {
         let mut bytes = 0;
         loop {
             let step = self.decoder.next(self.input.unread());
-            if !matches!(step, Step::Command { .. })
-                && let Some(end) = self.execute_pipelined()?
-            {
-                return Ok(Some(end));
+            if !matches!(step, Step::Command { .. }) {
+                self.execute_pipelined()?;
             }
             match step {
-                Step::Incomplete => return Ok(None),
+                Step::Incomplete => return Ok(()),
                 Step::Skip { consumed } => self.consume(consumed),
                 Step::Command { consumed, command, dialect } => {
                     self.consume(consumed);
                     bytes = if self.pipelined.is_empty() { consumed } else { bytes + consumed };
                     let shares = command.is_brief() && bytes <= PIPELINED_BYTES_MAX;
-                    if !shares && let Some(end) = self.execute_pipelined()? {
-                        return Ok(Some(end));
+                    if !shares {
+                        self.execute_pipelined()?;
                     }
-                    let is_last = !shares
-                        || self.pipelined.len() + 1 == PIPELINED_MAX
-                        || self.input.unread().is_empty();
-                    let end = if is_last && self.pipelined.is_empty() {
+                    let more_follow = shares && !self.input.unread().is_empty();
+                    if self.pipelined.is_empty() && !more_follow {
                         self.shrink_pipelined();
-                        self.execute_one(command, dialect)?
+                        self.execute(command, dialect)?;
                     } else {
                         self.pipelined.push_back((command, dialect));
-                        if is_last { self.execute_pipelined()? } else { None }
-                    };
-                    if end.is_some() {
-                        return Ok(end);
+                        if !more_follow || self.pipelined.len() == PIPELINED_MAX {
+                            self.execute_pipelined()?;
+                        }
                     }
                 }
                 Step::Refused { consumed, refusal, dialect, close } => {
@@ -149,12 +156,12 @@ impl Connection<'_> {
                     log::debug!("{}: {refusal}", self.shared.name_of(&self.peer.stream));
                     self.output.push(&Reply::Refused(refusal), dialect);
                     if close {
-                        return Ok(Some(End::LastWord));
+                        return Err(End::LastReply);
                     }
                 }
                 Step::Farewell { text } => {
                     self.output.push_text(text);
-                    return Ok(Some(End::LastWord));
+                    return Err(End::LastReply);
                 }
             }
             self.output.flush_if_large(&mut self.session)?;
@@ -162,21 +169,19 @@ impl Connection<'_> {
     }
 
     /// Executes the pipelined commands in their order. They share the queue's lock.
-    fn execute_pipelined(&mut self) -> Result<Option<End>, Dropped> {
+    fn execute_pipelined(&mut self) -> Result<(), End> {
         while !self.pipelined.is_empty() {
             self.session.execute_all(&mut self.pipelined, &mut self.outcomes);
             while let Some((outcome, dialect)) = self.outcomes.pop_front() {
-                if let Some(end) = self.answer(outcome, dialect)? {
-                    return Ok(Some(end));
-                }
+                self.answer(outcome, dialect)?;
             }
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn execute_one(&mut self, command: Command, dialect: Dialect) -> Result<Option<End>, Dropped> {
+    fn execute(&mut self, command: Command, dialect: Dialect) -> Result<(), End> {
         if command.has_long_reply() {
-            return self.execute_long(command, dialect).map(|()| None);
+            return Ok(self.execute_long(command, dialect)?);
         }
         let outcome = self.session.execute(command);
         self.answer(outcome, dialect)
@@ -199,14 +204,13 @@ impl Connection<'_> {
         self.output.flush_if_large(&mut self.session)
     }
 
-    fn answer(&mut self, outcome: Outcome, dialect: Dialect) -> Result<Option<End>, Dropped> {
+    fn answer(&mut self, outcome: Outcome, dialect: Dialect) -> Result<(), End> {
         match outcome {
             Outcome::Reply(reply) => self.output.push(&reply, dialect),
             Outcome::Wait(wanted) => self.wait(&wanted, dialect)?,
-            Outcome::Goodbye => return Ok(Some(End::Quit)),
+            Outcome::Goodbye => return Err(End::Quit),
         }
-        self.output.flush_if_large(&mut self.session)?;
-        Ok(None)
+        Ok(self.output.flush_if_large(&mut self.session)?)
     }
 
     /// Waits for a job. Earlier replies are sent first, because the client may be waiting for them.
@@ -243,8 +247,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Receives more bytes; false if the client sends nothing more.
-    fn receive(&mut self) -> Result<bool, Dropped> {
+    /// Receives more bytes.
+    fn receive(&mut self) -> Result<(), End> {
         if self.input.unread().is_empty() {
             self.output.shrink();
         }
@@ -252,9 +256,10 @@ impl Connection<'_> {
         loop {
             let has_grown = self.input.has_grown() || self.pipelined.capacity() > PIPELINED_KEPT;
             let idle_after = (has_grown && !midway || self.output.others_send()).then_some(IDLE_AFTER);
-            match self.input.receive(&self.peer.stream, midway, idle_after, self.shared)? {
-                Received::Bytes => return Ok(true),
-                Received::End => return Ok(false),
+            let received = self.input.receive(&self.peer.stream, midway, idle_after, self.shared);
+            match received.map_err(Dropped::Socket)? {
+                Received::Bytes => return Ok(()),
+                Received::End => return Err(End::Closed),
                 Received::Nothing => {
                     // Other threads may have left a rest to send.
                     self.output.join()?;
