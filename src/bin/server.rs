@@ -1,4 +1,4 @@
-//! The broker: accepts jobs, keeps them, hands each to one worker. Flags, then one call into the library.
+//! The server program: reads its flags, opens the journal, and serves.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -20,7 +20,7 @@ mod journal;
 #[path = "common/rules.rs"]
 mod rules;
 
-/// The exit code where the server can't start, or fails.
+/// The exit code if the server can't start, or fails.
 const EXIT_FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
@@ -40,19 +40,19 @@ fn run(flags: Flags) -> Result<(), String> {
     if let Some(directory) = &flags.verify {
         return journal::verify(directory);
     }
-    // Before any thread is started: they inherit it.
+    // Before any thread is started, because threads inherit it.
     server::schedule_as_batch();
     limits::raise_open_files();
     let cap = limits::connection_cap();
     let connections_max = flags.max_connections.unwrap_or(cap.connections);
     if connections_max > cap.connections {
-        log::warn!("--max-connections {connections_max} is more than this system bears: {}", cap.because);
+        log::warn!("--max-connections {connections_max} is more than the system allows: {}", cap.because);
     }
     let memory_max = flags.max_memory.unwrap_or_else(limits::default_memory_max);
     let config =
         broker::Config { memory_max, on_failure: Some(Arc::new(end_soon)), ..broker::Config::default() };
     let (broker, promise) = if flags.memory {
-        (Broker::in_memory(config), "jobs in memory only, a restart forgets them (--memory)".into())
+        (Broker::in_memory(config), "jobs in memory only, a restart loses them (--memory)".into())
     } else {
         journal::open(&flags, config)?
     };
@@ -69,10 +69,10 @@ fn run(flags: Flags) -> Result<(), String> {
     handle_signals(stop, broker.clone()).map_err(|error| format!("can't handle signals: {error}"))?;
     if server.local_addr().is_ok_and(|address| !address.ip().is_loopback()) {
         log::warn!(
-            "{address} is not a loopback address, and there is no authentication: who reaches it owns the queue"
+            "{address} is not a loopback address, and there is no authentication: anyone who can connect has full control"
         );
     }
-    // A closed standard output is no reason not to serve.
+    // It serves even if standard output is closed.
     let _ = writeln!(
         io::stdout(),
         "djqs-server {} listens on {address}: {promise}; up to {connections_max} connections{}, {} of jobs",
@@ -84,11 +84,12 @@ fn run(flags: Flags) -> Result<(), String> {
     broker.close().map_err(|error| error.to_string())
 }
 
-/// Starts to listen on the socket that systemd made, or else where the flags say; says also where that is.
+/// Listens on the socket that systemd passed, or else where the flags say. Returns also the name of that
+/// place.
 fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, String), String> {
     let inherited = server::inherited().map_err(|error| format!("can't listen: {error}"))?;
     if let Some(socket) = inherited {
-        let named = "the socket that systemd passed on".to_owned();
+        let named = "the socket that systemd passed".to_owned();
         let server = Server::on(socket, broker, config);
         return server
             .map(|server| (server, named.clone()))
@@ -96,9 +97,7 @@ fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, Stri
     }
     let (listen, named) = match flags.listen.strip_prefix("unix:") {
         Some("") => {
-            return Err(
-                "can't listen on unix: a path belongs behind the colon, as in unix:/run/djqs.sock".into()
-            );
+            return Err("can't listen on unix: the path is missing, as in unix:/run/djqs.sock".into());
         }
         Some(path) => (Listen::Unix(path.into()), flags.listen.clone()),
         None => {
@@ -114,7 +113,7 @@ fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, Stri
     Ok((server, named))
 }
 
-/// The first address that the name stands for.
+/// The first address of the host.
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(SocketAddr::new(address, port));
@@ -122,5 +121,5 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     let found = (host, port)
         .to_socket_addrs()
         .map_err(|error| format!("can't find the address {host:?}: {error}"))?;
-    found.into_iter().next().ok_or_else(|| format!("the name {host:?} stands for no address"))
+    found.into_iter().next().ok_or_else(|| format!("the name {host:?} has no address"))
 }

@@ -78,7 +78,7 @@ fn directory_and_files_are_their_owners_alone() {
 }
 
 #[test]
-fn end_in_good_order_is_known_from_any_other() {
+fn graceful_stop_is_told_from_any_other_end() {
     let site = site();
     let mut server = site.start();
     assert_eq!(server.stat("journal_replayed_clean"), "yes", "nothing was there");
@@ -87,12 +87,12 @@ fn end_in_good_order_is_known_from_any_other() {
     assert!(server.ended().success(), "{}", site.log());
     let server = site.start();
     assert_eq!(server.stat("journal_replayed_clean"), "yes");
-    assert!(!server.greeting.contains("did not end in good order"), "{}", server.greeting);
+    assert!(!server.greeting.contains("did not stop gracefully"), "{}", server.greeting);
     kill(server);
     let server = site.start();
     assert_eq!(server.stat("journal_replayed_clean"), "no");
-    assert!(server.greeting.contains("did not end in good order"), "{}", server.greeting);
-    assert!(server.greeting.contains("; 1 jobs came back from"), "{}", server.greeting);
+    assert!(server.greeting.contains("did not stop gracefully"), "{}", server.greeting);
+    assert!(server.greeting.contains("; recovered 1 jobs from"), "{}", server.greeting);
 }
 
 #[test]
@@ -111,9 +111,10 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     std::fs::write(&tail, &bytes).unwrap();
 
     let server = site.start();
-    assert!(server.greeting.contains("; 100 jobs came back"), "{}", server.greeting);
+    assert!(server.greeting.contains("; recovered 100 jobs"), "{}", server.greeting);
     let log = site.log();
-    let line = log.lines().find(|line| line.contains("was not complete")).unwrap_or_else(|| panic!("{log}"));
+    let line =
+        log.lines().find(|line| line.contains("was not written in whole")).unwrap_or_else(|| panic!("{log}"));
     let word = |n: usize| line.split_whitespace().nth(n).unwrap();
     let at = line.split_whitespace().position(|word| word == "bytes").unwrap();
     let (torn_from, torn_to): (usize, usize) = (word(at + 1).parse().unwrap(), word(at + 3).parse().unwrap());
@@ -128,7 +129,7 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     // And goes on behind it.
     assert_eq!(server.connect().ask("TASK: after"), "ACK 101");
     kill(server);
-    assert!(site.start().greeting.contains("; 101 jobs came back"));
+    assert!(site.start().greeting.contains("; recovered 101 jobs"));
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn flipped_bit_in_an_older_segment_is_refused_with_file_and_offset() {
     assert!(without_lock(contents(site.data())) == without_lock(before), "something was changed");
 
     std::fs::write(oldest, sound).unwrap();
-    assert!(site.start().greeting.contains("; 100 jobs came back"));
+    assert!(site.start().greeting.contains("; recovered 100 jobs"));
 }
 
 /// The lock file holds the number of the process that had it last.

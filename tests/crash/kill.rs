@@ -114,7 +114,7 @@ pub(crate) fn run(mut site: Site, cycles: u64, seed: u64) -> Result<Report, Brok
         let look = judge(&server, &history);
         let clean = look.stats["journal_replayed_clean"] == "yes";
         if clean && !gracefully || !clean && gracefully && !killed_again {
-            let complaint = format!("ended in good order: {gracefully}, and the next server says {clean}");
+            let complaint = format!("stopped gracefully: {gracefully}, and the next server says {clean}");
             history.lock().unwrap().complain(complaint);
         }
         report.cycles = cycle;
@@ -173,7 +173,7 @@ pub(crate) fn judge(server: &Server, history: &Shared) -> Look {
     let mut history = history.lock().unwrap();
     history.judge(&look);
     let count = look.jobs.len() as u64;
-    if !server.greeting.contains(&format!("; {count} jobs came back")) {
+    if !server.greeting.contains(&format!("; recovered {count} jobs")) {
         history.complain(format!("{count} jobs are there, and the server said {:?}", server.greeting));
     }
     look

@@ -1,28 +1,29 @@
-//! How the process ends: by a signal, by a failure of the journal, and in any case in time.
+//! How the process ends: by a signal or by a failure, and always in time.
 
 use std::io;
 use std::time::Duration;
 
 use djqs::Broker;
-use djqs::internal::journal::Failure;
+use djqs::broker::Failure;
 use djqs::server::StopHandle;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::EXIT_FAILURE;
 
-/// How long clients have to be told, once the journal can no longer be written.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long the server has to tell its clients after a failure.
+const LAST_REPLIES: Duration = Duration::from_millis(300);
 
-/// Ends the process: whatever it answered from now on might not be true after a restart.
-pub(super) fn end_soon(failure: &Failure) {
-    log::error!("{failure}; the server stops");
-    if exit_after(LAST_WORDS, || {}).is_err() {
+/// Ends the process: what it would answer from now on might not be true after a restart. The library has
+/// logged the failure.
+pub(super) fn end_soon(_: &Failure) {
+    log::error!("the server stops");
+    if exit_after(LAST_REPLIES, || {}).is_err() {
         std::process::exit(EXIT_FAILURE.into());
     }
 }
 
-/// Ends the process as failed after `time`, whatever else it still does.
+/// Ends the process as failed after `time`, whatever it is doing then.
 fn exit_after(time: Duration, last: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let end = move || {
         std::thread::sleep(time);
@@ -32,20 +33,20 @@ fn exit_after(time: Duration, last: impl FnOnce() + Send + 'static) -> io::Resul
     std::thread::Builder::new().spawn(end).map(drop)
 }
 
-/// How long the server may take to end once it was told to.
+/// How long the server may take to end after it was told to.
 const END_WITHIN: Duration = Duration::from_millis(4900);
 
-/// Ends the process in time: the journal's last write may never come to its end, as where the disk is full. Nobody was told that
-/// it would.
+/// Ends the process in time, even if the journal's last write never ends, for instance on a full disk. No
+/// client was told that it did.
 fn end_in_time() {
     let give_up =
-        || log::error!("the server did not end in time and gives up; all that was acknowledged is safe");
+        || log::error!("the server did not end in time and gives up; everything acknowledged is durable");
     if let Err(error) = exit_after(END_WITHIN, give_up) {
-        log::warn!("can't see to it that the server ends in time: {error}");
+        log::warn!("can't make sure that the server ends in time: {error}");
     }
 }
 
-/// Starts the thread that carries out signals.
+/// Starts the thread that handles signals.
 pub(super) fn handle_signals(stop: StopHandle, broker: Broker) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::BoolishValueParser;
-use djqs::internal::journal::{Fsync, SEGMENT_BYTES_MIN};
+use djqs::broker::Fsync;
+use djqs::internal::journal::SEGMENT_BYTES_MIN;
 use djqs::protocol::native::parse_duration;
 
 use crate::rules::{self, Rules};

@@ -1,21 +1,21 @@
-//! The journal as the program meets it: opened, verified, salvaged, and what is said of that.
+//! What the program does with a journal: opens, verifies or salvages it, and reports on that.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use djqs::internal::journal::storage::DiskStorage;
-use djqs::internal::journal::{self, Fsync, OpenError, Recovered, Salvaged};
+use djqs::broker::{DiskStorage, Fsync, JournalOptions, OpenError, Recovered};
+use djqs::internal::journal::{self, Salvaged};
 use djqs::{Broker, broker};
 
 use super::flags::Flags;
 
-/// Opens the journal, and says what it promises and what came back from it.
+/// Opens the journal. Returns also what it promises and what was recovered from it, for the start-up line.
 pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, String), String> {
     let fsync = flags.policy();
     let directory = flags.data.display();
     let body_max = u64::from(flags.max_body);
-    let options = journal::Options {
+    let options = JournalOptions {
         fsync,
         segment_bytes: match flags.segment_size {
             Some(bytes) => bytes.max(broker::segment_bytes_for(body_max)),
@@ -23,7 +23,7 @@ pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, Str
         },
         #[cfg(feature = "sabotage")]
         sabotage: sabotage()?,
-        ..journal::Options::default()
+        ..JournalOptions::default()
     };
     let can_not_open = |error: OpenError| {
         let advice = match error {
@@ -39,32 +39,21 @@ pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, Str
         report_salvage(&journal::salvage(&storage).map_err(can_not_open)?);
     }
     let (broker, recovered) = Broker::open(config, Arc::new(storage), options).map_err(can_not_open)?;
-    if let Some(torn) = &recovered.torn {
-        let kept = torn
-            .kept
-            .as_ref()
-            .map_or_else(String::new, |kept| format!("; they are kept in {}", kept.display()));
-        log::warn!(
-            "the last write before the end was not complete: bytes {} to {} of {}{kept}; nothing acknowledged was in them",
-            torn.from,
-            torn.to,
-            torn.path.display(),
-        );
-    }
     let jobs = broker.stats().jobs;
     let count = jobs.ready + jobs.delayed + jobs.leased + jobs.dead;
     let promise = match fsync {
         Fsync::Always => "fsync always, an acknowledged job survives a power cut".into(),
-        Fsync::Interval(_) => format!("fsync every {fsync}, a power cut takes at most the last {fsync}"),
+        Fsync::Interval(_) => format!("fsync every {fsync}, a power cut loses at most the last {fsync}"),
         Fsync::Never => "fsync never, an acknowledged job survives kill -9 but no power cut".to_string(),
     };
     let Recovered { bytes, duration, clean, .. } = recovered;
-    let after = if clean { "" } else { ", the server before did not end in good order" };
-    let back = format!("{count} jobs came back from {bytes} bytes in {} ms{after}", duration.as_millis());
-    Ok((broker, format!("jobs in {directory}, {promise}; {back}")))
+    let after = if clean { "" } else { ", the previous server did not stop gracefully" };
+    let recovered =
+        format!("recovered {count} jobs from {bytes} bytes in {} ms{after}", duration.as_millis());
+    Ok((broker, format!("jobs in {directory}, {promise}; {recovered}")))
 }
 
-/// Looks through a journal offline, and says what is in it.
+/// Reads a journal that no server has open, and prints what is in it.
 pub(super) fn verify(directory: &Path) -> Result<(), String> {
     let can_not_read = |error| format!("can't read the journal in {}: {error}", directory.display());
     let report = journal::verify(&DiskStorage::open_read_only(directory).map_err(can_not_read)?);
@@ -86,7 +75,7 @@ pub(super) fn verify(directory: &Path) -> Result<(), String> {
     }
     let _ = io::stdout().write_all(text.as_bytes());
     report.damage.map_or(Ok(()), |damage| {
-        Err(format!("the journal is damaged: {damage}; the figures are of what lies before"))
+        Err(format!("the journal is damaged: {damage}; the figures include only what is before the damage"))
     })
 }
 
@@ -102,13 +91,13 @@ fn report_salvage(salvaged: &Salvaged) {
         log::warn!("--salvage: kept the original as {}", original.display());
     }
     log::warn!(
-        "--salvage: {} records were kept, {} bytes could not be read",
+        "--salvage: kept {} records; {} bytes could not be read",
         salvaged.records,
         salvaged.lost_bytes
     );
 }
 
-/// The fault that `make crash-check` asks for, to see whether the crash tests find it.
+/// The fault that `make crash-check` asks for, to check that the crash tests find it.
 #[cfg(feature = "sabotage")]
 fn sabotage() -> Result<journal::Sabotage, String> {
     use journal::Sabotage;
@@ -119,6 +108,6 @@ fn sabotage() -> Result<journal::Sabotage, String> {
         "skip-directory-sync" => Ok(Sabotage::SkipDirectorySync),
         "ignore-sync-error" => Ok(Sabotage::IgnoreSyncError),
         "drop-before-sync" => Ok(Sabotage::DropBeforeSync),
-        other => Err(format!("DJQS_SABOTAGE={other} is no fault that is known here")),
+        other => Err(format!("DJQS_SABOTAGE={other}: unknown fault")),
     }
 }
