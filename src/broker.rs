@@ -275,7 +275,7 @@ impl Session {
         self.engine.execute(command)
     }
 
-    /// Executes commands that are all [brief](Command::is_brief), in their order, with the queue's lock taken as seldom as
+    /// Executes commands that are all [brief](crate::protocol::Spec::brief), in their order, with the queue's lock taken as seldom as
     /// possible. Ends with the last of them, with one that has to wait, or when the leased bodies have reached a limit. Takes
     /// the commands from `commands` and adds their results to `outcomes`, each with its dialect.
     pub(crate) fn execute_all(

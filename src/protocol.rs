@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use crate::error::Refusal;
 use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
-use crate::stats::{Counted, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
+use crate::stats::{JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
 
 pub mod beanstalk;
 mod decoder;
 pub mod native;
 mod number;
+mod spec;
 
 pub use decoder::{Decoder, FrameLimits, HEADER_BYTES_MAX, Step};
+pub(crate) use spec::FEW_QUEUES;
+pub use spec::Spec;
 
 /// How many jobs [`Command::List`] shows where the command does not say.
 pub const LIST_LIMIT_DEFAULT: u32 = 100;
@@ -247,89 +250,9 @@ pub enum Compat {
     QueueNames,
 }
 
-/// So many queues are looked at for a job in little time.
-pub(crate) const FEW_QUEUES: usize = 8;
-
-impl Command {
-    /// Whether its reply may be longer than some hundred bytes and a body: as long as there are jobs, or queues.
-    pub fn has_long_reply(&self) -> bool {
-        matches!(self, Command::List { .. } | Command::Queues | Command::Compat(Compat::QueueNames))
-    }
-
-    /// Whether it takes a microsecond or so, and its reply is short but for a body: then it may share the queue's lock with
-    /// others in a row.
-    pub(crate) fn is_brief(&self) -> bool {
-        match self {
-            Command::Lease { queues, .. } => queues.len() <= FEW_QUEUES,
-            Command::Submit(_) | Command::Ack { .. } | Command::Fail { .. } | Command::Return { .. } => true,
-            Command::Touch { .. } | Command::Delete { .. } | Command::Ping => true,
-            Command::Compat(compat) => matches!(
-                compat,
-                Compat::SubmitHere(..)
-                    | Compat::LeaseWatched { .. }
-                    | Compat::Finish { .. }
-                    | Compat::ReturnAs { .. }
-                    | Compat::Bury { .. }
-            ),
-            _ => false,
-        }
-    }
-
-    /// What the command is counted as, if it is.
-    pub(crate) fn counted(&self) -> Option<Counted> {
-        Some(match self {
-            Command::Submit(_) => Counted::Submit,
-            Command::Lease { wait: Wait::Forever, .. } => Counted::LeaseForever,
-            Command::Lease { .. } => Counted::LeaseWithin,
-            Command::Ack { .. } | Command::Delete { .. } => Counted::Finish,
-            Command::Return { .. } => Counted::Return,
-            Command::Touch { .. } => Counted::Touch,
-            Command::Peek { .. } => Counted::Peek,
-            Command::Pause { .. } => Counted::Pause,
-            Command::Stats { queue: None } => Counted::ServerStats,
-            Command::Stats { queue: Some(_) } => Counted::QueueStats,
-            Command::Queues => Counted::QueueNames,
-            Command::Compat(compat) => return compat.counted(),
-            Command::Fail { .. } | Command::List { .. } | Command::Retry(_) | Command::Purge { .. } => {
-                return None;
-            }
-            Command::Resume { .. } | Command::Ping | Command::Help | Command::Quit => return None,
-        })
-    }
-}
-
 impl From<Compat> for Command {
     fn from(compat: Compat) -> Command {
         Command::Compat(compat)
-    }
-}
-
-impl Compat {
-    fn counted(&self) -> Option<Counted> {
-        Some(match self {
-            Compat::SubmitHere(..) => Counted::Submit,
-            Compat::LeaseWatched { wait: Wait::Forever } => Counted::LeaseForever,
-            Compat::LeaseWatched { .. } => Counted::LeaseWithin,
-            Compat::LeaseJob { .. } => Counted::LeaseJob,
-            Compat::Finish { .. } => Counted::Finish,
-            Compat::ReturnAs { .. } => Counted::Return,
-            Compat::Bury { .. } => Counted::Bury,
-            Compat::Kick { .. } => Counted::Kick,
-            Compat::PeekNext { state: JobState::Ready } => Counted::PeekReady,
-            Compat::PeekNext { state: JobState::Delayed } => Counted::PeekDelayed,
-            Compat::PeekNext { state: JobState::Dead } => Counted::PeekDead,
-            Compat::Use { .. } => Counted::Use,
-            Compat::Used => Counted::Used,
-            Compat::Watch { .. } => Counted::Watch,
-            Compat::Ignore { .. } => Counted::Ignore,
-            Compat::Watched => Counted::Watched,
-            Compat::PauseExisting { .. } => Counted::Pause,
-            Compat::JobStats { .. } => Counted::JobStats,
-            Compat::QueueDetails { .. } => Counted::QueueStats,
-            Compat::ServerDetails => Counted::ServerStats,
-            Compat::QueueNames => Counted::QueueNames,
-            Compat::KickJob { .. } | Compat::PeekNext { .. } => return None,
-        })
     }
 }
 

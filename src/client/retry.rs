@@ -55,20 +55,6 @@ impl Iterator for Backoff {
     }
 }
 
-/// Whether a command may be sent again when its reply did not come; the module's table says why.
-pub fn may_repeat(command: &Command) -> bool {
-    match command {
-        Command::Submit(submission) => submission.options.key.is_some(),
-        Command::Lease { .. } => true,
-        Command::Ack { .. } | Command::Fail { .. } | Command::Return { .. } | Command::Touch { .. } => false,
-        Command::Peek { .. } | Command::List { .. } | Command::Stats { .. } | Command::Queues => true,
-        Command::Ping | Command::Help => true,
-        Command::Pause { .. } | Command::Resume { .. } => true,
-        Command::Delete { .. } | Command::Retry(_) | Command::Purge { .. } | Command::Quit => false,
-        Command::Compat(_) => false,
-    }
-}
-
 impl Client {
     /// [`Client::connect`], again and again with the waits of a [`Backoff`] until it works, or `patience` is
     /// over. Blocks meanwhile; the last attempt begins before `patience` is over.
@@ -94,7 +80,7 @@ impl Client {
     }
 
     /// [`Client::call`], and where the connection breaks: connects again and repeats the command, for as long
-    /// as `patience` lasts. Commands that [`may_repeat`] does not allow are sent once. Leases that this
+    /// as `patience` lasts. Commands that are not [repeatable](crate::protocol::Spec::repeatable) are sent once. Leases that this
     /// client held are lost with the broken connection.
     ///
     /// # Errors
@@ -106,7 +92,7 @@ impl Client {
         let mut waits = Backoff::default();
         loop {
             let error = match self.call(command) {
-                Err(error @ Error::Disconnected { .. }) if may_repeat(command) => error,
+                Err(error @ Error::Disconnected { .. }) if command.spec().repeatable => error,
                 outcome => return outcome,
             };
             let left = deadline.until(clock.now().mono);

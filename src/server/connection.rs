@@ -136,7 +136,7 @@ impl Connection<'_> {
                 Step::Command { consumed, command, dialect } => {
                     self.consume(consumed);
                     bytes = if self.pipelined.is_empty() { consumed } else { bytes + consumed };
-                    let shares = command.is_brief() && bytes <= PIPELINED_BYTES_MAX;
+                    let shares = command.spec().brief && bytes <= PIPELINED_BYTES_MAX;
                     if !shares {
                         self.execute_pipelined()?;
                     }
@@ -180,7 +180,7 @@ impl Connection<'_> {
     }
 
     fn execute(&mut self, command: Command, dialect: Dialect) -> Result<(), End> {
-        if command.has_long_reply() {
+        if command.spec().long_reply {
             return Ok(self.execute_long(command, dialect)?);
         }
         let outcome = self.session.execute(command);

@@ -59,7 +59,7 @@ impl Client {
 
     /// Counts a command.
     pub(super) fn tally(&self, command: &Command) {
-        if let Some(counted) = command.counted() {
+        if let Some(counted) = command.spec().counted {
             self.tally.count(counted);
         }
     }
