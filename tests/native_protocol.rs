@@ -117,8 +117,8 @@ fn get_names_queues_and_a_wait() {
            GET queue=a queue=b       -> ERR usage queue is given twice; give it once
            GET mail                  -> ERR usage GET does not take "mail"; options are written name=value, and it has queue, wait
            GET timeout=5             -> ERR usage GET has no option "timeout"; it has queue, wait
-           GET:                      -> ERR usage GET takes no body: leave the colon and what follows away
-           GET wait=0: x             -> ERR usage GET takes no body: leave the colon and what follows away"#,
+           GET:                      -> ERR usage GET takes no body: leave out the colon and what follows
+           GET wait=0: x             -> ERR usage GET takes no body: leave out the colon and what follows"#,
     );
 }
 
@@ -135,7 +135,7 @@ fn verbs_of_one_job_take_its_id_first() {
            ACK +7                    -> ERR usage "+7" is no job's id; an id is a whole number up to 18446744073709551615
            ACK 7 8                   -> ERR usage ACK takes one job's id and nothing else
            ACK id=7                  -> ERR usage ACK needs the job's id before its options: ACK id
-           ACK 7: done               -> ERR usage ACK takes no body: leave the colon and what follows away
+           ACK 7: done               -> ERR usage ACK takes no body: leave out the colon and what follows
            PEEK 7                    -> = PEEK 7
            DELETE 7                  -> = DELETE 7
            RETURN 7                  -> = RETURN 7
@@ -207,7 +207,7 @@ fn verbs_that_stand_alone_take_nothing() {
             events(format!("{verb} x=y\n")),
             [format!("ERR usage {verb} has no option \"x\"; it has none")]
         );
-        let body = "takes no body: leave the colon and what follows away";
+        let body = "takes no body: leave out the colon and what follows";
         assert_eq!(events(format!("{verb}: x\n")), [format!("ERR usage {verb} {body}")]);
     }
 }

@@ -11,6 +11,7 @@
 //! [`write_reply`] the server's; each pair is the other's inverse.
 
 mod duration;
+mod options;
 mod reply;
 mod request;
 mod text;
@@ -18,7 +19,8 @@ mod verbs;
 
 pub use duration::{BadDuration, format_duration, parse_duration};
 pub use reply::{Answer, BadAnswer, Found, read_answer, write_reply};
-pub use request::{BadText, body_behind, write_command, write_text};
+pub use request::{BadText, body_behind, write_text};
 pub use text::QUOTED_BYTES_MAX;
+pub use verbs::write_command;
 
 pub(super) use request::{decode, no_line_end, outgrown};

@@ -1,18 +1,14 @@
-//! Requests: from a line to a [`Command`] on the server's side, and back on the client's.
+//! Requests: where a line and the body behind it end, and what is wrong with them whatever their verb is.
 
 use std::fmt;
 
 use memchr::memchr;
 
-use super::text::{
-    name_and_value, number, push_body, push_duration_option, push_name, push_number, push_number_option,
-    push_text_option,
-};
+use super::text::{name_and_value, number, push_body};
 use super::verbs::{self, Header, TakesBody};
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, Options, QueueName, Submission};
 use crate::protocol::decoder::{Decoded, Oversize, Then};
-use crate::protocol::{Command, Dialect, FrameLimits, HEADER_BYTES_MAX, LIST_LIMIT_DEFAULT, Retry, Wait};
+use crate::protocol::{Command, Dialect, FrameLimits, HEADER_BYTES_MAX};
 
 /// A line, cut into its parts.
 pub(super) struct Split<'a> {
@@ -237,126 +233,6 @@ pub fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
         }
     }
     Ok(())
-}
-
-/// Writes a command as a line, with its body behind it where it can't be in it.
-///
-/// What is not asked for is not written: options at their defaults, and the default queue of a TASK.
-///
-/// # Panics
-/// On a command that only the beanstalkd dialect has words for.
-pub fn write_command(command: &Command, out: &mut Vec<u8>) {
-    match command {
-        Command::Submit(submission) => return write_task(submission, out),
-        Command::Lease { queues, wait } => write_get(queues, *wait, out),
-        Command::Ack { id } => push_verb_id(out, "ACK", *id),
-        Command::Fail { id, delay, dead, reason } => {
-            push_verb_id(out, "FAIL", *id);
-            delay.inspect(|delay| push_duration_option(out, "delay", *delay));
-            if *dead {
-                push_text_option(out, "dead", "yes");
-            }
-            if let Some(reason) = reason {
-                return push_body(out, reason.as_bytes());
-            }
-        }
-        Command::Return { id, delay } => {
-            push_verb_id(out, "RETURN", *id);
-            if !delay.is_zero() {
-                push_duration_option(out, "delay", *delay);
-            }
-        }
-        Command::Touch { id, ttr } => {
-            push_verb_id(out, "TOUCH", *id);
-            ttr.inspect(|ttr| push_duration_option(out, "ttr", *ttr));
-        }
-        Command::Peek { id } => push_verb_id(out, "PEEK", *id),
-        Command::List { queue, state, limit, after } => {
-            push_verb_queue(out, "LIST", queue);
-            state.inspect(|state| push_text_option(out, "state", state.as_str()));
-            if *limit != LIST_LIMIT_DEFAULT {
-                push_number_option(out, "limit", u64::from(*limit));
-            }
-            after.inspect(|after| push_number_option(out, "after", after.0));
-        }
-        Command::Retry(Retry::Job(id)) => push_verb_id(out, "RETRY", *id),
-        Command::Retry(Retry::Queue { queue, limit }) => {
-            push_verb_queue(out, "RETRY", queue);
-            limit.inspect(|limit| push_number_option(out, "limit", *limit));
-        }
-        Command::Delete { id } => push_verb_id(out, "DELETE", *id),
-        Command::Purge { queue, state } => {
-            push_verb_queue(out, "PURGE", queue);
-            state.inspect(|state| push_text_option(out, "state", state.as_str()));
-        }
-        Command::Pause { queue, time } => {
-            push_verb_queue(out, "PAUSE", queue);
-            time.inspect(|time| push_duration_option(out, "for", *time));
-        }
-        Command::Resume { queue } => push_verb_queue(out, "RESUME", queue),
-        Command::Stats { queue: Some(queue) } => push_verb_queue(out, "STATS", queue),
-        Command::Stats { queue: None } => out.extend_from_slice(b"STATS"),
-        Command::Queues => out.extend_from_slice(b"QUEUES"),
-        Command::Ping => out.extend_from_slice(b"PING"),
-        Command::Help => out.extend_from_slice(b"HELP"),
-        Command::Quit => out.extend_from_slice(b"QUIT"),
-        Command::Compat(_) => panic!("{command:?} can't be said in the native dialect"),
-    }
-    out.push(b'\n');
-}
-
-fn write_task(submission: &Submission, out: &mut Vec<u8>) {
-    let Submission { queue, options, body } = submission;
-    let default = Options::default();
-    out.extend_from_slice(b"TASK");
-    if *queue != QueueName::default() {
-        push_text_option(out, "queue", queue.as_str());
-    }
-    if options.priority != default.priority {
-        push_number_option(out, "priority", u64::from(options.priority.0));
-    }
-    if options.delay != default.delay {
-        push_duration_option(out, "delay", options.delay);
-    }
-    if options.ttr != default.ttr {
-        push_duration_option(out, "ttr", options.ttr);
-    }
-    if options.attempts != default.attempts {
-        push_number_option(out, "attempts", u64::from(options.attempts));
-    }
-    if options.backoff != default.backoff {
-        push_duration_option(out, "backoff", options.backoff);
-    }
-    if let Some(key) = &options.key {
-        push_text_option(out, "key", key.as_str());
-    }
-    push_body(out, body);
-}
-
-fn write_get(queues: &[QueueName], wait: Wait, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"GET");
-    for (at, queue) in queues.iter().enumerate() {
-        if at == 0 {
-            push_name(out, "queue");
-        } else {
-            out.push(b',');
-        }
-        out.extend_from_slice(queue.as_str().as_bytes());
-    }
-    if let Wait::AtMost(wait) = wait {
-        push_duration_option(out, "wait", wait);
-    }
-}
-
-fn push_verb_id(out: &mut Vec<u8>, verb: &str, id: JobId) {
-    out.extend_from_slice(verb.as_bytes());
-    out.push(b' ');
-    push_number(out, id.0);
-}
-
-fn push_verb_queue(out: &mut Vec<u8>, verb: &str, queue: &QueueName) {
-    out.extend_from_slice(verb.as_bytes());
-    push_text_option(out, "queue", queue.as_str());
 }
 
 #[cfg(test)]

@@ -1,23 +1,29 @@
-//! The verbs: one table, from which requests are read, errors say what there is, and HELP is written.
+//! The verbs as text: one table, from which requests are read, errors say what there is, and HELP is written; and
+//! [`write_command`], which writes them for a client. Over 500 lines because a verb is read, explained and written here.
 
-use std::time::Duration;
-
-use super::duration::{BadDuration, duration};
-use super::text::{number, quoted};
+use super::options::{
+    any_duration, job_id, job_state, lease_duration, list_limit, not_an_id, number_u32, queue_name,
+    queue_names, retry_limit, unique_key, yes,
+};
+use super::text::{
+    number, push_body, push_duration_option, push_name, push_number, push_number_option, push_text_option,
+    quoted,
+};
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, JobState, Key, Options, Priority, QueueName, Submission};
-use crate::protocol::{Command, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, Retry, Wait};
+use crate::job::{JobId, Options, Priority, QueueName, Submission};
+use crate::protocol::{Command, LIST_LIMIT_DEFAULT, Retry, Wait};
 
 /// One verb of the dialect.
 pub(super) struct Verb {
     pub(super) name: &'static str,
     pub(super) body: TakesBody,
+    id: TakesId,
     options: &'static [&'static str],
     /// How it is written, for HELP.
     form: &'static str,
     /// What it does, and what it answers, for HELP.
     what: &'static str,
-    read: fn(&Header<'_>) -> Result<Command, Refusal>,
+    make: fn(&Given<'_>) -> Result<Command, Refusal>,
 }
 
 /// Whether a verb stands before a body.
@@ -28,31 +34,73 @@ pub(super) enum TakesBody {
     Never,
 }
 
+/// Whether a job's id stands behind a verb, before its options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TakesId {
+    Always,
+    InsteadOfOptions,
+    Never,
+}
+
+/// The most options that a verb has.
+const OPTIONS_MAX: usize = 8;
+
+/// A verb with nothing behind it, for the table to begin with.
+const LINE: Verb = Verb {
+    name: "",
+    body: TakesBody::Never,
+    id: TakesId::Never,
+    options: &[],
+    form: "",
+    what: "",
+    make: |given| Err(given.usage("is no verb")),
+};
+
+/// A verb with nothing behind it but a job's id.
+const ID_LINE: Verb = Verb { id: TakesId::Always, ..LINE };
+
 /// All verbs; the busy ones first, since they are looked for in this order.
 static VERBS: [Verb; 18] = [
     Verb {
         name: "TASK",
         body: TakesBody::Always,
+        // `len` is read where the body is found.
         options: &["queue", "priority", "delay", "ttr", "attempts", "backoff", "key", "len"],
         form: "TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K] [len=N]: body",
         what: "accept a job: ACK id",
-        read: task,
+        make: |given| {
+            let default = Options::default();
+            let options = Options {
+                priority: given.option("priority", number_u32)?.map_or(default.priority, Priority),
+                delay: given.option("delay", any_duration)?.unwrap_or(default.delay),
+                ttr: given.option("ttr", lease_duration)?.unwrap_or(default.ttr),
+                attempts: given.option("attempts", number_u32)?.unwrap_or(default.attempts),
+                backoff: given.option("backoff", any_duration)?.unwrap_or(default.backoff),
+                key: given.option("key", unique_key)?,
+            };
+            let queue = given.option("queue", queue_name)?.unwrap_or_default();
+            Ok(Command::Submit(Submission { queue, options, body: given.body.unwrap_or_default().into() }))
+        },
+        ..LINE
     },
     Verb {
         name: "GET",
-        body: TakesBody::Never,
         options: &["queue", "wait"],
         form: "GET [queue=Q[,Q...]] [wait=D]",
         what: "lease the next job: JOB id queue=Q attempt=N ttr=D: body, or EMPTY",
-        read: get,
+        make: |given| {
+            let queues = given.option("queue", queue_names)?.unwrap_or_default();
+            let wait = given.option("wait", any_duration)?.map_or(Wait::Forever, Wait::AtMost);
+            Ok(Command::Lease { queues, wait })
+        },
+        ..LINE
     },
     Verb {
         name: "ACK",
-        body: TakesBody::Never,
-        options: &[],
         form: "ACK id",
         what: "a leased job is done: OK",
-        read: ack,
+        make: |given| Ok(Command::Ack { id: given.id()? }),
+        ..ID_LINE
     },
     Verb {
         name: "FAIL",
@@ -60,119 +108,125 @@ static VERBS: [Verb; 18] = [
         options: &["delay", "dead", "len"],
         form: "FAIL id [delay=D | dead=yes] [len=N][: reason]",
         what: "a leased job failed: OK retry=D, or OK dead=yes",
-        read: fail,
+        make: |given| {
+            let delay = given.option("delay", any_duration)?;
+            let dead = given.option("dead", yes)?.is_some();
+            if delay.is_some() && dead {
+                return Err(given.usage("takes delay or dead=yes, not both: a dead job is not tried again"));
+            }
+            let reason = given.body.map(|body| String::from_utf8_lossy(body).into());
+            Ok(Command::Fail { id: given.id()?, delay, dead, reason })
+        },
+        ..ID_LINE
     },
     Verb {
         name: "RETURN",
-        body: TakesBody::Never,
         options: &["delay"],
         form: "RETURN id [delay=D]",
-        what: "hand a leased job back, no attempt charged: OK",
-        read: hand_back,
+        what: "return a leased job undone, no attempt charged: OK",
+        make: |given| {
+            let delay = given.option("delay", any_duration)?.unwrap_or_default();
+            Ok(Command::Return { id: given.id()?, delay })
+        },
+        ..ID_LINE
     },
     Verb {
         name: "TOUCH",
-        body: TakesBody::Never,
         options: &["ttr"],
         form: "TOUCH id [ttr=D]",
-        what: "let a lease start anew: OK",
-        read: touch,
+        what: "renew a lease: OK",
+        make: |given| Ok(Command::Touch { id: given.id()?, ttr: given.option("ttr", lease_duration)? }),
+        ..ID_LINE
     },
     Verb {
         name: "PEEK",
-        body: TakesBody::Never,
-        options: &[],
         form: "PEEK id",
         what: "look at a job: JOB id queue=Q state=S ...: body",
-        read: peek,
+        make: |given| Ok(Command::Peek { id: given.id()? }),
+        ..ID_LINE
     },
     Verb {
         name: "LIST",
-        body: TakesBody::Never,
         options: &["queue", "state", "limit", "after"],
         form: "LIST queue=Q [state=S] [limit=N] [after=id]",
         what: "look at a queue's jobs, oldest first: OK lines=N, one JSON object a line",
-        read: list,
+        make: |given| {
+            let queue = given.queue()?;
+            let state = given.option("state", job_state)?;
+            let limit = given.option("limit", list_limit)?.unwrap_or(LIST_LIMIT_DEFAULT);
+            Ok(Command::List { queue, state, limit, after: given.option("after", job_id)? })
+        },
+        ..LINE
     },
     Verb {
         name: "RETRY",
-        body: TakesBody::Never,
+        id: TakesId::InsteadOfOptions,
         options: &["queue", "limit"],
         form: "RETRY id | RETRY queue=Q [limit=N]",
-        what: "dead jobs back to ready: OK count=N",
-        read: retry,
+        what: "make dead jobs ready again: OK count=N",
+        make: |given| match given.id {
+            Some(id) => Ok(Command::Retry(Retry::Job(id))),
+            None => {
+                let limit = given.option("limit", retry_limit)?;
+                Ok(Command::Retry(Retry::Queue { queue: given.queue()?, limit }))
+            }
+        },
+        ..LINE
     },
     Verb {
         name: "DELETE",
-        body: TakesBody::Never,
-        options: &[],
         form: "DELETE id",
         what: "remove a job: OK",
-        read: delete,
+        make: |given| Ok(Command::Delete { id: given.id()? }),
+        ..ID_LINE
     },
     Verb {
         name: "PURGE",
-        body: TakesBody::Never,
         options: &["queue", "state"],
         form: "PURGE queue=Q [state=S]",
-        what: "remove a queue's jobs, but for leased ones: OK count=N",
-        read: purge,
+        what: "remove a queue's jobs, except leased ones: OK count=N",
+        make: |given| Ok(Command::Purge { queue: given.queue()?, state: given.option("state", job_state)? }),
+        ..LINE
     },
     Verb {
         name: "PAUSE",
-        body: TakesBody::Never,
         options: &["queue", "for"],
         form: "PAUSE queue=Q [for=D]",
         what: "hand out nothing of a queue: OK",
-        read: pause,
+        make: |given| Ok(Command::Pause { queue: given.queue()?, time: given.option("for", any_duration)? }),
+        ..LINE
     },
     Verb {
         name: "RESUME",
-        body: TakesBody::Never,
         options: &["queue"],
         form: "RESUME queue=Q",
         what: "hand out a paused queue's jobs again: OK",
-        read: resume,
+        make: |given| Ok(Command::Resume { queue: given.queue()? }),
+        ..LINE
     },
     Verb {
         name: "STATS",
-        body: TakesBody::Never,
         options: &["queue"],
         form: "STATS [queue=Q]",
         what: "the server's counters, or a queue's: OK lines=N, each name: value",
-        read: stats,
+        make: |given| Ok(Command::Stats { queue: given.option("queue", queue_name)? }),
+        ..LINE
     },
     Verb {
         name: "QUEUES",
-        body: TakesBody::Never,
-        options: &[],
         form: "QUEUES",
         what: "all queues with their counts: OK lines=N",
-        read: |header| alone(header, Command::Queues),
+        make: |_| Ok(Command::Queues),
+        ..LINE
     },
-    Verb {
-        name: "PING",
-        body: TakesBody::Never,
-        options: &[],
-        form: "PING",
-        what: "is anybody there: PONG",
-        read: |header| alone(header, Command::Ping),
-    },
-    Verb {
-        name: "HELP",
-        body: TakesBody::Never,
-        options: &[],
-        form: "HELP",
-        what: "this list: OK lines=N",
-        read: |header| alone(header, Command::Help),
-    },
+    Verb { name: "PING", form: "PING", what: "is anybody there: PONG", make: |_| Ok(Command::Ping), ..LINE },
+    Verb { name: "HELP", form: "HELP", what: "this list: OK lines=N", make: |_| Ok(Command::Help), ..LINE },
     Verb {
         name: "QUIT",
-        body: TakesBody::Never,
-        options: &[],
         form: "QUIT",
-        what: "hand back what is leased and close; no reply",
-        read: |header| alone(header, Command::Quit),
+        what: "return what is leased and close; no reply",
+        make: |_| Ok(Command::Quit),
+        ..LINE
     },
 ];
 
@@ -206,397 +260,261 @@ pub(super) struct Header<'a> {
     pub(super) verb: &'static Verb,
     /// What stands between the verb and the header's end.
     pub(super) words: &'a [u8],
-    /// The body, where there is a colon.
+    /// The body, if there is a colon.
     pub(super) body: Option<&'a [u8]>,
 }
 
-impl<'a> Header<'a> {
+impl Header<'_> {
     /// Makes a command of the parts.
     ///
     /// # Errors
     /// `usage` or `bad-name`, with what to write instead.
     pub(super) fn read(&self) -> Result<Command, Refusal> {
-        match (self.verb.body, self.body) {
+        let verb = self.verb;
+        match (verb.body, self.body) {
             (TakesBody::Always, None) => {
-                Err(self.usage("needs its body behind a colon and a space: TASK: body"))
+                return Err(verb.usage("needs its body behind a colon and a space: TASK: body"));
             }
             (TakesBody::Never, Some(_)) => {
-                Err(self.usage("takes no body: leave the colon and what follows away"))
+                return Err(verb.usage("takes no body: leave out the colon and what follows"));
             }
-            _ => (self.verb.read)(self),
+            _ => {}
         }
+        let mut given = Given { verb, id: None, body: self.body, values: [None; OPTIONS_MAX], any: false };
+        let mut words = self.words.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).peekable();
+        let takes_id = match verb.id {
+            TakesId::Always => true,
+            TakesId::InsteadOfOptions => words.peek().is_none_or(|word| !word.contains(&b'=')),
+            TakesId::Never => false,
+        };
+        if takes_id {
+            given.id = Some(verb.read_id(words.next())?);
+            let alone = verb.options.is_empty() || verb.id == TakesId::InsteadOfOptions;
+            if alone && words.peek().is_some() {
+                return Err(verb.usage("takes one job's id and nothing else"));
+            }
+        }
+        for word in words {
+            given.add(word)?;
+        }
+        (verb.make)(&given)
+    }
+}
+
+/// What stands behind a verb.
+struct Given<'a> {
+    verb: &'static Verb,
+    id: Option<JobId>,
+    body: Option<&'a [u8]>,
+    /// The values of the verb's options, in the order of its table.
+    values: [Option<&'a [u8]>; OPTIONS_MAX],
+    any: bool,
+}
+
+impl<'a> Given<'a> {
+    fn add(&mut self, word: &'a [u8]) -> Result<(), Refusal> {
+        let (name, value) = super::text::name_and_value(word).ok_or_else(|| self.verb.not_an_option(word))?;
+        let mut options = self.verb.options.iter();
+        let at = options
+            .position(|option| option.as_bytes() == name)
+            .ok_or_else(|| self.verb.unknown_option(name))?;
+        if self.values[at].replace(value).is_some() && self.verb.options[at] != "len" {
+            return Err(Refusal::usage(format!("{0} is given twice; give it once", self.verb.options[at])));
+        }
+        self.any = true;
+        Ok(())
     }
 
-    fn words(&self) -> Words<'a> {
-        Words { verb: self.verb, rest: self.words }
+    /// The value of an option, if it was given.
+    fn option<T>(
+        &self,
+        name: &'static str,
+        read: fn(&'static str, &[u8]) -> Result<T, Refusal>,
+    ) -> Result<Option<T>, Refusal> {
+        if !self.any {
+            return Ok(None);
+        }
+        let at = self.verb.options.iter().position(|option| *option == name);
+        at.and_then(|at| self.values[at]).map(|value| read(name, value)).transpose()
+    }
+
+    fn queue(&self) -> Result<QueueName, Refusal> {
+        self.option("queue", queue_name)?.ok_or_else(|| self.usage("needs a queue: queue=Q"))
+    }
+
+    fn id(&self) -> Result<JobId, Refusal> {
+        self.id.ok_or_else(|| self.verb.no_id())
     }
 
     fn usage(&self, text: &str) -> Refusal {
-        Refusal::usage(format!("{} {text}", self.verb.name))
+        self.verb.usage(text)
     }
 }
 
-/// The words of a header, read one after the other: as an iterator, those that are `name=value`.
-struct Words<'a> {
-    verb: &'static Verb,
-    rest: &'a [u8],
-}
-
-impl<'a> Words<'a> {
-    fn next_word(&mut self) -> Option<&'a [u8]> {
-        let start = self.rest.iter().position(|byte| *byte != b' ')?;
-        let word = &self.rest[start..];
-        let end = word.iter().position(|byte| *byte == b' ').unwrap_or(word.len());
-        self.rest = &word[end..];
-        Some(&word[..end])
-    }
-
-    /// The job's id, which stands before all options.
-    fn id(&mut self) -> Result<JobId, Refusal> {
-        let word = self.next_word();
-        word.and_then(number).map(JobId).ok_or_else(|| self.no_id(word))
+impl Verb {
+    fn read_id(&self, word: Option<&[u8]>) -> Result<JobId, Refusal> {
+        match word {
+            None => Err(self.no_id()),
+            Some(word) => number(word).map(JobId).ok_or_else(|| match word.contains(&b'=') {
+                true => self.usage_of_id("needs the job's id before its options"),
+                false => not_an_id(word),
+            }),
+        }
     }
 
     #[cold]
-    fn no_id(&self, word: Option<&[u8]>) -> Refusal {
-        let name = self.verb.name;
-        match word {
-            None => Refusal::usage(format!("{name} needs a job's id: {name} id")),
-            Some(word) if word.contains(&b'=') => {
-                Refusal::usage(format!("{name} needs the job's id before its options: {name} id"))
+    fn no_id(&self) -> Refusal {
+        match self.id {
+            TakesId::InsteadOfOptions => {
+                self.usage("needs a job's id or a queue: RETRY id, or RETRY queue=Q")
             }
-            Some(word) => not_an_id(word),
+            _ => self.usage_of_id("needs a job's id"),
         }
+    }
+
+    fn usage_of_id(&self, text: &str) -> Refusal {
+        Refusal::usage(format!("{0} {text}: {0} id", self.name))
+    }
+
+    fn usage(&self, text: &str) -> Refusal {
+        Refusal::usage(format!("{} {text}", self.name))
     }
 
     fn unknown_option(&self, name: &[u8]) -> Refusal {
-        let verb = self.verb;
-        let options = if verb.options.is_empty() { "none".to_owned() } else { verb.options.join(", ") };
-        Refusal::usage(format!("{} has no option {}; it has {options}", verb.name, quoted(name)))
+        let options = if self.options.is_empty() { "none".to_owned() } else { self.options.join(", ") };
+        Refusal::usage(format!("{} has no option {}; it has {options}", self.name, quoted(name)))
     }
 
     fn not_an_option(&self, word: &[u8]) -> Refusal {
-        let verb = self.verb;
-        let hint = match (verb.body, verb.options.is_empty()) {
+        let hint = match (self.body, self.options.is_empty()) {
             (TakesBody::Never, true) => "nothing else belongs in the line".to_owned(),
             (TakesBody::Never, false) => {
-                format!("options are written name=value, and it has {}", verb.options.join(", "))
+                format!("options are written name=value, and it has {}", self.options.join(", "))
             }
-            _ => format!("options are written name=value, and the body goes behind a colon: {}", verb.form),
+            _ => format!("options are written name=value, and the body goes behind a colon: {}", self.form),
         };
-        Refusal::usage(format!("{} does not take {}; {hint}", verb.name, quoted(word)))
+        Refusal::usage(format!("{} does not take {}; {hint}", self.name, quoted(word)))
     }
 }
 
-impl<'a> Iterator for Words<'a> {
-    type Item = Result<(&'a [u8], &'a [u8]), Refusal>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let word = self.next_word()?;
-        Some(super::text::name_and_value(word).ok_or_else(|| self.not_an_option(word)))
-    }
-}
-
-fn task(header: &Header<'_>) -> Result<Command, Refusal> {
-    let (mut queue, mut priority, mut delay, mut ttr) = (None, None, None, None);
-    let (mut attempts, mut backoff, mut key) = (None, None, None);
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queue, "queue", value, queue_name)?,
-            b"priority" => once(&mut priority, "priority", value, number_u32)?,
-            b"delay" => once(&mut delay, "delay", value, any_duration)?,
-            b"ttr" => once(&mut ttr, "ttr", value, lease_duration)?,
-            b"attempts" => once(&mut attempts, "attempts", value, number_u32)?,
-            b"backoff" => once(&mut backoff, "backoff", value, any_duration)?,
-            b"key" => once(&mut key, "key", value, unique_key)?,
-            b"len" => {} // has been read where the line was cut
-            _ => return Err(words.unknown_option(name)),
+/// Writes a command as a line, with its body behind it where it can't be in it.
+///
+/// What is not asked for is not written: options at their defaults, and the default queue of a TASK.
+///
+/// # Panics
+/// On a command that only the beanstalkd dialect has words for.
+pub fn write_command(command: &Command, out: &mut Vec<u8>) {
+    match command {
+        Command::Submit(submission) => return write_task(submission, out),
+        Command::Lease { queues, wait } => write_get(queues, *wait, out),
+        Command::Ack { id } => push_verb_id(out, "ACK", *id),
+        Command::Fail { id, delay, dead, reason } => {
+            push_verb_id(out, "FAIL", *id);
+            delay.inspect(|delay| push_duration_option(out, "delay", *delay));
+            if *dead {
+                push_text_option(out, "dead", "yes");
+            }
+            if let Some(reason) = reason {
+                return push_body(out, reason.as_bytes());
+            }
         }
+        Command::Return { id, delay } => {
+            push_verb_id(out, "RETURN", *id);
+            if !delay.is_zero() {
+                push_duration_option(out, "delay", *delay);
+            }
+        }
+        Command::Touch { id, ttr } => {
+            push_verb_id(out, "TOUCH", *id);
+            ttr.inspect(|ttr| push_duration_option(out, "ttr", *ttr));
+        }
+        Command::Peek { id } => push_verb_id(out, "PEEK", *id),
+        Command::List { queue, state, limit, after } => {
+            push_verb_queue(out, "LIST", queue);
+            state.inspect(|state| push_text_option(out, "state", state.as_str()));
+            if *limit != LIST_LIMIT_DEFAULT {
+                push_number_option(out, "limit", u64::from(*limit));
+            }
+            after.inspect(|after| push_number_option(out, "after", after.0));
+        }
+        Command::Retry(Retry::Job(id)) => push_verb_id(out, "RETRY", *id),
+        Command::Retry(Retry::Queue { queue, limit }) => {
+            push_verb_queue(out, "RETRY", queue);
+            limit.inspect(|limit| push_number_option(out, "limit", *limit));
+        }
+        Command::Delete { id } => push_verb_id(out, "DELETE", *id),
+        Command::Purge { queue, state } => {
+            push_verb_queue(out, "PURGE", queue);
+            state.inspect(|state| push_text_option(out, "state", state.as_str()));
+        }
+        Command::Pause { queue, time } => {
+            push_verb_queue(out, "PAUSE", queue);
+            time.inspect(|time| push_duration_option(out, "for", *time));
+        }
+        Command::Resume { queue } => push_verb_queue(out, "RESUME", queue),
+        Command::Stats { queue: Some(queue) } => push_verb_queue(out, "STATS", queue),
+        Command::Stats { queue: None } => out.extend_from_slice(b"STATS"),
+        Command::Queues => out.extend_from_slice(b"QUEUES"),
+        Command::Ping => out.extend_from_slice(b"PING"),
+        Command::Help => out.extend_from_slice(b"HELP"),
+        Command::Quit => out.extend_from_slice(b"QUIT"),
+        Command::Compat(_) => panic!("{command:?} can't be said in the native dialect"),
     }
+    out.push(b'\n');
+}
+
+fn write_task(submission: &Submission, out: &mut Vec<u8>) {
+    let Submission { queue, options, body } = submission;
     let default = Options::default();
-    let options = Options {
-        priority: priority.map_or(default.priority, Priority),
-        delay: delay.unwrap_or(default.delay),
-        ttr: ttr.unwrap_or(default.ttr),
-        attempts: attempts.unwrap_or(default.attempts),
-        backoff: backoff.unwrap_or(default.backoff),
-        key,
-    };
-    let body = header.body.unwrap_or_default().into();
-    Ok(Command::Submit(Submission { queue: queue.unwrap_or_default(), options, body }))
+    out.extend_from_slice(b"TASK");
+    if *queue != QueueName::default() {
+        push_text_option(out, "queue", queue.as_str());
+    }
+    if options.priority != default.priority {
+        push_number_option(out, "priority", u64::from(options.priority.0));
+    }
+    if options.delay != default.delay {
+        push_duration_option(out, "delay", options.delay);
+    }
+    if options.ttr != default.ttr {
+        push_duration_option(out, "ttr", options.ttr);
+    }
+    if options.attempts != default.attempts {
+        push_number_option(out, "attempts", u64::from(options.attempts));
+    }
+    if options.backoff != default.backoff {
+        push_duration_option(out, "backoff", options.backoff);
+    }
+    if let Some(key) = &options.key {
+        push_text_option(out, "key", key.as_str());
+    }
+    push_body(out, body);
 }
 
-fn get(header: &Header<'_>) -> Result<Command, Refusal> {
-    let (mut queues, mut wait) = (None, None);
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queues, "queue", value, queue_names)?,
-            b"wait" => once(&mut wait, "wait", value, any_duration)?,
-            _ => return Err(words.unknown_option(name)),
+fn write_get(queues: &[QueueName], wait: Wait, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"GET");
+    for (at, queue) in queues.iter().enumerate() {
+        if at == 0 {
+            push_name(out, "queue");
+        } else {
+            out.push(b',');
         }
+        out.extend_from_slice(queue.as_str().as_bytes());
     }
-    Ok(Command::Lease { queues: queues.unwrap_or_default(), wait: wait.map_or(Wait::Forever, Wait::AtMost) })
-}
-
-fn ack(header: &Header<'_>) -> Result<Command, Refusal> {
-    only_id(header).map(|id| Command::Ack { id })
-}
-
-fn fail(header: &Header<'_>) -> Result<Command, Refusal> {
-    let (mut delay, mut dead) = (None, None);
-    let mut words = header.words();
-    let id = words.id()?;
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"delay" => once(&mut delay, "delay", value, any_duration)?,
-            b"dead" => once(&mut dead, "dead", value, yes)?,
-            b"len" => {} // has been read where the line was cut
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    if delay.is_some() && dead.is_some() {
-        return Err(header.usage("takes delay or dead=yes, not both: a dead job is not tried again"));
-    }
-    let reason = header.body.map(|body| String::from_utf8_lossy(body).into());
-    Ok(Command::Fail { id, delay, dead: dead.is_some(), reason })
-}
-
-fn hand_back(header: &Header<'_>) -> Result<Command, Refusal> {
-    let mut delay = None;
-    let mut words = header.words();
-    let id = words.id()?;
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"delay" => once(&mut delay, "delay", value, any_duration)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    Ok(Command::Return { id, delay: delay.unwrap_or_default() })
-}
-
-fn touch(header: &Header<'_>) -> Result<Command, Refusal> {
-    let mut ttr = None;
-    let mut words = header.words();
-    let id = words.id()?;
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"ttr" => once(&mut ttr, "ttr", value, lease_duration)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    Ok(Command::Touch { id, ttr })
-}
-
-fn peek(header: &Header<'_>) -> Result<Command, Refusal> {
-    only_id(header).map(|id| Command::Peek { id })
-}
-
-fn list(header: &Header<'_>) -> Result<Command, Refusal> {
-    let (mut queue, mut state, mut limit, mut after) = (None, None, None, None);
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queue, "queue", value, queue_name)?,
-            b"state" => once(&mut state, "state", value, job_state)?,
-            b"limit" => once(&mut limit, "limit", value, list_limit)?,
-            b"after" => once(&mut after, "after", value, job_id)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    let queue = queue.ok_or_else(|| needs_queue(header))?;
-    Ok(Command::List { queue, state, limit: limit.unwrap_or(LIST_LIMIT_DEFAULT), after })
-}
-
-fn retry(header: &Header<'_>) -> Result<Command, Refusal> {
-    let mut words = header.words();
-    let first = words
-        .next_word()
-        .ok_or_else(|| header.usage("needs a job's id or a queue: RETRY id, or RETRY queue=Q"))?;
-    if !first.contains(&b'=') {
-        return only_id(header).map(|id| Command::Retry(Retry::Job(id)));
-    }
-    let (mut queue, mut limit) = (None, None);
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queue, "queue", value, queue_name)?,
-            b"limit" => once(&mut limit, "limit", value, retry_limit)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    let queue = queue.ok_or_else(|| needs_queue(header))?;
-    Ok(Command::Retry(Retry::Queue { queue, limit }))
-}
-
-fn delete(header: &Header<'_>) -> Result<Command, Refusal> {
-    only_id(header).map(|id| Command::Delete { id })
-}
-
-fn purge(header: &Header<'_>) -> Result<Command, Refusal> {
-    let (mut queue, mut state) = (None, None);
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queue, "queue", value, queue_name)?,
-            b"state" => once(&mut state, "state", value, job_state)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    let queue = queue.ok_or_else(|| needs_queue(header))?;
-    Ok(Command::Purge { queue, state })
-}
-
-fn pause(header: &Header<'_>) -> Result<Command, Refusal> {
-    let (mut queue, mut time) = (None, None);
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queue, "queue", value, queue_name)?,
-            b"for" => once(&mut time, "for", value, any_duration)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    let queue = queue.ok_or_else(|| needs_queue(header))?;
-    Ok(Command::Pause { queue, time })
-}
-
-fn resume(header: &Header<'_>) -> Result<Command, Refusal> {
-    let queue = only_queue(header)?.ok_or_else(|| needs_queue(header))?;
-    Ok(Command::Resume { queue })
-}
-
-fn stats(header: &Header<'_>) -> Result<Command, Refusal> {
-    only_queue(header).map(|queue| Command::Stats { queue })
-}
-
-fn alone(header: &Header<'_>, command: Command) -> Result<Command, Refusal> {
-    let mut words = header.words();
-    match words.next() {
-        None => Ok(command),
-        Some(Ok((name, _))) => Err(words.unknown_option(name)),
-        Some(Err(refusal)) => Err(refusal),
+    if let Wait::AtMost(wait) = wait {
+        push_duration_option(out, "wait", wait);
     }
 }
 
-fn only_id(header: &Header<'_>) -> Result<JobId, Refusal> {
-    let mut words = header.words();
-    let id = words.id()?;
-    match words.next_word() {
-        None => Ok(id),
-        Some(_) => Err(header.usage("takes one job's id and nothing else")),
-    }
+fn push_verb_id(out: &mut Vec<u8>, verb: &str, id: JobId) {
+    out.extend_from_slice(verb.as_bytes());
+    out.push(b' ');
+    push_number(out, id.0);
 }
 
-fn only_queue(header: &Header<'_>) -> Result<Option<QueueName>, Refusal> {
-    let mut queue = None;
-    let mut words = header.words();
-    while let Some(option) = words.next() {
-        let (name, value) = option?;
-        match name {
-            b"queue" => once(&mut queue, "queue", value, queue_name)?,
-            _ => return Err(words.unknown_option(name)),
-        }
-    }
-    Ok(queue)
-}
-
-fn needs_queue(header: &Header<'_>) -> Refusal {
-    header.usage("needs a queue: queue=Q")
-}
-
-/// Reads an option's value, unless the option has been given before.
-fn once<T>(
-    slot: &mut Option<T>,
-    name: &'static str,
-    value: &[u8],
-    read: fn(&'static str, &[u8]) -> Result<T, Refusal>,
-) -> Result<(), Refusal> {
-    if slot.is_some() {
-        return Err(Refusal::usage(format!("{name} is given twice; give it once")));
-    }
-    *slot = Some(read(name, value)?);
-    Ok(())
-}
-
-fn queue_name(_: &'static str, value: &[u8]) -> Result<QueueName, Refusal> {
-    QueueName::from_bytes(value)
-        .map_err(|rule| Refusal::new(Code::BadName, format!("{}: {rule}", quoted(value))))
-}
-
-fn queue_names(name: &'static str, value: &[u8]) -> Result<Vec<QueueName>, Refusal> {
-    value.split(|byte| *byte == b',').map(|one| queue_name(name, one)).collect()
-}
-
-fn number_u32(name: &'static str, value: &[u8]) -> Result<u32, Refusal> {
-    within(name, value, 0, u64::from(u32::MAX)).map(|number| number as u32)
-}
-
-fn list_limit(name: &'static str, value: &[u8]) -> Result<u32, Refusal> {
-    within(name, value, 1, u64::from(LIST_LIMIT_MAX)).map(|number| number as u32)
-}
-
-fn retry_limit(name: &'static str, value: &[u8]) -> Result<u64, Refusal> {
-    within(name, value, 1, u64::MAX)
-}
-
-fn within(name: &'static str, value: &[u8], min: u64, max: u64) -> Result<u64, Refusal> {
-    number(value).filter(|number| (min..=max).contains(number)).ok_or_else(|| {
-        Refusal::usage(format!("{name} is a whole number from {min} to {max}, not {}", quoted(value)))
-    })
-}
-
-fn job_id(_: &'static str, value: &[u8]) -> Result<JobId, Refusal> {
-    number(value).map(JobId).ok_or_else(|| not_an_id(value))
-}
-
-#[cold]
-fn not_an_id(word: &[u8]) -> Refusal {
-    Refusal::usage(format!("{} is no job's id; an id is a whole number up to {}", quoted(word), u64::MAX))
-}
-
-fn any_duration(name: &'static str, value: &[u8]) -> Result<Duration, Refusal> {
-    duration(value).map_err(|BadDuration| Refusal::usage(format!("{name}={}: {BadDuration}", quoted(value))))
-}
-
-fn lease_duration(name: &'static str, value: &[u8]) -> Result<Duration, Refusal> {
-    match any_duration(name, value)? {
-        Duration::ZERO => {
-            Err(Refusal::usage(format!("{name} is at least 1ms: a lease of no time can't be worked on")))
-        }
-        ttr => Ok(ttr),
-    }
-}
-
-fn unique_key(name: &'static str, value: &[u8]) -> Result<Key, Refusal> {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| Key::new(text).ok())
-        .ok_or_else(|| Refusal::usage(format!("{name}={}: {}", quoted(value), crate::job::BadKey)))
-}
-
-fn job_state(name: &'static str, value: &[u8]) -> Result<JobState, Refusal> {
-    let state = std::str::from_utf8(value).ok().and_then(JobState::from_name);
-    state.ok_or_else(|| {
-        Refusal::usage(format!("{name} is ready, delayed, leased or dead, not {}", quoted(value)))
-    })
-}
-
-fn yes(name: &'static str, value: &[u8]) -> Result<(), Refusal> {
-    match value {
-        b"yes" => Ok(()),
-        _ => Err(Refusal::usage(format!("{name} is yes or not given, not {}", quoted(value)))),
-    }
+fn push_verb_queue(out: &mut Vec<u8>, verb: &str, queue: &QueueName) {
+    out.extend_from_slice(verb.as_bytes());
+    push_text_option(out, "queue", queue.as_str());
 }
 
 #[cfg(test)]

@@ -1,0 +1,79 @@
+//! The values of options, read from text. Each reader names the option in its error, and says what it takes.
+
+use std::time::Duration;
+
+use super::duration::{BadDuration, duration};
+use super::text::{number, quoted};
+use crate::error::{Code, Refusal};
+use crate::job::{JobId, JobState, Key, QueueName};
+use crate::protocol::LIST_LIMIT_MAX;
+
+pub(super) fn queue_name(_: &'static str, value: &[u8]) -> Result<QueueName, Refusal> {
+    QueueName::from_bytes(value)
+        .map_err(|rule| Refusal::new(Code::BadName, format!("{}: {rule}", quoted(value))))
+}
+
+pub(super) fn queue_names(name: &'static str, value: &[u8]) -> Result<Vec<QueueName>, Refusal> {
+    value.split(|byte| *byte == b',').map(|one| queue_name(name, one)).collect()
+}
+
+pub(super) fn number_u32(name: &'static str, value: &[u8]) -> Result<u32, Refusal> {
+    within(name, value, 0, u64::from(u32::MAX)).map(|number| number as u32)
+}
+
+pub(super) fn list_limit(name: &'static str, value: &[u8]) -> Result<u32, Refusal> {
+    within(name, value, 1, u64::from(LIST_LIMIT_MAX)).map(|number| number as u32)
+}
+
+pub(super) fn retry_limit(name: &'static str, value: &[u8]) -> Result<u64, Refusal> {
+    within(name, value, 1, u64::MAX)
+}
+
+fn within(name: &'static str, value: &[u8], min: u64, max: u64) -> Result<u64, Refusal> {
+    number(value).filter(|number| (min..=max).contains(number)).ok_or_else(|| {
+        Refusal::usage(format!("{name} is a whole number from {min} to {max}, not {}", quoted(value)))
+    })
+}
+
+pub(super) fn job_id(_: &'static str, value: &[u8]) -> Result<JobId, Refusal> {
+    number(value).map(JobId).ok_or_else(|| not_an_id(value))
+}
+
+#[cold]
+pub(super) fn not_an_id(word: &[u8]) -> Refusal {
+    Refusal::usage(format!("{} is no job's id; an id is a whole number up to {}", quoted(word), u64::MAX))
+}
+
+pub(super) fn any_duration(name: &'static str, value: &[u8]) -> Result<Duration, Refusal> {
+    duration(value).map_err(|BadDuration| Refusal::usage(format!("{name}={}: {BadDuration}", quoted(value))))
+}
+
+pub(super) fn lease_duration(name: &'static str, value: &[u8]) -> Result<Duration, Refusal> {
+    match any_duration(name, value)? {
+        Duration::ZERO => {
+            Err(Refusal::usage(format!("{name} is at least 1ms: a lease of no time can't be worked on")))
+        }
+        ttr => Ok(ttr),
+    }
+}
+
+pub(super) fn unique_key(name: &'static str, value: &[u8]) -> Result<Key, Refusal> {
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| Key::new(text).ok())
+        .ok_or_else(|| Refusal::usage(format!("{name}={}: {}", quoted(value), crate::job::BadKey)))
+}
+
+pub(super) fn job_state(name: &'static str, value: &[u8]) -> Result<JobState, Refusal> {
+    let state = std::str::from_utf8(value).ok().and_then(JobState::from_name);
+    state.ok_or_else(|| {
+        Refusal::usage(format!("{name} is ready, delayed, leased or dead, not {}", quoted(value)))
+    })
+}
+
+pub(super) fn yes(name: &'static str, value: &[u8]) -> Result<(), Refusal> {
+    match value {
+        b"yes" => Ok(()),
+        _ => Err(Refusal::usage(format!("{name} is yes or not given, not {}", quoted(value)))),
+    }
+}
