@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use djqs::protocol::FrameLimits;
 use djqs::server::{self, Config, Listen, Server, limits};
 use djqs::{Broker, broker};
 use ending::{end_soon, handle_signals};
@@ -56,12 +55,11 @@ fn run(flags: Flags) -> Result<(), String> {
     } else {
         journal::open(&flags, config)?
     };
-    let config = Config {
-        frames: FrameLimits { body_max: flags.max_body as usize },
-        connections_max,
-        frame_timeout: flags.frame_timeout,
-        write_timeout: flags.write_timeout,
-    };
+    let mut config = Config::default();
+    config.frames.body_max = flags.max_body as usize;
+    config.connections_max = connections_max;
+    config.frame_timeout = flags.frame_timeout;
+    config.write_timeout = flags.write_timeout;
     let (server, named) = listen(&flags, broker.clone(), config)?;
     let can_not_serve = |error: io::Error| format!("can't serve on {named}: {error}");
     let address = server.address_text().map_err(can_not_serve)?;

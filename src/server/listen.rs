@@ -13,6 +13,7 @@ const BACKLOG: i32 = 4096;
 
 /// What to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Listen {
     /// A TCP address; port 0 lets the system choose one.
     Tcp(SocketAddr),

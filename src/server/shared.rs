@@ -13,8 +13,14 @@ use crate::broker::Broker;
 use crate::clock::Moment;
 use crate::protocol::FrameLimits;
 
-/// What a server is made with.
+/// The configuration of a server. Start from the default and set what is to differ:
+///
+/// ```
+/// let mut config = djqs::server::Config::default();
+/// config.connections_max = 100;
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// How large a command may be.
     pub frames: FrameLimits,
@@ -114,5 +120,25 @@ impl Shared {
     /// The client's address, for the log.
     pub(super) fn name_of(&self, stream: &Socket) -> String {
         stream.peer_addr().map_or_else(|_| "a disconnected client".into(), |peer| listen::display(&peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    use super::*;
+
+    #[test]
+    fn default_config_leaves_the_limit_on_open_files() {
+        let before = getrlimit(Resource::Nofile);
+        // Lower than the hard limit, so that there is something to raise.
+        let lower = before.maximum.map_or(1 << 20, |hard| hard - 1).min(before.current.unwrap_or(u64::MAX));
+        let mut limit = before;
+        limit.current = Some(lower);
+        setrlimit(Resource::Nofile, limit).expect("a soft limit can always be lowered");
+        let _ = Config::default();
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(lower));
+        setrlimit(Resource::Nofile, before).expect("it may be raised to its old value");
     }
 }
