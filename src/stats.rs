@@ -1,9 +1,12 @@
-//! What the server counts, as plain values: the dialects turn them into text.
+//! What the server counts, as plain values; `stats/list.rs` makes lists of them, which the dialects write as text.
 
 use std::time::Duration;
 
 use crate::job::{Job, QueueName};
 pub use crate::journal::JournalStats;
+pub use list::{Kind, Stat, Value};
+
+mod list;
 
 /// How many jobs are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::job::{JobState, MAX_DURATION, QueueName};
-use crate::stats::{Counted, JobStats, QueueDetails, ServerDetails};
+use crate::stats::{Counted, JobStats, QueueDetails, ServerDetails, Value};
 
 /// What is shown of a pause that has no end: the longest that can be asked for.
 const ENDLESS: Duration = MAX_DURATION;
@@ -73,63 +73,90 @@ pub(super) fn queue(details: &QueueDetails) -> String {
     }
 }
 
+/// Where the value of a key comes from.
+enum From {
+    /// The figure of that name.
+    Stat(&'static str),
+    /// The same, a text without quotes.
+    Bare(&'static str),
+    /// How often a command was given.
+    Command(Counted),
+}
+
+/// beanstalkd's keys, in its order.
+const SERVER_KEYS: &[(&str, From)] = &[
+    ("current-jobs-urgent", From::Stat("jobs_urgent")),
+    ("current-jobs-ready", From::Stat("jobs_ready")),
+    ("current-jobs-reserved", From::Stat("jobs_leased")),
+    ("current-jobs-delayed", From::Stat("jobs_delayed")),
+    ("current-jobs-buried", From::Stat("jobs_dead")),
+    ("cmd-put", From::Command(Counted::Submit)),
+    ("cmd-peek", From::Command(Counted::Peek)),
+    ("cmd-peek-ready", From::Command(Counted::PeekReady)),
+    ("cmd-peek-delayed", From::Command(Counted::PeekDelayed)),
+    ("cmd-peek-buried", From::Command(Counted::PeekDead)),
+    ("cmd-reserve", From::Command(Counted::LeaseForever)),
+    ("cmd-reserve-with-timeout", From::Command(Counted::LeaseWithin)),
+    ("cmd-delete", From::Command(Counted::Finish)),
+    ("cmd-release", From::Command(Counted::Return)),
+    ("cmd-use", From::Command(Counted::Use)),
+    ("cmd-watch", From::Command(Counted::Watch)),
+    ("cmd-ignore", From::Command(Counted::Ignore)),
+    ("cmd-bury", From::Command(Counted::Bury)),
+    ("cmd-kick", From::Command(Counted::Kick)),
+    ("cmd-touch", From::Command(Counted::Touch)),
+    ("cmd-stats", From::Command(Counted::ServerStats)),
+    ("cmd-stats-job", From::Command(Counted::JobStats)),
+    ("cmd-stats-tube", From::Command(Counted::QueueStats)),
+    ("cmd-list-tubes", From::Command(Counted::QueueNames)),
+    ("cmd-list-tube-used", From::Command(Counted::Used)),
+    ("cmd-list-tubes-watched", From::Command(Counted::Watched)),
+    ("cmd-pause-tube", From::Command(Counted::Pause)),
+    ("job-timeouts", From::Stat("crashed_total")),
+    ("total-jobs", From::Stat("submitted_total")),
+    ("max-job-size", From::Stat("body_max_bytes")),
+    ("current-tubes", From::Stat("queues")),
+    ("current-connections", From::Stat("connections")),
+    ("current-producers", From::Stat("submitters")),
+    ("current-workers", From::Stat("workers")),
+    ("current-waiting", From::Stat("waiting")),
+    ("total-connections", From::Stat("connections_total")),
+    ("pid", From::Stat("pid")),
+    ("version", From::Stat("version")),
+    ("rusage-utime", From::Stat("cpu_user_seconds_total")),
+    ("rusage-stime", From::Stat("cpu_system_seconds_total")),
+    ("uptime", From::Stat("uptime_seconds")),
+    ("binlog-oldest-index", From::Stat("journal_oldest_segment")),
+    ("binlog-current-index", From::Stat("journal_newest_segment")),
+    ("binlog-records-migrated", From::Stat("journal_rewritten_jobs_total")),
+    ("binlog-records-written", From::Stat("journal_records")),
+    ("binlog-max-size", From::Stat("journal_segment_bytes")),
+    ("draining", From::Stat("draining")),
+    ("id", From::Bare("instance")),
+    ("hostname", From::Stat("hostname")),
+    ("os", From::Stat("os")),
+    ("platform", From::Stat("platform")),
+];
+
 pub(super) fn server(details: &ServerDetails) -> String {
-    let ServerDetails { stats, urgent, commands, submitters, workers, .. } = details;
-    let ServerDetails { rewritten, body_max, machine, cpu, .. } = details;
-    let journal = stats.journal.as_deref();
-    document! {
-        "current-jobs-urgent": urgent,
-        "current-jobs-ready": stats.jobs.ready,
-        "current-jobs-reserved": stats.jobs.leased,
-        "current-jobs-delayed": stats.jobs.delayed,
-        "current-jobs-buried": stats.jobs.dead,
-        "cmd-put": commands.of(Counted::Submit),
-        "cmd-peek": commands.of(Counted::Peek),
-        "cmd-peek-ready": commands.of(Counted::PeekReady),
-        "cmd-peek-delayed": commands.of(Counted::PeekDelayed),
-        "cmd-peek-buried": commands.of(Counted::PeekDead),
-        "cmd-reserve": commands.of(Counted::LeaseForever),
-        "cmd-reserve-with-timeout": commands.of(Counted::LeaseWithin),
-        "cmd-delete": commands.of(Counted::Finish),
-        "cmd-release": commands.of(Counted::Return),
-        "cmd-use": commands.of(Counted::Use),
-        "cmd-watch": commands.of(Counted::Watch),
-        "cmd-ignore": commands.of(Counted::Ignore),
-        "cmd-bury": commands.of(Counted::Bury),
-        "cmd-kick": commands.of(Counted::Kick),
-        "cmd-touch": commands.of(Counted::Touch),
-        "cmd-stats": commands.of(Counted::ServerStats),
-        "cmd-stats-job": commands.of(Counted::JobStats),
-        "cmd-stats-tube": commands.of(Counted::QueueStats),
-        "cmd-list-tubes": commands.of(Counted::QueueNames),
-        "cmd-list-tube-used": commands.of(Counted::Used),
-        "cmd-list-tubes-watched": commands.of(Counted::Watched),
-        "cmd-pause-tube": commands.of(Counted::Pause),
-        "job-timeouts": stats.totals.crashed,
-        "total-jobs": stats.totals.submitted,
-        "max-job-size": body_max,
-        "current-tubes": stats.queues,
-        "current-connections": stats.connections,
-        "current-producers": submitters,
-        "current-workers": workers,
-        "current-waiting": stats.waiting,
-        "total-connections": stats.connections_total,
-        "pid": stats.pid,
-        "version": quoted(&stats.version),
-        "rusage-utime": seconds_and_micros(cpu.0),
-        "rusage-stime": seconds_and_micros(cpu.1),
-        "uptime": stats.uptime.as_secs(),
-        "binlog-oldest-index": journal.map_or(0, |journal| journal.oldest_segment),
-        "binlog-current-index": journal.map_or(0, |journal| journal.newest_segment),
-        "binlog-records-migrated": rewritten,
-        "binlog-records-written": journal.map_or(0, |journal| journal.records),
-        "binlog-max-size": journal.map_or(0, |journal| journal.segment_bytes),
-        "draining": stats.draining,
-        "id": machine.instance,
-        "hostname": quoted(&machine.hostname),
-        "os": quoted(&machine.os),
-        "platform": quoted(&machine.platform),
+    let list = details.list();
+    let value = |name: &str| list.iter().find(|stat| stat.name == name).map(|stat| &stat.value);
+    let mut document = String::from("---\n");
+    for (key, from) in SERVER_KEYS {
+        let text = match from {
+            From::Command(counted) => details.commands.of(*counted).to_string(),
+            From::Bare(name) => value(name).map_or_else(String::new, Value::to_string),
+            From::Stat(name) => match value(name) {
+                Some(Value::Text(text)) => quoted(text),
+                Some(Value::Flag(flag)) => flag.to_string(),
+                Some(value) => value.to_string(),
+                // Figures of a journal that there is not.
+                None => "0".to_owned(),
+            },
+        };
+        let _ = writeln!(document, "{key}: {text}");
     }
+    document
 }
 
 fn state(state: JobState) -> &'static str {
@@ -160,13 +187,32 @@ fn rounded_up(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-fn seconds_and_micros(time: Duration) -> String {
-    format!("{}.{:06}", time.as_secs(), time.subsec_micros())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::{CommandCounts, Machine, ServerStats};
+
+    #[test]
+    fn every_figure_of_the_server_is_one_that_the_list_has() {
+        let details = ServerDetails {
+            stats: ServerStats::default(),
+            urgent: 0,
+            commands: CommandCounts::default(),
+            submitters: 0,
+            workers: 0,
+            rewritten: 0,
+            body_max: 0,
+            machine: Machine::default(),
+            cpu: Default::default(),
+        };
+        let list = details.list();
+        for (key, from) in SERVER_KEYS {
+            if let From::Stat(name) | From::Bare(name) = from {
+                let of_journal = *name == "journal_records";
+                assert!(of_journal || list.iter().any(|stat| stat.name == *name), "{key} wants {name}");
+            }
+        }
+    }
 
     #[test]
     fn strings_are_quoted_as_yaml_reads_them() {

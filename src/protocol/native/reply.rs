@@ -18,7 +18,7 @@ use super::verbs;
 use crate::error::{Code, Refusal};
 use crate::job::{Counts, Job, JobId, JobState, Key, Lease, Priority, QueueName};
 use crate::protocol::Reply;
-use crate::stats::{JournalStats, QueueStats, ServerStats, StateCounts, Totals};
+use crate::stats::{QueueStats, Stat, StateCounts};
 
 /// A reply as the client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +111,8 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::Count(count) => write_ok(out, |out| push_number_option(out, "count", *count)),
         Reply::Found(job) => write_found(job, out),
         Reply::Jobs(jobs) => write_jobs(jobs, out),
-        Reply::ServerStats(stats) => write_lines(server_lines(stats).into_iter(), out),
-        Reply::QueueStats(stats) => write_lines(queue_lines(stats).into_iter(), out),
+        Reply::ServerStats(stats) => write_lines(stats.list().iter().map(line), out),
+        Reply::QueueStats(stats) => write_lines(stats.list(pause_text(stats.paused)).iter().map(line), out),
         Reply::Queues(queues) => write_lines(queues.iter().map(queue_line), out),
         Reply::Pong => out.extend_from_slice(b"PONG\n"),
         Reply::Help => write_lines(verbs::help(), out),
@@ -243,103 +243,8 @@ fn write_lines(lines: impl ExactSizeIterator<Item = String>, out: &mut Vec<u8>) 
     }
 }
 
-/// The lines of STATS, in an order that programs and eyes get used to: new ones go to the end of their group.
-fn server_lines(stats: &ServerStats) -> Vec<String> {
-    // Every field by its name, so that one that is added can't be forgotten here.
-    let ServerStats {
-        version,
-        pid,
-        uptime,
-        draining,
-        jobs,
-        queues,
-        connections,
-        connections_max,
-        connections_total,
-        waiting,
-        memory_bytes,
-        memory_max_bytes,
-        totals,
-        journal,
-    } = stats;
-    let mut lines = vec![
-        line("version", version),
-        line("pid", pid),
-        line("uptime_seconds", uptime.as_secs()),
-        line("draining", yes_or_no(*draining)),
-        line("queues", queues),
-        line("connections", connections),
-        line("connections_max", connections_max),
-        line("connections_total", connections_total),
-        line("waiting", waiting),
-        line("memory_bytes", memory_bytes),
-        line("memory_max_bytes", memory_max_bytes),
-    ];
-    lines.extend(state_lines(jobs));
-    lines.extend(totals_lines(totals));
-    match journal {
-        None => lines.push(line("journal", "none")),
-        Some(journal) => lines.extend(journal_lines(journal)),
-    }
-    lines
-}
-
-fn journal_lines(stats: &JournalStats) -> Vec<String> {
-    let per_batch = stats.records as f64 / stats.batches.max(1) as f64;
-    vec![
-        line("journal", format_args!("fsync {}", stats.fsync)),
-        line("journal_segments", stats.segments),
-        line("journal_total_bytes", stats.total_bytes),
-        line("journal_live_bytes", stats.live_bytes),
-        line("journal_dead_bytes", stats.dead_bytes),
-        line("journal_batches", stats.batches),
-        line("journal_records", stats.records),
-        line("journal_records_per_batch", format_args!("{per_batch:.1}")),
-        line("journal_fsyncs", stats.syncs),
-        line("journal_fsync_p50_microseconds", stats.sync_p50.as_micros()),
-        line("journal_fsync_p99_microseconds", stats.sync_p99.as_micros()),
-        line("journal_fsync_max_microseconds", stats.sync_max.as_micros()),
-        line("journal_replayed_records", stats.recovered.records),
-        line("journal_replayed_bytes", stats.recovered.bytes),
-        line("journal_replayed_clean", yes_or_no(stats.recovered.clean)),
-    ]
-}
-
-fn queue_lines(stats: &QueueStats) -> Vec<String> {
-    let QueueStats { name, jobs, waiting, paused, totals } = stats;
-    let mut lines = vec![line("queue", name), line("waiting", waiting), line("paused", pause_text(*paused))];
-    lines.extend(state_lines(jobs));
-    lines.extend(totals_lines(totals));
-    lines
-}
-
-fn state_lines(jobs: &StateCounts) -> [String; 4] {
-    let StateCounts { ready, delayed, leased, dead } = jobs;
-    [
-        line("jobs_ready", ready),
-        line("jobs_delayed", delayed),
-        line("jobs_leased", leased),
-        line("jobs_dead", dead),
-    ]
-}
-
-fn totals_lines(totals: &Totals) -> [String; 9] {
-    let Totals { submitted, leased, acked, failed, crashed, returned, died, retried, deleted } = totals;
-    [
-        line("submitted_total", submitted),
-        line("leased_total", leased),
-        line("acked_total", acked),
-        line("failed_total", failed),
-        line("crashed_total", crashed),
-        line("returned_total", returned),
-        line("died_total", died),
-        line("retried_total", retried),
-        line("deleted_total", deleted),
-    ]
-}
-
-fn line(name: &str, value: impl fmt::Display) -> String {
-    format!("{name}: {value}")
+fn line(stat: &Stat) -> String {
+    format!("{}: {}", stat.name, stat.value)
 }
 
 fn queue_line(stats: &QueueStats) -> String {
@@ -357,10 +262,6 @@ fn pause_text(paused: Option<Option<Duration>>) -> String {
         Some(None) => "yes".to_owned(),
         Some(Some(time)) => format_duration(time).to_string(),
     }
-}
-
-fn yes_or_no(yes: bool) -> &'static str {
-    if yes { "yes" } else { "no" }
 }
 
 /// One printable line, whatever is in the text.
