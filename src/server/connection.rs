@@ -253,10 +253,11 @@ impl Connection<'_> {
             self.output.shrink();
         }
         let midway = self.decoder.is_midway(self.input.unread());
+        let deadline = midway.then(|| self.input.frame_deadline(self.shared));
         loop {
             let has_grown = self.input.has_grown() || self.pipelined.capacity() > PIPELINED_KEPT;
             let idle_after = (has_grown && !midway || self.output.others_send()).then_some(IDLE_AFTER);
-            let received = self.input.receive(&self.peer.stream, midway, idle_after, self.shared);
+            let received = self.input.receive(&self.peer.stream, deadline, idle_after, self.shared);
             match received.map_err(Dropped::Socket)? {
                 Received::Bytes => return Ok(()),
                 Received::End => return Err(End::Closed),

@@ -79,7 +79,13 @@ impl Input {
         }
     }
 
-    /// A command ends here. The time of the next one starts with its first byte.
+    /// The deadline of the command at the head, of which a part has arrived.
+    pub(super) fn frame_deadline(&mut self, shared: &Shared) -> Moment {
+        let latest = || shared.now().after(shared.config.frame_timeout);
+        *self.frame_deadline.get_or_insert_with(latest)
+    }
+
+    /// A command ends here. The next one gets a deadline of its own.
     pub(super) fn end_frame(&mut self) {
         self.frame_deadline = None;
     }
@@ -97,22 +103,18 @@ impl Input {
         }
     }
 
-    /// Reads what has arrived, or blocks until something arrives: for `idle_after` at most, or without a
-    /// limit between commands, and until the command's deadline in the middle of one (`midway`).
+    /// Reads what has arrived, or blocks until something arrives or `idle_after` is over.
     ///
     /// # Errors
-    /// `TimedOut` after that deadline; an error of the socket.
+    /// `TimedOut` after the deadline; an error of the socket.
     pub(super) fn receive(
         &mut self,
         stream: &Socket,
-        midway: bool,
+        deadline: Option<Moment>,
         idle_after: Option<Duration>,
         shared: &Shared,
     ) -> io::Result<Received> {
-        let left = midway.then(|| {
-            let latest = || shared.now().after(shared.config.frame_timeout);
-            self.frame_deadline.get_or_insert_with(latest).until(shared.now())
-        });
+        let left = deadline.map(|deadline| deadline.until(shared.now()));
         if left.is_some_and(|left| left.is_zero()) {
             let text = "the rest of a command did not arrive in time";
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
