@@ -344,7 +344,7 @@ impl Shared {
     }
 
     /// Ends all success for ever, and says why.
-    fn latched(&self, failure: Failure) -> Unavailable {
+    pub(super) fn latched(&self, failure: Failure) -> Unavailable {
         self.fail(failure);
         self.failure().unwrap_or_else(|| Unavailable(Failure::Closed.into()))
     }

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -379,7 +380,7 @@ impl Shared {
             }
             let Some(mut chunk) = state.chunks.pop_front() else { return state };
             drop(state);
-            let written = self.write_chunk(&mut chunk);
+            let written = self.unless_panics(|| self.write_chunk(&mut chunk));
             self.pending.fetch_sub(chunk.bytes.len() as u64, Ordering::Relaxed);
             state = self.state.lock();
             if let Err(unavailable) = written {
@@ -543,12 +544,11 @@ impl Shared {
             return Err(unavailable);
         }
         let stopwatch = Stopwatch::start();
-        if let Err(e) = self.sync_file(file) {
-            // Latched before anybody else may sync.
-            let failure = Arc::new(self.io("sync", &segment::file_name(id))(e));
-            self.latch(Arc::clone(&failure));
-            return Err(Unavailable(failure));
-        }
+        // A failure, or a panic, is latched before any other thread may sync.
+        self.unless_panics(|| {
+            let synced = self.sync_file(file).map_err(self.io("sync", &segment::file_name(id)));
+            synced.map_err(|failure| self.latched(failure))
+        })?;
         self.sync_latency.lock().add(stopwatch.elapsed());
         self.durable_batch.fetch_max(next, Ordering::AcqRel);
         Ok(())
@@ -637,6 +637,12 @@ impl Shared {
         self.options.salt.map_or_else(random_salt, |salt| salt.wrapping_add(id))
     }
 
+    /// Does `work`; a panic in it leaves the journal failed, since a write or a change of its state may be half done. The
+    /// panic hook has reported the panic.
+    fn unless_panics<T>(&self, work: impl FnOnce() -> Result<T, Unavailable>) -> Result<T, Unavailable> {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(self.latched(Failure::Broken)))
+    }
+
     /// Ends all success for ever.
     pub(super) fn fail(&self, failure: Failure) {
         self.latch(Arc::new(failure));
@@ -684,7 +690,7 @@ impl Shared {
         let last = Position(state.appended);
         state = self.write_until_empty(state);
         drop(state);
-        let closed = self.sync(last).and_then(|()| self.mark(Kind::Closed));
+        let closed = self.unless_panics(|| self.sync(last).and_then(|()| self.mark(Kind::Closed)));
         if let Err(unavailable) = &closed {
             self.latch(Arc::clone(&unavailable.0));
         }
@@ -698,6 +704,14 @@ impl Shared {
         // Nobody else may begin: the mark is the last batch.
         state.pen_taken = true;
         state
+    }
+
+    /// Does the work of one of the journal's threads.
+    fn run_thread(&self, body: impl FnOnce(&Shared)) {
+        let _ = self.unless_panics(|| {
+            body(self);
+            Ok(())
+        });
     }
 
     /// Ends the threads. What was not written yet is not written any more.
@@ -845,7 +859,7 @@ impl Threads {
         body: impl FnOnce(&Shared) + Send + 'static,
     ) -> Result<(), OpenError> {
         let own = Arc::clone(shared);
-        match std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&own)) {
+        match std::thread::Builder::new().name(name.to_owned()).spawn(move || own.run_thread(body)) {
             Ok(handle) => {
                 self.handles.lock().push(handle);
                 Ok(())
