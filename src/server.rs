@@ -25,6 +25,7 @@ mod machine;
 mod outbox;
 mod output;
 mod peer;
+mod polling;
 mod shared;
 mod threads;
 mod watcher;

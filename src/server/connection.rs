@@ -49,7 +49,8 @@ pub(super) fn serve(peer: &Arc<Peer>, session: Session, shared: &Shared) {
     };
     let end = connection.run();
     let Connection { session, output, .. } = connection;
-    // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to blame.
+    // The client's jobs must be back before it can see the end. If the server is stopping, no worker is to
+    // blame.
     if matches!(end, End::Quit) || shared.is_stopping() {
         session.quit();
     } else {
@@ -90,8 +91,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     decoder: Decoder,
     input: Input,
-    /// Commands that will share one taking of the queue's lock, and their outcomes. Their room stays while the
-    /// client pipelines.
+    /// Commands that will share one taking of the queue's lock, and their outcomes. Their room stays while
+    /// the client pipelines.
     pipelined: VecDeque<(Command, Dialect)>,
     outcomes: VecDeque<(Outcome, Dialect)>,
     output: Output<'a>,

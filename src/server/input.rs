@@ -1,18 +1,16 @@
 //! What a client has sent and the server has not executed yet: one connection's read buffer.
 //!
-//! It limits the time that a command may take to arrive, and it polls for a moment before it sleeps. It does
-//! not know what the bytes mean.
+//! It limits the time that a command may take to arrive. It does not know what the bytes mean.
 
-use std::io::{self, Read as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use socket2::Socket;
 
+use super::polling::Polling;
 use super::shared::Shared;
-use crate::clock::{Moment, Stopwatch};
+use crate::clock::Moment;
 
 /// The size of an empty buffer.
 const BUFFER_BYTES: usize = 4096;
@@ -20,13 +18,6 @@ const BUFFER_BYTES: usize = 4096;
 /// A buffer that reads fill grows up to this size. Beyond it, the buffer only grows for a command that needs
 /// it.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
-
-/// How long a connection's thread polls for the next command before it sleeps. A local client that awaits
-/// each reply sends its next command within this time.
-const POLL_TIME: Duration = Duration::from_micros(50);
-
-/// A connection skips polling for at most 2^this reads.
-const POLLS_IN_VAIN_MAX: u32 = 6;
 
 /// How much later than its deadline a slow command may be dropped.
 const LIMIT_SLACK: Duration = Duration::from_secs(1);
@@ -169,53 +160,5 @@ impl Input {
             self.bytes.shrink_to_fit();
         }
         Ok(read)
-    }
-}
-
-/// Polls for the next command for a moment, yielding in between, before the thread sleeps: waking it would
-/// cost both sides more.
-///
-/// One thread of the server polls at a time, or they would take the processor from threads with work to do.
-/// After each poll in vain a connection skips polling for twice as many reads as before.
-#[derive(Default)]
-struct Polling {
-    in_vain: u32,
-    reads_to_skip: u32,
-}
-
-impl Polling {
-    /// Reads. Blocks if nothing has arrived.
-    fn read(&mut self, mut stream: &Socket, bytes: &mut [u8], others: &AtomicBool) -> io::Result<usize> {
-        if self.reads_to_skip > 0 {
-            self.reads_to_skip -= 1;
-        } else if !others.swap(true, Ordering::Acquire) {
-            let read = poll(stream, bytes);
-            others.store(false, Ordering::Release);
-            if let Some(read) = read {
-                self.in_vain = 0;
-                return Ok(read);
-            }
-            self.in_vain = (self.in_vain + 1).min(POLLS_IN_VAIN_MAX);
-            self.reads_to_skip = (1 << self.in_vain) - 1;
-        }
-        loop {
-            match stream.read(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
-        }
-    }
-}
-
-/// Polls for [`POLL_TIME`].
-fn poll(stream: &Socket, bytes: &mut [u8]) -> Option<usize> {
-    let stopwatch = Stopwatch::start();
-    loop {
-        match rustix::net::recv(stream, &mut *bytes, RecvFlags::DONTWAIT) {
-            Ok((read, _)) => return Some(read),
-            Err(Errno::AGAIN) if stopwatch.elapsed() < POLL_TIME => std::thread::yield_now(),
-            // Another error: the blocking read will report it.
-            Err(_) => return None,
-        }
     }
 }
