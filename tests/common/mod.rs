@@ -1,4 +1,4 @@
-//! What the tests share: the real server on a free port, and plain sockets that speak to it line by line.
+//! What the tests share: the real server on a free port, and plain connections that send and read lines.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,14 +7,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// How long a test waits for what must come: generous, since it only ever passes when something is wrong.
+/// How long a test waits for what must come. It only passes if something is wrong, so it is generous.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running server process; killed when dropped.
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
-    /// The line that it printed at its start.
+    /// The line that it printed when it started.
     pub(crate) greeting: String,
 }
 
@@ -44,7 +44,7 @@ impl Server {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for the process to end.
+    /// Waits until the process ends.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -103,7 +103,7 @@ impl Talk {
         Some(String::from_utf8(line).unwrap())
     }
 
-    /// So many bytes.
+    /// The next `count` bytes.
     pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         let mut have = 0;
@@ -116,14 +116,14 @@ impl Talk {
         bytes
     }
 
-    /// Sends a line and reads the one that answers it.
+    /// Sends a line and reads the line that answers it.
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.send(format!("{line}\n"));
         self.line().unwrap_or_else(|| panic!("closed instead of an answer to {line:?}"))
     }
 
-    /// Sends a TASK line again and again until it is refused; returns how often it was accepted, the id of the last job
-    /// accepted (0 for none), and the refusal.
+    /// Sends a TASK line again and again until it is refused; returns how often it was accepted, the id of
+    /// the last job accepted (0 for none), and the refusal.
     pub(crate) fn ask_until_refused(&mut self, task: &str) -> (u64, u64, String) {
         let (mut accepted, mut last) = (0, 0);
         loop {
@@ -142,19 +142,20 @@ impl Talk {
         (0..count.parse().unwrap()).map(|_| self.line().unwrap()).collect()
     }
 
-    /// Sends nothing more, and says so.
+    /// Shuts the sending side down.
     pub(crate) fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// All that is still to come, up to the end of the stream. A reset counts as the end.
+    /// Everything up to the end of the stream. A reset counts as the end.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         let _ = self.reader.read_to_end(&mut rest);
         String::from_utf8_lossy(&rest).into()
     }
 
-    /// Replays a dialogue: lines beginning with `> ` are sent, those with `< ` must come back just so.
+    /// Replays a dialogue: lines beginning with `> ` are sent, lines beginning with `< ` must come back
+    /// exactly.
     pub(crate) fn dialogue(&mut self, text: &str) {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             if let Some(sent) = line.strip_prefix('>') {
@@ -176,12 +177,12 @@ pub(crate) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     receiver
 }
 
-/// Looks again and again until `found` says so; for things that have no event to wait for.
+/// Checks again and again until `found` returns true: for what has no event to wait for.
 pub(crate) fn until(what: &str, mut found: impl FnMut() -> bool) {
     #[allow(clippy::disallowed_methods, reason = "a test's patience is not the server's time")]
     let begun = std::time::Instant::now();
     while !found() {
-        assert!(begun.elapsed() < PATIENCE, "{what} did not come about");
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
