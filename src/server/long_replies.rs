@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 /// How many bytes of long replies may wait for their clients before no further long reply is made.
-const WAITING_BYTES_MAX: u64 = 64 << 20;
+const WAITING_BYTES_MAX: u64 = 16 << 20;
 
 /// The long replies of all connections.
 #[derive(Default)]
