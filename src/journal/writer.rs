@@ -1,8 +1,8 @@
 //! The end of the journal: what is appended, who writes it, and who waits for it.
 //!
-//! Changes are appended to chunks in memory. One thread at a time has the *pen*: it takes the first chunk, writes
+//! Changes are appended to chunks in memory. One thread at a time has the *write token*: it takes the first chunk, writes
 //! it as a batch, syncs as the policy asks, says how far all is safe, and wakes those who waited for it. Who has
-//! the pen is either a thread that waits for its own change, while nobody else does, which saves it two changes of
+//! the write token is either a thread that waits for its own change, while nobody else does, which saves it two changes of
 //! threads; or the writer's thread, which goes on for as long as there is something to write.
 
 use std::collections::VecDeque;
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// There is something for the writer's thread to do.
     work: Condvar,
-    /// The pen was put down.
+    /// The write token was put down.
     idle: Condvar,
     /// There is something to sync, for the thread that keeps the interval.
     unsynced: Condvar,
@@ -60,7 +60,7 @@ pub(super) struct Shared {
     failed: AtomicBool,
     /// Every batch with a lower number is durable.
     durable_batch: AtomicU64,
-    /// Taken by whoever has the pen.
+    /// Taken by whoever has the write token.
     output: Mutex<Output>,
     /// Held during a sync: the system tells an error to one caller only, and nobody may go on without knowing.
     syncing: Mutex<()>,
@@ -97,9 +97,9 @@ struct State {
     /// What has to be synced for `written` to be durable: the file, its segment, and the number of the batch that comes next.
     written_to: Option<(Arc<dyn StorageFile>, u64, u64)>,
     /// Somebody writes, or is about to.
-    pen_taken: bool,
+    token_taken: bool,
     /// It is the writer's thread, which has yet to begin.
-    pen_offered: bool,
+    token_offered: bool,
     waiters: Waiters,
     failure: Option<Arc<Failure>>,
     stopped: bool,
@@ -344,10 +344,10 @@ impl Shared {
             if state.stopped {
                 return Err(Failure::Closed.into());
             }
-            if state.pen_taken {
+            if state.token_taken {
                 return Ok(Some(state));
             }
-            state.pen_taken = true;
+            state.token_taken = true;
             state = self.write_until(state, Some(position.0));
         }
     }
@@ -355,13 +355,13 @@ impl Shared {
     /// Has the writer's thread write what is there, if nobody does.
     pub(super) fn nudge(&self) {
         let mut state = self.state.lock();
-        if !state.pen_taken && !state.chunks.is_empty() {
-            self.offer_pen(&mut state);
+        if !state.token_taken && !state.chunks.is_empty() {
+            self.offer_token(&mut state);
         }
     }
 
-    /// Writes one chunk after another, with the pen taken, until the promise holds for `wanted`; then gives the
-    /// pen to the writer's thread if there is more to write, or puts it down.
+    /// Writes one chunk after another, with the write token taken, until the promise holds for `wanted`; then gives the
+    /// write token to the writer's thread if there is more to write, or puts it down.
     fn write_until<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -370,12 +370,12 @@ impl Shared {
         loop {
             let done = wanted.is_some_and(|wanted| state.promised(self.options.fsync) >= wanted);
             if state.chunks.is_empty() || state.failure.is_some() || state.stopped {
-                state.pen_taken = false;
+                state.token_taken = false;
                 self.idle.notify_all();
                 return state;
             }
             if done && self.options.background {
-                self.offer_pen(&mut state);
+                self.offer_token(&mut state);
                 return state;
             }
             let Some(mut chunk) = state.chunks.pop_front() else { return state };
@@ -393,10 +393,10 @@ impl Shared {
         }
     }
 
-    /// Tells the writer's thread to take the pen.
-    fn offer_pen(&self, state: &mut State) {
-        state.pen_taken = true;
-        state.pen_offered = true;
+    /// Tells the writer's thread to take the write token.
+    fn offer_token(&self, state: &mut State) {
+        state.token_taken = true;
+        state.token_offered = true;
         self.work.notify_one();
     }
 
@@ -404,8 +404,8 @@ impl Shared {
     fn keep_writing(&self) {
         let mut state = self.state.lock();
         while !state.stopped {
-            if state.pen_offered {
-                state.pen_offered = false;
+            if state.token_offered {
+                state.token_offered = false;
                 state = self.write_until(state, None);
             } else {
                 self.work.wait(&mut state);
@@ -674,7 +674,7 @@ impl Shared {
     /// Writes all that was appended, and a clean mark.
     pub(super) fn close(&self) -> Result<(), Unavailable> {
         let mut state = self.state.lock();
-        while state.pen_taken && state.failure.is_none() {
+        while state.token_taken && state.failure.is_none() {
             self.idle.wait_for(&mut state, Duration::from_millis(100));
         }
         if let Some(failure) = &state.failure {
@@ -686,7 +686,7 @@ impl Shared {
                 _ => Err(unavailable),
             };
         }
-        state.pen_taken = true;
+        state.token_taken = true;
         let last = Position(state.appended);
         state = self.write_until_empty(state);
         drop(state);
@@ -702,7 +702,7 @@ impl Shared {
     fn write_until_empty<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state = self.write_until(state, None);
         // Nobody else may begin: the mark is the last batch.
-        state.pen_taken = true;
+        state.token_taken = true;
         state
     }
 
