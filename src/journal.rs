@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::change::Change;
 use crate::clock::Stopwatch;
 use crate::job::{JobId, QueueName};
+pub use crate::stats::JournalStats;
 
 mod batch;
 mod compaction;
@@ -211,41 +212,6 @@ pub struct Recovered {
     pub highest_id: u64,
     /// How long it took.
     pub duration: Duration,
-}
-
-/// What the journal has done since it was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalStats {
-    /// The policy.
-    pub fsync: Fsync,
-    /// Segments in use.
-    pub segments: u64,
-    /// The number of the oldest of them.
-    pub oldest_segment: u64,
-    /// The number of the newest of them, which is being written.
-    pub newest_segment: u64,
-    /// How large a segment is made, in bytes.
-    pub segment_bytes: u64,
-    /// Bytes on disk, files of zeros for segments to come included.
-    pub total_bytes: u64,
-    /// Bytes that the newest whole record of each job, and what else must be kept, takes.
-    pub live_bytes: u64,
-    /// Bytes of segments in use that are not live.
-    pub dead_bytes: u64,
-    /// Batches written.
-    pub batches: u64,
-    /// Records written.
-    pub records: u64,
-    /// Syncs of batches.
-    pub syncs: u64,
-    /// The time that half of these syncs did not exceed.
-    pub sync_p50: Duration,
-    /// The time that 99 of 100 of these syncs did not exceed.
-    pub sync_p99: Duration,
-    /// The longest of these syncs.
-    pub sync_max: Duration,
-    /// What was found when it was opened.
-    pub recovered: Recovered,
 }
 
 /// What has to be kept, as its owner counts it: all that is in the journal beyond it is dead weight.
@@ -498,7 +464,7 @@ impl Journal {
 
     /// What it has done since it was opened.
     pub fn stats(&self) -> JournalStats {
-        self.inner.shared.stats(self.inner.recovered.clone())
+        self.inner.shared.stats(&self.inner.recovered)
     }
 
     /// Writes and syncs what was appended, then a clean mark, and ends the journal's threads. Blocks until that is

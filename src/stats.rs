@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::job::{Job, QueueName};
-pub use crate::journal::JournalStats;
 pub use list::{Kind, Stat, Value};
 
 mod list;
@@ -90,6 +89,46 @@ pub struct ServerStats {
     pub totals: Totals,
     /// The journal's counters; `None` where jobs are in memory only.
     pub journal: Option<Box<JournalStats>>,
+}
+
+/// What a journal has done since it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalStats {
+    /// When it is synced, as `--fsync` takes it.
+    pub fsync: String,
+    /// Segments in use.
+    pub segments: u64,
+    /// The number of the oldest of them.
+    pub oldest_segment: u64,
+    /// The number of the newest of them, which is being written.
+    pub newest_segment: u64,
+    /// The size of a new segment, in bytes.
+    pub segment_bytes: u64,
+    /// Bytes on disk, including files of zeros for segments to come.
+    pub total_bytes: u64,
+    /// Bytes of the newest whole record of each job, and of what else must be kept.
+    pub live_bytes: u64,
+    /// Bytes of segments in use that are not live.
+    pub dead_bytes: u64,
+    /// Batches written.
+    pub batches: u64,
+    /// Records written.
+    pub records: u64,
+    /// Syncs of batches.
+    pub syncs: u64,
+    /// Half of these syncs took at most this long.
+    pub sync_p50: Duration,
+    /// 99 of 100 of these syncs took at most this long.
+    pub sync_p99: Duration,
+    /// The longest of these syncs.
+    pub sync_max: Duration,
+    /// Records read when it was opened.
+    pub replayed_records: u64,
+    /// Bytes read when it was opened.
+    pub replayed_bytes: u64,
+    /// Whether the server before ended gracefully, or there was none.
+    pub replayed_clean: bool,
 }
 
 /// One job and what it has been through. What is not in [`Job::counts`] is counted since the server started.

@@ -766,7 +766,7 @@ impl Shared {
     }
 
     /// What it has done.
-    pub(super) fn stats(&self, recovered: Recovered) -> JournalStats {
+    pub(super) fn stats(&self, recovered: &Recovered) -> JournalStats {
         let (segments, [oldest_segment, newest_segment]) = {
             let segments = self.segments.lock();
             let ends = [segments.front(), segments.back()].map(|end| end.map_or(0, |segment| segment.id));
@@ -778,7 +778,7 @@ impl Shared {
         let latency = self.sync_latency.lock().clone();
         let state = self.state.lock();
         JournalStats {
-            fsync: self.options.fsync,
+            fsync: self.options.fsync.to_string(),
             segments,
             oldest_segment,
             newest_segment,
@@ -792,7 +792,9 @@ impl Shared {
             sync_p50: latency.percentile(50),
             sync_p99: latency.percentile(99),
             sync_max: latency.max(),
-            recovered,
+            replayed_records: recovered.records,
+            replayed_bytes: recovered.bytes,
+            replayed_clean: recovered.clean,
         }
     }
 }

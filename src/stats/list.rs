@@ -120,7 +120,6 @@ impl JournalStats {
     fn list(&self) -> Vec<Stat> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let per_batch = Value::Decimal(self.records as f64 / self.batches.max(1) as f64);
-        let recovered = &self.recovered;
         vec![
             text("journal", format!("fsync {}", self.fsync), "When the journal is synced."),
             gauge("journal_segments", self.segments, "Segments that hold records."),
@@ -147,9 +146,13 @@ impl JournalStats {
                 "99 of 100 syncs took at most this long.",
             ),
             gauge("journal_fsync_max_microseconds", micros(self.sync_max), "The slowest sync."),
-            gauge("journal_replayed_records", recovered.records, "Records read at the start."),
-            gauge("journal_replayed_bytes", recovered.bytes, "Bytes read at the start."),
-            flag("journal_replayed_clean", recovered.clean, "Whether the server before ended gracefully."),
+            gauge("journal_replayed_records", self.replayed_records, "Records read at the start."),
+            gauge("journal_replayed_bytes", self.replayed_bytes, "Bytes read at the start."),
+            flag(
+                "journal_replayed_clean",
+                self.replayed_clean,
+                "Whether the server before ended gracefully.",
+            ),
         ]
     }
 }

@@ -242,7 +242,7 @@ pub fn run_workload(owner: &Owner, seed: u64, count: usize, body_max: u64) -> Hi
     let mut random = Random(seed);
     let before = owner.world.lock().unwrap().clone();
     let mut history = History { before, ..History::default() };
-    let sync = !matches!(owner.journal.stats().fsync, Fsync::Always);
+    let sync = owner.journal.stats().fsync != Fsync::Always.to_string();
     for _ in 0..count {
         let change = {
             let world = owner.world.lock().unwrap();
