@@ -55,6 +55,9 @@ bench: all ## Benchmark against beanstalkd and Redis (30 minutes; root installs 
 lint: ## Check format, clippy and docs, with warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	scripts/check-library-size
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
 fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECONDS); installs cargo-fuzz if missing

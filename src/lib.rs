@@ -12,6 +12,14 @@
 //! | keep jobs on disk | [`Broker::open`] |
 //! | speak the protocol yourself | [`protocol`], and docs/protocol.md |
 //!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `programs` | yes | the programs `server`, `worker` and `client`, and the crates that only they need |
+//!
+//! A program that uses the library needs none of it: `djqs = { version = "0.1", default-features = false }`.
+//!
 //! # A job's life
 //!
 //! ```text

@@ -30,8 +30,7 @@ mod shared;
 mod threads;
 mod watcher;
 
-pub use listen::{Listen, inherited};
-pub use machine::schedule_as_batch;
+pub use listen::Listen;
 pub use shared::Config;
 
 /// How long [`Server::run`] waits for connections to end after it was told to stop.
@@ -67,8 +66,8 @@ impl Server {
         Server::on(listen.socket()?, broker, config)
     }
 
-    /// Serves the broker's clients on a stream socket that is listening already: one that [`inherited`]
-    /// returns, a `TcpListener` or a `UnixListener`.
+    /// Serves the broker's clients on a stream socket that is listening already: a `TcpListener`, a
+    /// `UnixListener`, or one that systemd passed to this process.
     ///
     /// # Errors
     /// The system's, if it has no thread or file descriptor left.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use djqs::server::{self, Config, Listen, Server, limits};
+use djqs::server::{Config, Listen, Server, limits};
 use djqs::{Broker, broker};
 use ending::{end_soon, handle_signals};
 use flags::{Flags, format_size};
@@ -18,6 +18,10 @@ mod flags;
 mod journal;
 #[path = "common/rules.rs"]
 mod rules;
+#[path = "server/scheduling.rs"]
+mod scheduling;
+#[path = "server/systemd.rs"]
+mod systemd;
 
 /// The exit code if the server can't start, or fails.
 const EXIT_FAILURE: u8 = 1;
@@ -40,7 +44,7 @@ fn run(flags: Flags) -> Result<(), String> {
         return journal::verify(directory);
     }
     // Before any thread is started, because threads inherit it.
-    server::schedule_as_batch();
+    scheduling::schedule_as_batch();
     limits::raise_open_files();
     let cap = limits::connection_cap();
     let connections_max = flags.max_connections.unwrap_or(cap.connections);
@@ -85,7 +89,7 @@ fn run(flags: Flags) -> Result<(), String> {
 /// Listens on the socket that systemd passed, or else where the flags say. Returns also the name of that
 /// place.
 fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, String), String> {
-    let inherited = server::inherited().map_err(|error| format!("can't listen: {error}"))?;
+    let inherited = systemd::inherited().map_err(|error| format!("can't listen: {error}"))?;
     if let Some(socket) = inherited {
         let named = "the socket that systemd passed".to_owned();
         let server = Server::on(socket, broker, config);

@@ -2,14 +2,12 @@
 //! same.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
 use crate::job::Key;
+use crate::protocol::native::job_json::{body_member, millis, seconds_since_1970};
 use crate::protocol::native::{Answer, Found};
 
 /// Writes a reply, and the line that its command begins on, as an object on one line.
@@ -44,7 +42,7 @@ impl Serialize for Reply<'_> {
                 map.serialize_entry("queue", lease.queue.as_str())?;
                 map.serialize_entry("attempt", &lease.attempt)?;
                 map.serialize_entry("ttr_ms", &millis(lease.ttr))?;
-                body(&mut map, &lease.body)?;
+                body_member(&mut map, &lease.body)?;
             }
             Answer::Found(job) => found(&mut map, job)?,
             Answer::Empty | Answer::Done | Answer::Pong => {}
@@ -96,15 +94,7 @@ fn found<M: SerializeMap>(map: &mut M, job: &Found) -> Result<(), M::Error> {
     map.serialize_entry("failures", &job.counts.failures)?;
     map.serialize_entry("crashes", &job.counts.crashes)?;
     map.serialize_entry("returns", &job.counts.returns)?;
-    body(map, &job.body)
-}
-
-/// The body as text, or in base64 where it is none.
-fn body<M: SerializeMap>(map: &mut M, body: &Arc<[u8]>) -> Result<(), M::Error> {
-    match std::str::from_utf8(body) {
-        Ok(text) => map.serialize_entry("body", text),
-        Err(_) => map.serialize_entry("body_base64", &BASE64_STANDARD.encode(body)),
-    }
+    body_member(map, &job.body)
 }
 
 /// One line of a reply of several: those of LIST are objects already, all others are text.
@@ -127,14 +117,6 @@ impl Serialize for Line<'_> {
             Line::Text(text) => text.serialize(serializer),
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn seconds_since_1970(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@
 //! [`write_command`] and [`read_answer`] are the client's side, [`crate::protocol::Decoder`] and
 //! [`write_reply`] the server's; each pair is the other's inverse.
 
+mod base64;
 mod duration;
+pub(crate) mod job_json;
 mod options;
 mod reply;
 mod request;

@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use memchr::{memchr, memchr_iter};
-use serde::Serialize;
 
 use super::duration::{duration, format_duration};
+use super::job_json::{self, seconds_since_1970};
 use super::request::{Len, split};
 use super::text::{
     name_and_value, number, push_body, push_duration_option, push_number, push_number_option,
@@ -175,62 +174,10 @@ fn write_found(job: &Job, out: &mut Vec<u8>) {
     push_body(out, &job.body);
 }
 
-/// A job as LIST shows it: the names and their order are the protocol's.
-#[derive(Serialize)]
-struct JobLine<'a> {
-    id: u64,
-    queue: &'a str,
-    state: &'a str,
-    priority: u32,
-    ttr_ms: u64,
-    attempts: u32,
-    backoff_ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    created: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remaining_ms: Option<u64>,
-    attempt: u32,
-    failures: u32,
-    crashes: u32,
-    returns: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
-}
-
-impl<'a> JobLine<'a> {
-    fn new(job: &'a Job) -> JobLine<'a> {
-        let body = std::str::from_utf8(&job.body).ok();
-        JobLine {
-            id: job.id.0,
-            queue: job.queue.as_str(),
-            state: job.state.as_str(),
-            priority: job.priority.0,
-            ttr_ms: whole_millis(job.ttr),
-            attempts: job.attempts,
-            backoff_ms: whole_millis(job.backoff),
-            key: job.key.as_ref().map(Key::as_str),
-            created: seconds_since_1970(job.created),
-            remaining_ms: job.remaining.map(whole_millis),
-            attempt: job.attempt(),
-            failures: job.counts.failures,
-            crashes: job.counts.crashes,
-            returns: job.counts.returns,
-            reason: job.reason.as_deref(),
-            body,
-            body_base64: body.is_none().then(|| BASE64_STANDARD.encode(&job.body)),
-        }
-    }
-}
-
 fn write_jobs(jobs: &[Job], out: &mut Vec<u8>) {
     write_ok(out, |out| push_number_option(out, "lines", jobs.len() as u64));
     for job in jobs {
-        serde_json::to_writer(&mut *out, &JobLine::new(job)).expect("numbers and strings are always JSON");
+        job_json::write(job, out);
         out.push(b'\n');
     }
 }
@@ -281,14 +228,6 @@ fn write_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
         }
     }
     out.push(b'\n');
-}
-
-fn seconds_since_1970(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn whole_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads the reply at the head of `bytes`: how many of them it takes, and what it says. `None` where it is not
