@@ -1,20 +1,23 @@
 //! The broker: what a server, or a program with the queue inside it, knows of the queue.
 //!
-//! A [`Broker`] is a set of queues. A [`Session`] is one client of it: what it has leased, what it waits for. The server
-//! opens a session for each connection; a program that embeds the broker opens its own. Dropping a session means that the
-//! connection was lost: each of its leases counts as a crash. [`Session::quit`] returns its jobs instead.
+//! A [`Broker`] is a set of queues. A [`Session`] is one client of it: what it has leased, what it waits for.
+//! The server opens a session for each connection; a program that embeds the broker opens its own. Dropping a
+//! session means that the connection was lost: each of its leases counts as a crash. [`Session::quit`]
+//! returns its jobs instead.
 //!
 //! # The contract
 //!
-//! Everything that serves clients knows the names in this file, and nothing of the queue, its state or the journal. An engine
-//! provides what is behind them; today there is one, `broker/embedded.rs`. An engine has to provide:
+//! Everything that serves clients knows the names in this file, and nothing of the queue, its state or the
+//! journal. An engine provides what is behind them; today there is one, `broker/embedded.rs`. An engine has
+//! to provide:
 //!
 //! - `connect`: opens a session.
-//! - `execute`: one [`Command`] to one [`Outcome`]. Blocks only for a submission, while the engine must write first.
+//! - `execute`: one [`Command`] to one [`Outcome`]. Blocks only for a submission, while the engine must write
+//!   first.
 //! - `execute_all`: several brief commands, in their order, for less than each alone would cost.
 //! - `wait`: blocks until what an [`Outcome::Wait`] asked for has come, or the wait is over.
-//! - `settle`, `settle_or_call`: after one of these, a crash can't take back what the commands up to then have returned. No
-//!   reply may be shown before.
+//! - `settle`, `settle_or_call`: after one of these, a crash can't take back what the commands up to then
+//!   have returned. No reply may be shown before.
 //! - `canceller`: a handle that ends the session's waits from another thread.
 //! - `quit`, and dropping the session.
 //! - `drain`, `close`, `stats`.
@@ -47,22 +50,24 @@ mod verbs;
 /// The most jobs that one LIST returns.
 pub const LIST_JOBS_MAX: u32 = 1000;
 
-/// A LIST ends early when its jobs, with their keys and reasons, have reached this many bytes, so that a reply stays bounded.
+/// A LIST ends early when its jobs, with their keys and reasons, have reached this many bytes, so that a
+/// reply stays bounded.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
 
 /// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
 const RECORD_BYTES_MAX: u64 = 2048;
 
-/// The smallest size of the journal's segments, in bytes, in which every job fits whose body is at most `body_max` long. A
-/// job that does not fit makes its segment longer, for which there may be no room: on a full disk all replies may
-/// have to wait for it.
+/// The smallest size of the journal's segments, in bytes, in which every job fits whose body is at most
+/// `body_max` long. A job that does not fit makes its segment longer, for which there may be no room: on a
+/// full disk all replies may have to wait for it.
 pub fn segment_bytes_for(body_max: u64) -> u64 {
     journal::segment_bytes_for(body_max + RECORD_BYTES_MAX)
 }
 
-/// A good size for the journal's segments, in bytes, if no body is longer than `body_max`: room for twenty such jobs, within
-/// 16 to 64 MiB unless a job needs more. If few jobs fit in a segment, much is left over at the ends of segments, which
-/// a full disk can't spare; if segments are large, so is what is kept ready (docs/journal.md).
+/// A good size for the journal's segments, in bytes, if no body is longer than `body_max`: room for twenty
+/// such jobs, within 16 to 64 MiB unless a job needs more. If few jobs fit in a segment, much is left over at
+/// the ends of segments, which a full disk can't spare; if segments are large, so is what is kept ready
+/// (docs/journal.md).
 pub fn segment_bytes_by_default(body_max: u64) -> u64 {
     let twenty = body_max.saturating_add(RECORD_BYTES_MAX).saturating_mul(20);
     twenty.clamp(16 << 20, 64 << 20).max(segment_bytes_for(body_max))
@@ -71,15 +76,16 @@ pub fn segment_bytes_by_default(body_max: u64) -> u64 {
 /// What a broker is made with.
 #[derive(Clone)]
 pub struct Config {
-    /// The most memory that all jobs together may take, in bytes; beyond it, submissions are refused. Default 1 GiB.
+    /// The most memory that all jobs together may take, in bytes; beyond it, submissions are refused. Default
+    /// 1 GiB.
     pub memory_max: u64,
     /// Where the time comes from. Default the system's clocks.
     pub clock: Clock,
     /// The seed of the backoffs' jitter. Default different in each process.
     pub seed: u64,
-    /// Called once if the broker fails: a fault in the code has left a change half made ([`Failure::Broken`]), or the journal
-    /// can't be written. Every command is refused from then on, and nothing more is acknowledged. A server should end,
-    /// and be started again. Default: nothing is called.
+    /// Called once if the broker fails: a fault in the code has left a change half made
+    /// ([`Failure::Broken`]), or the journal can't be written. Every command is refused from then on, and
+    /// nothing more is acknowledged. A server should end, and be started again. Default: nothing is called.
     pub on_failure: Option<OnFailure>,
 }
 
@@ -145,7 +151,8 @@ impl Broker {
         Broker { engine: embedded::Engine::in_memory(config) }
     }
 
-    /// Makes a broker that keeps its jobs in a journal, and reads those that are there already. Blocks while it does.
+    /// Makes a broker that keeps its jobs in a journal, and reads those that are there already. Blocks while
+    /// it does.
     ///
     /// # Errors
     /// [`OpenError`] if the journal can't be read or written; nothing in it has been changed then.
@@ -195,8 +202,8 @@ impl Broker {
         self.engine.gauges()
     }
 
-    /// The server's counters as they are now. They may include jobs that are not durable yet, so that they can be read
-    /// while the disk is slow or stuck.
+    /// The server's counters as they are now. They may include jobs that are not durable yet, so that they
+    /// can be read while the disk is slow or stuck.
     pub fn stats(&self) -> ServerStats {
         self.engine.stats()
     }
@@ -204,8 +211,9 @@ impl Broker {
 
 /// One client of a broker. See the module's documentation.
 ///
-/// Don't show what its methods return to anybody, nor act on it, before [`Session::settle`] has returned: until then a crash
-/// can take it back. One call of it serves any number of commands before it; that makes pipelining fast.
+/// Don't show what its methods return to anybody, nor act on it, before [`Session::settle`] has returned:
+/// until then a crash can take it back. One call of it serves any number of commands before it; that makes
+/// pipelining fast.
 #[derive(Debug)]
 pub struct Session {
     engine: embedded::Session,
@@ -230,8 +238,8 @@ pub struct Canceller {
 }
 
 impl Canceller {
-    /// Ends the session's wait now, and each later one as it begins. Does nothing once the session has ended. Does not
-    /// block.
+    /// Ends the session's wait now, and each later one as it begins. Does nothing once the session has ended.
+    /// Does not block.
     pub fn cancel(&self) {
         self.engine.cancel();
     }
@@ -275,9 +283,10 @@ impl Session {
         self.engine.execute(command)
     }
 
-    /// Executes commands that are all [brief](crate::protocol::Spec::brief), in their order, with the queue's lock taken as seldom as
-    /// possible. Ends with the last of them, with one that has to wait, or when the leased bodies have reached a limit. Takes
-    /// the commands from `commands` and adds their results to `outcomes`, each with its dialect.
+    /// Executes commands that are all [brief](crate::protocol::Spec::brief), in their order, with the queue's
+    /// lock taken as seldom as possible. Ends with the last of them, with one that has to wait, or when the
+    /// leased bodies have reached a limit. Takes the commands from `commands` and adds their results to
+    /// `outcomes`, each with its dialect.
     pub(crate) fn execute_all(
         &mut self,
         commands: &mut VecDeque<(Command, Dialect)>,
@@ -286,8 +295,8 @@ impl Session {
         self.engine.execute_all(commands, outcomes);
     }
 
-    /// Waits for what [`Outcome::Wait`] asked for. Blocks: before that, arrange for [`Canceller::cancel`] to be called when the
-    /// client disconnects.
+    /// Waits for what [`Outcome::Wait`] asked for. Blocks: before that, arrange for [`Canceller::cancel`] to
+    /// be called when the client disconnects.
     pub fn wait(&mut self, wanted: &Wanted) -> Waited {
         self.engine.wait(wanted)
     }
@@ -295,14 +304,15 @@ impl Session {
     /// Blocks until everything that this session was told is as durable as the journal's policy promises.
     ///
     /// # Errors
-    /// [`Code::Unavailable`](crate::Code::Unavailable) if the journal can no longer be written: it is unknown which of the
-    /// commands since the last settling survive.
+    /// [`Code::Unavailable`](crate::Code::Unavailable) if the journal can no longer be written: it is unknown
+    /// which of the commands since the last settling survive.
     pub fn settle(&mut self) -> Result<(), Refusal> {
         self.engine.settle()
     }
 
-    /// As [`Session::settle`], but if another thread is writing already, returns false instead of waiting. Then the callback
-    /// that `prepare` makes is called once, by the thread that learns the result; it must not block.
+    /// As [`Session::settle`], but if another thread is writing already, returns false instead of waiting.
+    /// Then the callback that `prepare` makes is called once, by the thread that learns the result; it must
+    /// not block.
     ///
     /// # Errors
     /// [`Code::Unavailable`](crate::Code::Unavailable), as above; the callback gets the same.

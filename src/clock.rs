@@ -1,12 +1,12 @@
-//! The only place that reads the time. [`Clock`] is the system's or one that a test moves by hand.
+//! The only place that reads the time. A [`Clock`] is the system's, or one that a test moves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A point on the monotonic clock, in whole microseconds since the clock was made. Deadlines are of this kind.
+/// A point on the monotonic clock, in whole microseconds since the clock was made. Deadlines are moments.
 ///
-/// Milliseconds would do for what people ask for, but a wait that begins within one would end up to one too early.
+/// With milliseconds, a wait could end up to a millisecond early.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment {
     micros: u64,
@@ -23,7 +23,7 @@ impl Moment {
         self.micros / 1000
     }
 
-    /// The moment `wait` later; a part of a microsecond counts as a whole one, so that no wait ends early.
+    /// The moment `wait` later. A part of a microsecond is rounded up, so that no wait ends early.
     pub fn after(self, wait: Duration) -> Moment {
         let micros = u64::try_from(wait.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         Moment { micros: self.micros.saturating_add(micros) }
@@ -35,7 +35,7 @@ impl Moment {
         Moment { micros: self.micros.saturating_sub(micros) }
     }
 
-    /// What is left from `now` until this moment; nothing if it has passed.
+    /// The time from `now` until this moment; zero if it has passed.
     pub fn until(self, now: Moment) -> Duration {
         Duration::from_micros(self.micros.saturating_sub(now.micros))
     }
@@ -44,14 +44,14 @@ impl Moment {
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Monotonic: what deadlines are compared with.
+    /// Monotonic, for deadlines.
     pub mono: Moment,
-    /// Wall clock, in milliseconds since 1970: what is written down to outlive the process.
+    /// Wall clock, in milliseconds since 1970, for what outlives the process.
     pub wall_ms: u64,
 }
 
 impl Now {
-    /// The wall-clock time at which `moment` falls, in milliseconds since 1970; a part of one counts as a whole one.
+    /// The wall-clock time of `moment`, in milliseconds since 1970, rounded up.
     pub fn wall_of(&self, moment: Moment) -> u64 {
         if moment >= self.mono {
             self.wall_ms.saturating_add((moment.micros - self.mono.micros).div_ceil(1000))
@@ -85,8 +85,8 @@ impl Clock {
         }
     }
 
-    /// The instant at which `moment` falls, for waiting on a condition variable. A manual clock has no such
-    /// instant: whoever waits on it must be woken when it is moved.
+    /// The instant of `moment`, for waiting on a condition variable. A manual clock has no instants: a thread
+    /// that waits must be woken when the clock is moved.
     pub fn instant_of(&self, moment: Moment) -> Option<Instant> {
         match self {
             Clock::System(clock) => clock.origin.checked_add(Duration::from_micros(moment.micros)),
@@ -120,7 +120,7 @@ impl ManualClock {
     /// The wall-clock time at a manual clock's beginning: 2020-01-01T00:00:00Z, in milliseconds since 1970.
     pub const WALL_ORIGIN_MS: u64 = 1_577_836_800_000;
 
-    /// Moves the clock forward. A [`crate::Broker`] on this clock acts upon it at its next
+    /// Moves the clock forward. A [`crate::Broker`] with this clock does what is due at its next
     /// [`crate::Broker::tick`].
     pub fn advance(&self, by: Duration) {
         self.millis.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
@@ -139,7 +139,7 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Begins to measure.
+    /// Starts to measure.
     pub fn start() -> Stopwatch {
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
         Stopwatch { started: Instant::now() }

@@ -1,11 +1,12 @@
-//! What a client can ask and what the server can answer, without a word of either dialect's text.
+//! What a client can ask and what the server can answer, independent of either dialect's text.
 //!
-//! [`Command`] and [`Reply`] are the contract; [`native`] turns them into the upper-case text that people
-//! type, [`beanstalk`] into the lower-case text that beanstalkd's clients speak. The dialect is decided per command, by the case of its verb's first letter, in [`Decoder`]. Nothing
-//! here sees a socket: bytes come in, values go out, and the other way round.
+//! [`native`] turns a [`Command`] and a [`Reply`] into the upper-case text that people type, [`beanstalk`]
+//! into the lower-case text of beanstalkd's clients. Nothing here uses a socket: bytes become values, and
+//! values bytes.
 //!
-//! A dialect is one file (or a folder) of its own beside this one: it makes a command of a line and of the body
-//! behind it, and bytes of a reply. [`Decoder`] finds the lines, skips what is refused and picks the dialect.
+//! Each dialect is a file or folder of its own. It makes a command from a line and the body behind it, and
+//! bytes from a reply. [`Decoder`] finds the lines, skips what is refused, and picks the dialect of each
+//! command by the case of its verb's first letter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,22 +25,22 @@ pub use decoder::{Decoder, FrameLimits, HEADER_BYTES_MAX, Step};
 pub(crate) use spec::FEW_QUEUES;
 pub use spec::Spec;
 
-/// How many jobs [`Command::List`] shows where the command does not say.
+/// How many jobs [`Command::List`] shows by default.
 pub const LIST_LIMIT_DEFAULT: u32 = 100;
 
-/// How many jobs [`Command::List`] shows at most.
+/// The most jobs that [`Command::List`] shows.
 pub const LIST_LIMIT_MAX: u32 = 1000;
 
 /// How long a command that finds no job waits for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Until there is one.
+    /// Until there is a job.
     Forever,
-    /// At most this long; zero answers at once.
+    /// At most this long; with zero, not at all.
     AtMost(Duration),
 }
 
-/// What [`Command::Retry`] brings back.
+/// What [`Command::Retry`] makes ready again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// One dead job.
@@ -48,7 +49,7 @@ pub enum Retry {
     Queue {
         /// Whose dead jobs.
         queue: QueueName,
-        /// How many at most; `None` for all.
+        /// The most jobs; `None` for all.
         limit: Option<u64>,
     },
 }
@@ -60,7 +61,7 @@ pub enum Command {
     Submit(Submission),
     /// Lease the next job of these queues.
     Lease {
-        /// The queues; empty for those that the connection watches, which are `default` unless it said otherwise.
+        /// The queues; empty for those that the connection watches: `default`, unless it has chosen others.
         queues: Vec<QueueName>,
         /// How long to wait for a job.
         wait: Wait,
@@ -74,25 +75,25 @@ pub enum Command {
     Fail {
         /// Which.
         id: JobId,
-        /// How long to wait before the next attempt; `None` for the job's own backoff.
+        /// The time until the next attempt; `None` for the job's own backoff.
         delay: Option<Duration>,
-        /// Whether to give it up now, whatever attempts it has left.
+        /// Whether it is dead now, even if it has attempts left.
         dead: bool,
         /// Why, for people.
         reason: Option<Arc<str>>,
     },
-    /// A leased job is handed back undone; no attempt is charged.
+    /// Return a leased job undone; no attempt is charged.
     Return {
         /// Which.
         id: JobId,
-        /// How long until it is ready again; zero for at once.
+        /// The time until it is ready again; zero for now.
         delay: Duration,
     },
-    /// Let a lease start anew.
+    /// Renew a lease.
     Touch {
         /// Which job's.
         id: JobId,
-        /// For how long, from now; `None` for the job's own time to run.
+        /// How long it lasts from now; `None` for the job's own time to run.
         ttr: Option<Duration>,
     },
     /// Look at a job without leasing it.
@@ -106,19 +107,19 @@ pub enum Command {
         queue: QueueName,
         /// Only those in this state.
         state: Option<JobState>,
-        /// How many at most.
+        /// The most jobs.
         limit: u32,
-        /// Only jobs with larger numbers than this.
+        /// Only jobs with higher ids than this.
         after: Option<JobId>,
     },
-    /// Dead jobs back to ready.
+    /// Make dead jobs ready again.
     Retry(Retry),
     /// Remove a job.
     Delete {
         /// Which.
         id: JobId,
     },
-    /// Remove a queue's jobs, but for leased ones.
+    /// Remove a queue's jobs, except leased ones.
     Purge {
         /// Whose jobs.
         queue: QueueName,
@@ -148,20 +149,19 @@ pub enum Command {
     Ping,
     /// The list of verbs.
     Help,
-    /// Say goodbye: what the connection still has leased is handed back, and it closes.
+    /// Leave: the jobs that the connection has leased are returned, and it is closed.
     Quit,
-    /// What only the beanstalkd dialect can say.
+    /// A command of the beanstalkd dialect alone.
     Compat(Compat),
 }
 
-/// What only the beanstalkd dialect can say: it has a queue that the connection uses and queues that it watches, and does
-/// some things to one job that the native dialect does otherwise.
+/// The commands of the beanstalkd dialect alone. There, a connection uses one queue and watches others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compat {
     /// Accept a job in the queue that the connection uses.
     SubmitHere(Options, Arc<[u8]>),
-    /// Lease the next job of the queues that the connection watches; do not wait on while a lease of its own is
-    /// about to lapse.
+    /// Lease the next job of the queues that the connection watches. The wait ends before one of its own
+    /// leases lapses.
     LeaseWatched {
         /// How long to wait for a job.
         wait: Wait,
@@ -171,39 +171,39 @@ pub enum Compat {
         /// Which.
         id: JobId,
     },
-    /// A job is done if the connection has it leased, and removed if nobody has.
+    /// A job is done if the connection has leased it, and removed if nobody has.
     Finish {
         /// Which.
         id: JobId,
     },
-    /// A leased job is handed back undone, with another priority; no attempt is charged.
+    /// Return a leased job undone, with another priority; no attempt is charged.
     ReturnAs {
         /// Which.
         id: JobId,
         /// Its priority from now on.
         priority: Priority,
-        /// How long until it is ready again.
+        /// The time until it is ready again.
         delay: Duration,
     },
-    /// A leased job is given up, whatever attempts it has left.
+    /// A leased job is dead now, even if it has attempts left.
     Bury {
         /// Which.
         id: JobId,
         /// Its priority from now on.
         priority: Priority,
     },
-    /// Dead jobs of the queue that the connection uses back to ready, those that have been dead for longest first; where there
-    /// are none, its delayed ones, the soonest first.
+    /// Make dead jobs of the queue that the connection uses ready again, those that have been dead for
+    /// longest first. If there are none, make its delayed jobs ready, the soonest first.
     Kick {
-        /// How many at most.
+        /// The most jobs.
         limit: u64,
     },
-    /// One dead or delayed job to ready.
+    /// Make one dead or delayed job ready.
     KickJob {
         /// Which.
         id: JobId,
     },
-    /// Look at the job of the queue that the connection uses that is next to leave this state.
+    /// Look at the next job to leave this state, in the queue that the connection uses.
     PeekNext {
         /// Which state.
         state: JobState,
@@ -220,26 +220,26 @@ pub enum Compat {
         /// Which.
         queue: QueueName,
     },
-    /// Watch this queue no more.
+    /// Stop watching this queue.
     Ignore {
         /// Which.
         queue: QueueName,
     },
     /// Which queues are watched?
     Watched,
-    /// Hand out nothing of a queue that exists, for a time; no time ends a pause.
+    /// Hand out nothing of a queue that exists, for a time; a time of zero ends its pause.
     PauseExisting {
         /// Which queue.
         queue: QueueName,
         /// For how long.
         time: Duration,
     },
-    /// One job, and what it has been through.
+    /// One job, and its history.
     JobStats {
         /// Which.
         id: JobId,
     },
-    /// One queue's counters, and who is attached to it.
+    /// One queue's counters, and how many connections use and watch it.
     QueueDetails {
         /// Which.
         queue: QueueName,
@@ -259,16 +259,16 @@ impl From<Compat> for Command {
 /// What the server answers, in either dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The job is accepted and as safe as the server's policy promises.
+    /// The job is accepted.
     Accepted {
-        /// Its number.
+        /// Its id, or that of the unfinished job with the same key.
         id: JobId,
-        /// Where an unfinished job with the same key was there before: that job's state. `id` is then its number.
+        /// The state of that job, if there was one.
         duplicate: Option<JobState>,
     },
     /// A leased job.
     Leased(Lease),
-    /// There was no job in time.
+    /// No job came in time.
     Empty,
     /// Done.
     Done,
@@ -276,7 +276,7 @@ pub enum Reply {
     RetryIn(Duration),
     /// A failed job is dead.
     Dead,
-    /// So many jobs were touched by the command.
+    /// How many jobs the command changed.
     Count(u64),
     /// A job looked at.
     Found(Box<Job>),
@@ -292,37 +292,37 @@ pub enum Reply {
     Pong,
     /// The list of verbs.
     Help,
-    /// The command was not carried out.
+    /// The command was refused.
     Refused(Refusal),
 
-    // What only the beanstalkd dialect asks for.
-    /// There was no job yet, and a lease of the connection's own is about to lapse.
+    // Replies to the commands of the beanstalkd dialect alone.
+    /// There was no job, and one of the connection's own leases is about to lapse.
     LapsesSoon,
     /// The queue that the connection uses.
     Using(QueueName),
-    /// How many queues the connection watches.
+    /// The number of queues that the connection watches.
     Watching(usize),
     /// Queues by name.
     Names(Vec<QueueName>),
-    /// One job, and what it has been through.
+    /// One job, and its history.
     JobStats(Box<JobStats>),
-    /// One queue's counters, and who is attached to it.
+    /// One queue's counters, and how many connections use and watch it.
     QueueDetails(Box<QueueDetails>),
     /// The server's counters, in full.
     ServerDetails(Box<ServerDetails>),
 }
 
-/// Which of the two texts a command came in, and its reply goes out in.
+/// The dialect of a command, and of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Upper-case verbs, replies ending in LF.
     Native,
-    /// Lower-case verbs, replies ending in CR LF; a reply's words are those of the verb that it answers.
+    /// Lower-case verbs, replies ending in CR LF. The words of a reply depend on the verb that it answers.
     Beanstalk(beanstalk::Verb),
 }
 
 impl Dialect {
-    /// Writes a reply behind what is in `out`.
+    /// Appends a reply to `out`.
     pub fn write_reply(self, reply: &Reply, out: &mut Vec<u8>) {
         match self {
             Dialect::Native => native::write_reply(reply, out),

@@ -1,11 +1,11 @@
 //! The shared queue: the state machine behind its Mutex, the waiting and the wake-ups.
 //!
-//! Every connection's thread calls this module. What a call changes is passed to a [`Recorder`] before the lock is
-//! released, so the record has the order in which changes happened. Sessions that were given a job are woken after
-//! that. No I/O happens under the lock.
+//! Every connection's thread calls this module. What a call changes is passed to a [`Recorder`] before the
+//! lock is released, so the record has the order in which changes happened. Sessions that were given a job
+//! are woken after that. No I/O happens under the lock.
 //!
-//! A panic under the lock may leave a change half made. From then on the queue is [`Broken`]: every call is refused, and
-//! the callback given to [`Queue::new`] is called once.
+//! A panic under the lock may leave a change half made. From then on the queue is [`Broken`]: every call is
+//! refused, and the callback given to [`Queue::new`] is called once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ mod random;
 pub mod state;
 mod table;
 
-/// How many jobs a long operation touches before it releases the lock for others: some tens of microseconds' worth.
+/// How many jobs a long operation touches before it releases the lock for others: some tens of microseconds'
+/// worth.
 pub const SLICE_JOBS: u64 = 256;
 
 /// Receives every change, under the queue's lock, in the order in which they happen.
@@ -43,9 +44,9 @@ pub trait Recorder: Send {
     fn position_of(&mut self, id: JobId) -> Self::Position;
 }
 
-/// How long a thread tries to take the lock before it sleeps. The thread that has it is usually done by then; to sleep
-/// and be woken costs more, on both sides. With 10,000 queues, 64 commands sent ahead run 1.36 to 1.5 times as fast
-/// with this as without (docs/performance.md).
+/// How long a thread tries to take the lock before it sleeps. The thread that has it is usually done by then;
+/// to sleep and be woken costs more, on both sides. With 10,000 queues, 64 commands sent ahead run 1.36 to
+/// 1.5 times as fast with this as without (docs/performance.md).
 const TRYING_TIME: Duration = Duration::from_micros(4);
 
 /// How many of the processor's pauses it waits between two tries.
@@ -56,7 +57,8 @@ pub struct Queue<R: Recorder> {
     locked: Mutex<Locked<R>>,
     /// Whether a thread tries to take the lock instead of sleeping.
     trying: AtomicBool,
-    /// Where the timekeeper sleeps. Notified when a deadline appears that is earlier than the one it sleeps to.
+    /// Where the timekeeper sleeps. Notified when a deadline appears that is earlier than the one it sleeps
+    /// to.
     timekeeper: Condvar,
     /// Called once, without the lock, when the queue has become [`Broken`].
     on_broken: Box<dyn Fn() + Send + Sync>,
@@ -140,8 +142,8 @@ impl<R> Locked<R> {
         Wakeups { waiters, timekeeper: self.outruns_timekeeper() }
     }
 
-    /// Whether something is due before the timekeeper would wake, so that it has to be woken. Says so once for each
-    /// deadline.
+    /// Whether something is due before the timekeeper would wake, so that it has to be woken. Says so once
+    /// for each deadline.
     fn outruns_timekeeper(&mut self) -> bool {
         let outruns = self.timekeeper_idle
             && match (self.state.next_deadline(), self.sleeping_to) {
@@ -168,15 +170,15 @@ impl<R> Locked<R> {
 }
 
 impl<R: Recorder> Locked<R> {
-    /// Calls `verb` with the state at the moment `now`, and records what it changed. Returns also the place of everything
-    /// recorded up to then.
+    /// Calls `verb` with the state at the moment `now`, and records what it changed. Returns also the place
+    /// of everything recorded up to then.
     pub fn with<T>(&mut self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
         let result = verb(&mut self.state, now);
         (result, self.record())
     }
 
-    /// Leases a job of the named queues (if none is named, of those that the session watches), if there is one. Returns
-    /// also the place that has to be durable before the job is shown to anybody.
+    /// Leases a job of the named queues (if none is named, of those that the session watches), if there is
+    /// one. Returns also the place that has to be durable before the job is shown to anybody.
     pub fn lease(
         &mut self,
         now: Now,
@@ -251,8 +253,8 @@ pub struct Wait<'a> {
     pub deadline: Option<Moment>,
 }
 
-/// Declared before the lock is taken, so that it is dropped after the lock is released. If a change has panicked, it wakes
-/// all who wait.
+/// Declared before the lock is taken, so that it is dropped after the lock is released. If a change has
+/// panicked, it wakes all who wait.
 struct Alarm<'a, R: Recorder>(&'a Queue<R>);
 
 impl<R: Recorder> Drop for Alarm<'_, R> {
@@ -265,8 +267,8 @@ impl<R: Recorder> Drop for Alarm<'_, R> {
 }
 
 impl<R: Recorder> Queue<R> {
-    /// Makes a queue of a state and a clock. Every change goes to the recorder, if the state is set to leave any. `on_broken`
-    /// is called once, without the lock, when a panic has left the queue [`Broken`].
+    /// Makes a queue of a state and a clock. Every change goes to the recorder, if the state is set to leave
+    /// any. `on_broken` is called once, without the lock, when a panic has left the queue [`Broken`].
     pub fn new(
         state: State,
         clock: Clock,
@@ -293,10 +295,11 @@ impl<R: Recorder> Queue<R> {
         }
     }
 
-    /// Calls `work` under the lock. After that, records what changed and wakes the sessions that were given a job.
+    /// Calls `work` under the lock. After that, records what changed and wakes the sessions that were given a
+    /// job.
     ///
-    /// `work` runs several verbs if it can: taking the lock for each costs more than most of them when other threads
-    /// want it too. It must not block and must not call the queue.
+    /// `work` runs several verbs if it can: taking the lock for each costs more than most of them when other
+    /// threads want it too. It must not block and must not call the queue.
     ///
     /// # Errors
     /// [`Broken`].
@@ -320,8 +323,8 @@ impl<R: Recorder> Queue<R> {
         self.locked(|locked| locked.with(now, verb))
     }
 
-    /// Calls `slice` until it returns true. Others get the lock in between. Returns the place of everything that
-    /// was recorded up to then.
+    /// Calls `slice` until it returns true. Others get the lock in between. Returns the place of everything
+    /// that was recorded up to then.
     ///
     /// # Errors
     /// [`Broken`].
@@ -336,9 +339,9 @@ impl<R: Recorder> Queue<R> {
         }
     }
 
-    /// Runs `work` under the lock, records what changed, releases the lock and wakes whoever is to be woken. If the
-    /// caller takes the lock again at once (`again`), the lock is handed to a thread that waits for it: else the caller would
-    /// nearly always be faster, and keep the others waiting for milliseconds.
+    /// Runs `work` under the lock, records what changed, releases the lock and wakes whoever is to be woken.
+    /// If the caller takes the lock again at once (`again`), the lock is handed to a thread that waits for
+    /// it: else the caller would nearly always be faster, and keep the others waiting for milliseconds.
     fn run<T>(
         &self,
         work: impl FnOnce(&mut Locked<R>) -> T,
@@ -364,8 +367,8 @@ impl<R: Recorder> Queue<R> {
         self.locked.try_lock().or_else(|| self.try_to_lock()).unwrap_or_else(|| self.locked.lock())
     }
 
-    /// Tries for [`TRYING_TIME`] to take the lock. One thread at a time does so: many would keep the processor from the
-    /// thread that has it, and overtake those that sleep.
+    /// Tries for [`TRYING_TIME`] to take the lock. One thread at a time does so: many would keep the
+    /// processor from the thread that has it, and overtake those that sleep.
     fn try_to_lock(&self) -> Option<MutexGuard<'_, Locked<R>>> {
         if self.trying.swap(true, Ordering::Acquire) {
             return None;
@@ -436,23 +439,25 @@ impl<R: Recorder> Queue<R> {
         }
     }
 
-    /// What [`Queue::cancel`] needs to end this session's waits, and no later session's that gets the same number.
+    /// What [`Queue::cancel`] needs to end this session's waits, and no later session's that gets the same
+    /// number.
     pub fn waiter(&self, session: SessionId) -> Arc<Waiter> {
         Arc::clone(&self.locked.lock().waiters[session.0 as usize])
     }
 
     /// Ends a session's wait now, and each later one as it begins.
     pub fn cancel(&self, waiter: &Waiter) {
-        // Under the lock, so that it can't fall between a waiting thread's look at it and that thread's sleep.
+        // Under the lock, so that it can't fall between a waiting thread's look at it and that thread's
+        // sleep.
         let locked = self.locked.lock();
         waiter.cancelled.store(true, Ordering::Relaxed);
         drop(locked);
         waiter.condvar.notify_one();
     }
 
-    /// Does what is due, and sleeps until something is; returns after [`Queue::stop`], or when the queue is [`Broken`]. The
-    /// timekeeper's thread runs this. `after_changes` is called, without the lock, after each change, because nobody waits
-    /// for such a change to be durable.
+    /// Does what is due, and sleeps until something is; returns after [`Queue::stop`], or when the queue is
+    /// [`Broken`]. The timekeeper's thread runs this. `after_changes` is called, without the lock, after each
+    /// change, because nobody waits for such a change to be durable.
     pub fn keep_time(&self, after_changes: impl Fn()) {
         loop {
             let now = self.clock.now();

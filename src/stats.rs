@@ -1,4 +1,5 @@
-//! What the server counts, as plain values; `stats/list.rs` makes lists of them, which the dialects write as text.
+//! What the server counts, as plain values; `stats/list.rs` makes lists of them, which the dialects write as
+//! text.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ pub use list::{Kind, Stat, Value};
 
 mod list;
 
-/// How many jobs are in each state.
+/// The number of jobs in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateCounts {
     /// Ready jobs.
     pub ready: u64,
-    /// Delayed jobs, those that back off included.
+    /// Delayed jobs, including those that back off after a failure.
     pub delayed: u64,
     /// Leased jobs.
     pub leased: u64,
@@ -20,12 +21,12 @@ pub struct StateCounts {
     pub dead: u64,
 }
 
-/// What has happened since the queue came to be, or since the server started.
+/// What has happened since the queue was created, or since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Jobs accepted.
     pub submitted: u64,
-    /// Leases handed out.
+    /// Leases given.
     pub leased: u64,
     /// Jobs done.
     pub acked: u64,
@@ -33,11 +34,11 @@ pub struct Totals {
     pub failed: u64,
     /// Leases that lapsed or whose connection was lost.
     pub crashed: u64,
-    /// Jobs handed back undone.
+    /// Jobs returned undone.
     pub returned: u64,
     /// Jobs that became dead.
     pub died: u64,
-    /// Dead jobs brought back.
+    /// Dead jobs made ready again.
     pub retried: u64,
     /// Jobs deleted or purged.
     pub deleted: u64,
@@ -54,7 +55,7 @@ pub struct QueueStats {
     pub waiting: u64,
     /// Whether it is paused, and for how much longer (`None` inside: until it is resumed).
     pub paused: Option<Option<Duration>>,
-    /// What has happened since it came to be.
+    /// What has happened since it was created.
     pub totals: Totals,
 }
 
@@ -63,7 +64,7 @@ pub struct QueueStats {
 pub struct ServerStats {
     /// The server's version.
     pub version: String,
-    /// Its process number.
+    /// Its process id.
     pub pid: u32,
     /// Time since it started.
     pub uptime: Duration,
@@ -81,13 +82,13 @@ pub struct ServerStats {
     pub connections_total: u64,
     /// Connections that wait for a job.
     pub waiting: u64,
-    /// Memory taken by jobs, as accounted, in bytes.
+    /// The memory that jobs take, as accounted, in bytes.
     pub memory_bytes: u64,
     /// The limit on it, in bytes.
     pub memory_max_bytes: u64,
     /// What has happened since the server started.
     pub totals: Totals,
-    /// The journal's counters; `None` where jobs are in memory only.
+    /// The journal's counters; `None` if jobs are in memory only.
     pub journal: Option<Box<JournalStats>>,
 }
 
@@ -131,28 +132,28 @@ pub struct JournalStats {
     pub replayed_clean: bool,
 }
 
-/// One job and what it has been through. What is not in [`Job::counts`] is counted since the server started.
+/// One job and its history. Everything that is not in [`Job::counts`] is counted since the server started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStats {
     /// The job.
     pub job: Job,
     /// Time since it was submitted, in whole seconds.
     pub age: Duration,
-    /// The whole of the delay that it is in, in whole seconds; nothing where it is in none.
+    /// The length of its current delay, in whole seconds; zero if it has none.
     pub delay: Duration,
     /// How often it was leased.
     pub leases: u64,
     /// How often a lease of it lapsed or was lost.
     pub lapses: u64,
-    /// How often it was handed back.
+    /// How often it was returned.
     pub returns: u64,
     /// How often it became dead.
     pub deaths: u64,
-    /// How often it was made ready by hand, from dead or before its time.
+    /// How often an operator made it ready, from dead or before its time.
     pub kicks: u64,
 }
 
-/// One queue's counters and who is attached to it.
+/// One queue's counters, and how many connections use and watch it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueDetails {
     /// Its counters.
@@ -163,14 +164,14 @@ pub struct QueueDetails {
     pub using: u64,
     /// Connections that watch it.
     pub watching: u64,
-    /// How often it was paused since it came to be.
+    /// How often it was paused since it was created.
     pub pauses: u64,
-    /// For how long it is paused in all; `None` where it is not, or until it is resumed.
+    /// The length of its pause; `None` if it is not paused, or paused until it is resumed.
     pub pause_time: Option<Duration>,
 }
 
 impl QueueDetails {
-    /// Those of a queue that has nothing.
+    /// The details of a queue that does not exist.
     pub fn of(name: QueueName) -> QueueDetails {
         let stats = QueueStats {
             name,
@@ -186,11 +187,11 @@ impl QueueDetails {
 /// The server's counters, in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerDetails {
-    /// The counters that everybody is told.
+    /// The counters of STATS.
     pub stats: ServerStats,
     /// Ready jobs of a priority below [`Priority::URGENT_BELOW`](crate::Priority::URGENT_BELOW).
     pub urgent: u64,
-    /// Commands that were understood, since the server started.
+    /// Commands since the server started.
     pub commands: CommandCounts,
     /// Connections that are open and have submitted.
     pub submitters: u64,
@@ -202,11 +203,11 @@ pub struct ServerDetails {
     pub body_max: u64,
     /// Where it runs.
     pub machine: Machine,
-    /// Processor time of the process so far, in user mode and in the kernel.
+    /// Processor time of the process, in user mode and in the kernel.
     pub cpu: (Duration, Duration),
 }
 
-/// Where a server runs, and which run of it this is.
+/// Where a server runs, and which run it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     /// The machine's name.
@@ -219,7 +220,7 @@ pub struct Machine {
     pub instance: String,
 }
 
-/// The commands that are counted, each for itself.
+/// The commands that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named as its command is")]
 pub enum Counted {
@@ -261,7 +262,7 @@ impl CommandCounts {
         self.0[counted as usize]
     }
 
-    /// Adds what has been counted elsewhere, in the order of [`Counted`].
+    /// Adds counts, given in the order of [`Counted`].
     pub fn add(&mut self, counts: impl Iterator<Item = u64>) {
         self.0.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }

@@ -214,8 +214,8 @@ mod tests {
     use crate::job::Submission;
     use crate::protocol::{Command, Dialect, Reply};
 
-    /// Executes `count` submissions as a connection does: in batches of 64, settled after each. Returns how often that took
-    /// the queue's lock.
+    /// Executes `count` submissions as a connection does: in batches of 64, settled after each. Returns how
+    /// often that took the queue's lock.
     fn locks_taken_by_submissions(broker: &Broker, count: usize) -> u64 {
         let mut session = broker.connect();
         let before = broker.engine.queue.times_locked();
@@ -248,8 +248,8 @@ mod tests {
         assert!((1_000..1_100).contains(&taken), "64,000 submissions took the lock {taken} times");
     }
 
-    /// Breaks a broker as a fault in the state machine would, while a session waits for a job. `failures` counts those that
-    /// are reported.
+    /// Breaks a broker as a fault in the state machine would, while a session waits for a job. `failures`
+    /// counts those that are reported.
     fn break_while_a_session_waits(broker: &Broker, failures: &AtomicU64) {
         let mut waiting = broker.connect();
         std::thread::scope(|scope| {

@@ -25,7 +25,8 @@ impl Session {
         }
     }
 
-    /// Leases the next job of the named queues, or of `default` if none is named. `None` if there is no job now.
+    /// Leases the next job of the named queues, or of `default` if none is named. `None` if there is no job
+    /// now.
     ///
     /// # Errors
     /// [`Code::Internal`] after a fault in the broker.
@@ -45,7 +46,8 @@ impl Session {
         self.done(Command::Ack { id })
     }
 
-    /// A leased job failed: it is tried again after `delay`, or its own backoff; or, with `dead`, it is dead now.
+    /// A leased job failed: it is tried again after `delay`, or its own backoff; or, with `dead`, it is dead
+    /// now.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
@@ -90,7 +92,8 @@ impl Session {
         }
     }
 
-    /// Looks at a queue's jobs, oldest first: at most `limit` (and [`LIST_JOBS_MAX`]) of them, or [`LIST_BYTES_MAX`] bytes.
+    /// Looks at a queue's jobs, oldest first: at most `limit` (and [`LIST_JOBS_MAX`]) of them, or
+    /// [`LIST_BYTES_MAX`] bytes.
     ///
     /// # Errors
     /// [`Code::Internal`] after a fault in the broker.

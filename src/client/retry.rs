@@ -80,8 +80,8 @@ impl Client {
     }
 
     /// [`Client::call`], and where the connection breaks: connects again and repeats the command, for as long
-    /// as `patience` lasts. Commands that are not [repeatable](crate::protocol::Spec::repeatable) are sent once. Leases that this
-    /// client held are lost with the broken connection.
+    /// as `patience` lasts. Commands that are not repeatable ([`Command::spec`]) are sent once. Leases that
+    /// this client held are lost with the broken connection.
     ///
     /// # Errors
     /// As [`Client::call`]; [`Error::Connect`] where the server did not come back in time. The command may

@@ -27,7 +27,8 @@ pub use request::LINE_BYTES_MAX;
 
 pub(super) use request::{decode, is_nothing, outgrown};
 
-/// What a reply answers: the verb of its command, since the same thing is said in other words for other verbs.
+/// What a reply answers: the verb of its command, since the same thing is said in other words for other
+/// verbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named as it is written")]
 pub enum Verb {

@@ -1,5 +1,5 @@
-//! Cuts a connection's bytes into commands: finds the lines, skips what is refused without keeping it, turns
-//! away HTTP, and leaves what a line means to its dialect. It sees no socket and keeps no bytes.
+//! Cuts a connection's bytes into commands: finds the lines, skips what is refused without keeping it, and
+//! refuses HTTP. The dialects know what a line means. It uses no socket and keeps no bytes.
 
 use memchr::{memchr, memmem};
 
@@ -14,7 +14,7 @@ pub struct FrameLimits {
 }
 
 impl FrameLimits {
-    /// The most bytes that [`Decoder::next`] ever has to be shown at once, whatever the client sends: a header,
+    /// The most bytes that [`Decoder::next`] has to be given at once, whatever the client sends: a header,
     /// the space behind its colon, a body, and their line ends.
     pub fn frame_max(&self) -> usize {
         self.body_max.saturating_add(HEADER_BYTES_MAX + 4)
@@ -31,12 +31,12 @@ impl Default for FrameLimits {
 /// The longest header, in bytes without its LF: verb, arguments and options, up to and including the colon.
 pub const HEADER_BYTES_MAX: usize = 4096;
 
-/// What [`Decoder::next`] found at the head of the bytes it was shown.
+/// What [`Decoder::next`] found at the start of the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Not a whole command yet: read more and show the same bytes again, with what came behind them.
+    /// No whole command yet: read more, and pass the same bytes again with the new ones behind them.
     Incomplete,
-    /// These bytes belong to a refused command: drop them; there is nothing to answer.
+    /// These bytes belong to a refused command: drop them without a reply.
     Skip {
         /// How many bytes to drop.
         consumed: usize,
@@ -45,23 +45,24 @@ pub enum Step {
     Command {
         /// How many bytes to drop.
         consumed: usize,
-        /// What is asked.
+        /// The command.
         command: Command,
-        /// In which dialect to answer.
+        /// The dialect of the reply.
         dialect: Dialect,
     },
-    /// A command that can't be carried out.
+    /// A command that can't be executed.
     Refused {
         /// How many bytes to drop.
         consumed: usize,
         /// Why.
         refusal: Refusal,
-        /// In which dialect to answer.
+        /// The dialect of the reply.
         dialect: Dialect,
-        /// Whether the place in the stream is lost, so that the connection has to close behind the answer.
+        /// Whether the parser can't find the next command, so that the connection has to close after the
+        /// reply.
         close: bool,
     },
-    /// Not a client of ours (an HTTP request): send these bytes as they are and close; carry out nothing more.
+    /// An HTTP request: send these bytes as they are, and close. Execute nothing more.
     Farewell {
         /// What to send.
         text: &'static [u8],
@@ -71,27 +72,27 @@ pub enum Step {
 /// What is sent to a client that speaks HTTP.
 const HTTP_FAREWELL: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Type: text/plain\r\n\
-    Content-Length: 117\r\n\
+    Content-Length: 114\r\n\
     Connection: close\r\n\
     \r\n\
     This port speaks the DJQS job queue protocol, one command a line, not HTTP.\n\
-    Nothing of this request was carried out.\n";
+    Nothing of this request was executed.\n";
 
-/// Cuts a connection's bytes into commands. It keeps no bytes of its own, only where in a skipped command it is.
+/// Cuts a connection's bytes into commands. It keeps no bytes, only its place within a skipped command.
 ///
-/// After a [`Step::Farewell`], or a [`Step::Refused`] that closes, it carries out nothing more: all that
-/// follows is skipped.
+/// After a [`Step::Farewell`], or a [`Step::Refused`] that closes, it skips everything.
 #[derive(Debug)]
 pub struct Decoder {
     limits: FrameLimits,
     skipping: Skipping,
-    /// How far the unfinished line at the head of the buffer has been searched for its LF already, so that
-    /// a line that comes a byte at a time is not searched from its start each time.
+    /// How far the unfinished line at the start of the buffer has been searched for its LF, so that a line
+    /// that arrives byte by byte is not searched from its start each time.
     searched: usize,
-    /// How many bytes have to be in sight before another look is worth it: a body is on its way behind a header
-    /// that has been read already.
+    /// How many bytes the buffer must have before another look can succeed: the header has been read, and its
+    /// body has not arrived.
     wanted: usize,
-    /// Whether the line before was one of beanstalkd's: then what could be of either dialect is answered in that one.
+    /// Whether the line before was in the beanstalkd dialect. A line that could be of either gets its reply
+    /// in that one.
     beanstalkd: bool,
 }
 
@@ -100,43 +101,43 @@ enum Skipping {
     Nothing,
     /// An overlong line, up to and including its LF; then it is refused.
     Line(Oversize),
-    /// The body of a refused command: so many bytes are still to come.
+    /// The body of a refused command: this many bytes of it are left.
     Body(u64),
     /// The line end behind such a body.
     BodyEnd,
-    /// So many bytes that belong to a refused command.
+    /// This many bytes that belong to a refused command.
     Bytes(u64),
     /// The LF behind the last of those, if that was a CR: the body was a byte longer than its size.
     StrayLf,
-    /// All there is: the connection is about to close.
+    /// Everything: the connection is about to close.
     Rest,
 }
 
-/// What a dialect makes of a line and of what stands behind it.
+/// What a dialect finds in a line and the bytes behind it.
 pub(super) enum Decoded {
     /// A command, and how many bytes behind the line belong to it.
     Command { command: Command, behind: usize },
-    /// A body is not whole yet: so many bytes behind the line are needed before it can be.
+    /// The body has not arrived: it needs at least this many bytes behind the line.
     Incomplete { wanted: usize },
     /// No command.
     Refused { refusal: Refusal, guarded: bool, then: Then },
 }
 
-/// What happens behind a refusal.
+/// What follows a refused command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     /// The next line is the next command.
     GoOn,
-    /// So many bytes of body and a line end stand before the next command.
+    /// This many bytes of body and a line end, then the next command.
     SkipBody(u64),
-    /// So many bytes, whatever they are, stand before the next command.
+    /// This many bytes of any kind, then the next command.
     SkipBytes(u64),
-    /// Where the next command begins is not known.
+    /// The start of the next command can't be found.
     Close,
 }
 
-/// A line that is refused for its size, whatever else it holds. It is answered where it ends: only there is it
-/// known whether it is an HTTP request.
+/// A line that is refused for its size. Its reply is sent after its end, because only its end shows whether
+/// it is an HTTP request.
 #[derive(Debug)]
 pub(super) struct Oversize {
     pub(super) refusal: Refusal,
@@ -144,12 +145,12 @@ pub(super) struct Oversize {
     /// Whether the HTTP guard looks at its end.
     pub(super) guarded: bool,
     pub(super) close: bool,
-    /// Whether a `len=` anywhere in it makes the place in the stream unknown.
+    /// Whether a `len=` anywhere in it hides the start of the next command.
     pub(super) len_closes: bool,
 }
 
 impl Oversize {
-    /// Looks at a part of the line for what makes it close the connection. Parts have to overlap by [`TAIL`].
+    /// Looks for `len=` in a part of the line. Parts must overlap by [`TAIL`] bytes.
     fn look_at(&mut self, part: &[u8]) {
         self.close |= self.len_closes && memmem::find(part, b" len=").is_some();
     }
@@ -162,7 +163,7 @@ impl Oversize {
     }
 }
 
-/// How many bytes of a skipped line are kept in sight: enough to see ` HTTP/1.1` and a CR in front of the LF.
+/// How many bytes at the end of a skipped line are kept: enough for ` HTTP/1.1` and a CR before the LF.
 const TAIL: usize = 10;
 
 impl Decoder {
@@ -171,12 +172,12 @@ impl Decoder {
         Decoder { limits, skipping: Skipping::Nothing, searched: 0, wanted: 0, beanstalkd: false }
     }
 
-    /// Looks at the bytes that have come and have not been dropped yet.
+    /// Looks at the bytes that have arrived and have not been dropped.
     ///
-    /// The caller drops as many bytes as the step says and calls again, until it is [`Step::Incomplete`]. It then
-    /// reads more and shows what it showed before, with the new bytes behind it; it never has to keep more
-    /// than [`FrameLimits::frame_max`] bytes. However the bytes are cut into reads, the same commands and
-    /// refusals come out.
+    /// The caller drops as many bytes as the step says, and calls again until it gets [`Step::Incomplete`].
+    /// Then it reads more, and passes the same bytes with the new ones behind them. It never has to keep more
+    /// than [`FrameLimits::frame_max`] bytes. The commands and refusals don't depend on how the bytes are cut
+    /// into reads.
     pub fn next(&mut self, buf: &[u8]) -> Step {
         if let Skipping::Nothing = self.skipping {
             return self.next_line(buf);
@@ -192,8 +193,8 @@ impl Decoder {
         }
     }
 
-    /// Whether a command has begun that has not ended, given the bytes that [`Decoder::next`] called incomplete:
-    /// what a deadline for slow senders asks.
+    /// Whether a command has begun and not ended, given the bytes that [`Decoder::next`] called incomplete.
+    /// The deadline for slow senders depends on it.
     pub fn is_midway(&self, buf: &[u8]) -> bool {
         !buf.is_empty()
             || matches!(
@@ -212,7 +213,7 @@ impl Decoder {
         let end = self.searched + found;
         let line = without_cr(&buf[..end]);
         let typed = line.len() == end;
-        // A word in lower case that is no verb, and ends in LF alone, somebody has typed: he is told more.
+        // A lower-case word that is no verb and ends in LF alone was probably typed, so explain more.
         let is_word = line.first().is_some_and(u8::is_ascii_lowercase);
         self.beanstalkd = self.speaks_beanstalkd(line) && !(is_word && typed && beanstalk::is_nothing(line));
         let (dialect, decoded) = if self.beanstalkd {
@@ -237,8 +238,8 @@ impl Decoder {
         }
     }
 
-    /// Whether the line that begins with these bytes is in the beanstalkd dialect: its verbs are in lower case. What is no verb
-    /// of either goes by the line before.
+    /// Whether the line that begins with these bytes is in the beanstalkd dialect, whose verbs are in lower
+    /// case. A line that begins with no letter is in the dialect of the line before.
     fn speaks_beanstalkd(&self, line: &[u8]) -> bool {
         match line.first() {
             Some(b'a'..=b'z') => true,
@@ -247,7 +248,7 @@ impl Decoder {
         }
     }
 
-    /// A line whose LF has not come: either it may still be good, or it is too long already.
+    /// A line whose LF has not arrived: it is incomplete, or too long already.
     fn unfinished(&mut self, buf: &[u8]) -> Step {
         let oversize = if self.speaks_beanstalkd(buf) {
             beanstalk::outgrown(buf)
@@ -347,7 +348,7 @@ impl Decoder {
     }
 }
 
-/// How many of these bytes belong to `left` bytes that are skipped, and how many of those are still to come.
+/// How many of these bytes belong to the `left` bytes to skip, and how many of those have not arrived.
 fn passed_over(left: u64, buf: &[u8]) -> (usize, u64) {
     let consumed = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
     (consumed, left - consumed as u64)
@@ -357,8 +358,8 @@ fn without_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Whether the last word is that of an HTTP request's first line. A browser can be made to send such a request
-/// here, with lines of somebody else's choosing in its path and its body.
+/// Whether the last word is that of an HTTP request's first line. A hostile page can make a browser send such
+/// a request here, with lines of its choice in the path and the body.
 pub(super) fn ends_in_http(line: &[u8]) -> bool {
     let Some(before) = line.strip_suffix(b"HTTP/1.1").or_else(|| line.strip_suffix(b"HTTP/1.0")) else {
         return false;

@@ -1,4 +1,4 @@
-//! Whole numbers in decimal, read and written without detours, for both dialects.
+//! Whole numbers in decimal, read and written, for both dialects.
 
 /// A number in decimal digits and nothing else.
 pub(in crate::protocol) fn number(text: &[u8]) -> Option<u64> {

@@ -10,8 +10,8 @@ pub(crate) const FEW_QUEUES: usize = 8;
 /// What is known of a command. See [`Command::spec`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Whether it takes a microsecond or so, with a reply that is short apart from a body. Brief commands that are sent
-    /// ahead share the queue's lock.
+    /// Whether it takes a microsecond or so, with a reply that is short apart from a body. Brief commands
+    /// that are sent ahead share the queue's lock.
     pub brief: bool,
     /// Whether its reply may be as long as there are jobs or queues.
     pub long_reply: bool,
@@ -46,10 +46,11 @@ impl Spec {
 impl Command {
     /// What is known of this command.
     ///
-    /// A client may repeat it without having seen the reply if the second time changes nothing: a TASK with a key while its job
-    /// is unfinished; GET, since the lease of the broken connection has ended, at the price of one attempt; whatever only
-    /// looks. It may not repeat ACK, FAIL, RETURN and TOUCH, since the lease has ended with its connection; nor DELETE, RETRY
-    /// and PURGE, which may answer that there was nothing to do, or take what came since.
+    /// A client may repeat it without having seen the reply if the second time changes nothing: a TASK with a
+    /// key while its job is unfinished; GET, since the lease of the broken connection has ended, at the price
+    /// of one attempt; whatever only looks. It may not repeat ACK, FAIL, RETURN and TOUCH, since the lease
+    /// has ended with its connection; nor DELETE, RETRY and PURGE, which may answer that there was nothing to
+    /// do, or take what came since.
     pub fn spec(&self) -> Spec {
         use Counted as C;
         match self {

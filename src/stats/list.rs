@@ -1,5 +1,5 @@
-//! The figures as lists of a name, a kind, a value and a help text: what STATS, the second dialect's documents and
-//! metrics are written from. New ones go to the end of their group.
+//! The figures as lists of a name, a kind, a value and a help text: what STATS, the second dialect's
+//! documents and metrics are written from. New ones go to the end of their group.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! What each command does: from a [`Command`] to calls of the state machine, and from their results to a [`Reply`].
+//! What each command does: from a [`Command`] to calls of the state machine, and from their results to a
+//! [`Reply`].
 //!
-//! Most commands are one call under the queue's lock ([`Client::execute`]). Those that touch any number of jobs or queues run in
-//! slices, and take the lock for each ([`Client::execute_at_length`]).
+//! Most commands are one call under the queue's lock ([`Client::execute`]). Those that touch any number of
+//! jobs or queues run in slices, and take the lock for each ([`Client::execute_at_length`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,13 +27,13 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What the engine knows of a session's client, apart from what the state machine keeps.
 pub(super) struct Client {
     pub(super) id: SessionId,
-    /// The queue for submissions that name none, in the dialect that can say so.
+    /// The queue that it uses, in the second dialect.
     using: QueueName,
-    /// How many queues it watches, in the dialect that can say so.
+    /// How many queues it watches, in the second dialect.
     watching: usize,
     /// Whether its last command was a lease that looked at many queues.
     looked_at_many: bool,
-    /// Its commands, counted.
+    /// The counts of its commands.
     tally: Arc<Tally>,
     /// The place in the journal that has to be durable before the session's replies are sent.
     pub(super) unsettled: Position,
@@ -64,7 +65,7 @@ impl Client {
         }
     }
 
-    /// Whether the last command has kept the lock for so long that others should have their turn.
+    /// Whether the last command kept the lock for long, so that others should get it now.
     pub(super) fn looked_at_many(&self) -> bool {
         self.looked_at_many
     }
@@ -127,7 +128,8 @@ impl Client {
         Step::Done(answer(reply))
     }
 
-    /// Executes a command that touches any number of jobs or queues, or that needs no lock. Any other comes back.
+    /// Executes a command that touches any number of jobs or queues, or that needs no lock. Any other comes
+    /// back.
     pub(super) fn execute_at_length(
         &mut self,
         engine: &Engine,
@@ -191,7 +193,7 @@ impl Client {
     ) -> Result<u64, Refusal> {
         let mut left = None;
         self.slices_up_to_now(engine, |state, now, last| {
-            // At most as many as are dead now: some of them may be dead again before it ends, and it has to end.
+            // At most as many as are dead now: some may be dead again before this ends, and it has to end.
             let dead = || state.queue_stats(now, queue).map_or(0, |stats| stats.jobs.dead);
             let left = left.get_or_insert_with(|| dead().min(limit.unwrap_or(u64::MAX)));
             let slice = state.retry_queue(now, queue, last, SLICE_JOBS.min(*left));
@@ -242,7 +244,7 @@ impl Client {
     fn kick(&mut self, engine: &Engine, limit: u64) -> Result<u64, Refusal> {
         let (queue, mut plan, mut count) = (self.using.clone(), None, 0);
         self.in_slices(engine, |state, now| {
-            // Those that there are now, and not those that come later, so that it ends.
+            // The jobs that exist now, and not later ones, so that it ends.
             let (from, there) = *plan.get_or_insert_with(|| state.kickable(&queue));
             let most = (there.min(limit) - count).min(SLICE_JOBS);
             let kicked = state.kick(now, &queue, from, most);
@@ -275,7 +277,7 @@ impl Client {
         Ok(all)
     }
 
-    /// Works on the jobs that exist now, and not on those that come later, so that it ends. Returns how many it touched.
+    /// Works on the jobs that exist now, and not on later ones, so that it ends. Returns how many it changed.
     fn slices_up_to_now(
         &mut self,
         engine: &Engine,
@@ -317,7 +319,7 @@ impl Call<'_> {
         result
     }
 
-    /// Calls a verb that neither shows nor changes anything that a crash could take back.
+    /// Calls a verb whose result does not depend on what is not durable yet.
     fn look<T>(&mut self, verb: impl FnOnce(&mut State, Now) -> T) -> T {
         self.locked.with(self.now, verb).0
     }
@@ -360,7 +362,7 @@ impl Call<'_> {
         })
     }
 
-    /// Apart from the rest, so that its large values take no stack of connections that never say such a thing.
+    /// Not inlined, so that its large values take no stack of connections that don't use this dialect.
     #[inline(never)]
     fn compat(&mut self, engine: &Engine, command: Compat, has_room: bool) -> Step {
         let session = self.client.id;
@@ -437,7 +439,7 @@ impl Call<'_> {
 }
 
 impl Engine {
-    /// Whether a submission can be recorded, whose record has at most this many bytes.
+    /// Whether the journal has room for a submission whose record has at most this many bytes.
     fn room_for_submission(&self, bytes: u64, has_room: bool) -> Result<Room, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));

@@ -1,4 +1,4 @@
-//! Passes changes on to the journal, and knows which of them may not be safe yet.
+//! Passes changes to the journal, and knows which jobs' last changes may not be durable yet.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,21 +10,21 @@ use crate::queue::state::State;
 
 /// Where the queue's changes go.
 pub(super) enum Recording {
-    /// Nowhere: jobs are in memory only.
+    /// Nowhere: jobs are only in memory.
     Memory,
     /// To the journal.
     Journal { journal: Journal, unsettled: Unsettled },
 }
 
-/// Jobs whose last change was not safe when it was last looked.
+/// Jobs whose last change may not be durable yet.
 ///
-/// A worker must not be shown a job that a crash could still erase. Waiting for all that has happened would be
-/// right too, but then a worker in a busy server would wait for everybody's writes with each job; most jobs
-/// have been safe for long when they are leased.
+/// A worker must not get a job that a crash could still erase. Waiting for all changes would be correct too,
+/// but in a busy server each lease would wait for everybody's writes, although most jobs have been durable
+/// for long when they are leased.
 #[derive(Default)]
 pub(super) struct Unsettled {
     latest: HashMap<JobId, Position>,
-    /// The same in the journal's order, with entries that a later change of the same job has outdated.
+    /// The same in the journal's order, including entries that a later change of the same job has replaced.
     order: VecDeque<(Position, JobId)>,
 }
 

@@ -1,5 +1,5 @@
-//! A session of the engine: it executes commands under the queue's lock, alone or in batches, and knows what has to be durable
-//! before their results are shown.
+//! A session of the engine: it executes commands under the queue's lock, alone or in batches, and knows what
+//! has to be durable before their results are shown.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::protocol::{Command, Dialect, Reply};
 use crate::queue::state::Ending;
 use crate::queue::{self, Broken, Queue, Waiter};
 
-/// A batch leases no more jobs once their bodies have reached this many bytes: a client that is slow to read must not
-/// have any number of them kept for it, or leased to it.
+/// A batch leases no more jobs once their bodies have reached this many bytes: a client that is slow to read
+/// must not have any number of them kept for it, or leased to it.
 const BATCH_BODIES_MAX: usize = 64 << 10;
 
 pub(in crate::broker) struct Session {
@@ -201,7 +201,7 @@ impl Session {
     fn end(&mut self, ending: Ending) {
         self.ended = true;
         self.engine.tallies.close(self.client.id);
-        // A broken queue keeps the session: nothing is handed out from it anyway.
+        // A broken queue keeps the session; nothing is leased from it any more.
         let _ = self.engine.queue.end_session(self.client.id, ending);
         // Nobody waits for this to be durable.
         self.engine.journal.iter().for_each(Journal::nudge);

@@ -16,7 +16,7 @@ pub(super) struct Tally([AtomicU64; CommandCounts::LEN]);
 impl Tally {
     pub(super) fn count(&self, counted: Counted) {
         let count = &self.0[counted as usize];
-        // Nobody else writes it, so that no costlier addition is needed.
+        // No other thread writes it, so that a plain addition is enough.
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
@@ -47,7 +47,7 @@ impl Tallies {
         tally
     }
 
-    /// To be called while the session's number can't be another's yet.
+    /// To be called before the session's number can be used again.
     pub(super) fn close(&self, session: SessionId) {
         let mut sums = self.0.lock();
         if let Some(tally) = sums.open.remove(&session) {
@@ -55,7 +55,7 @@ impl Tallies {
         }
     }
 
-    /// All commands, and how many open sessions have submitted, and have asked for jobs.
+    /// All commands, how many open sessions have submitted, and how many have asked for jobs.
     pub(super) fn sums(&self) -> (CommandCounts, u64, u64) {
         let sums = self.0.lock();
         let mut commands = sums.ended.clone();

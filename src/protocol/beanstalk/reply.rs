@@ -43,7 +43,7 @@ fn refusal_line(verb: Verb, refusal: &Refusal) -> &'static [u8] {
         (_, Code::TooBig) => b"JOB_TOO_BIG\r\n",
         (_, Code::NotFound | Code::NotLeased) => b"NOT_FOUND\r\n",
         (_, Code::Full) => b"OUT_OF_MEMORY\r\n",
-        // A worker that waits while the server stops had no job in time; it will see the connection close.
+        // A waiting worker of a server that stops gets no job; next it sees the connection close.
         (Verb::Reserve | Verb::ReserveWithTimeout, Code::Draining) => b"TIMED_OUT\r\n",
         (_, Code::Draining) => b"DRAINING\r\n",
         (_, Code::Unavailable | Code::Internal) => b"INTERNAL_ERROR\r\n",

@@ -9,20 +9,20 @@ use crate::protocol::decoder::{Decoded, Oversize, Then, ends_in_http};
 use crate::protocol::number::number;
 use crate::protocol::{Command, Compat, Dialect, FrameLimits, Wait};
 
-/// The longest line, in bytes, its CR LF included.
+/// The longest line, in bytes, including its CR LF.
 pub const LINE_BYTES_MAX: usize = 224;
 
 /// The longest time that reserve-with-timeout waits, in seconds.
 const TIMEOUT_SECONDS_MAX: u64 = i32::MAX as u64;
 
-/// The shortest time to run, which is given to jobs that ask for less.
+/// The shortest time to run; jobs that ask for less get this.
 const TTR_SECONDS_MIN: u64 = 1;
 
-/// How a verb's arguments become a command; `None` where they are not in its form.
+/// Makes a command from a verb's arguments; `None` if they are malformed.
 type Read = fn(&mut Words<'_>) -> Option<Command>;
 
-/// All verbs but `put`, as a line begins with them: the busy ones first, and the longer of two that begin alike. One that ends
-/// in a space is no verb without an argument.
+/// All verbs except `put`, as a line begins with them: the busy ones first, and the longer of two with the
+/// same beginning. One that ends in a space needs an argument.
 static VERBS: [(&[u8], Verb, Read); 24] = [
     (b"reserve-with-timeout ", Verb::ReserveWithTimeout, reserve_with_timeout),
     (b"reserve-job ", Verb::ReserveJob, |words| words.last_id().map(|id| Compat::LeaseJob { id }.into())),
@@ -52,7 +52,7 @@ static VERBS: [(&[u8], Verb, Read); 24] = [
     (b"quit", Verb::Quit, |words| words.none(Command::Quit)),
 ];
 
-/// Makes a command of a line, without its line end, and of the bytes behind it.
+/// Makes a command from a line, without its line end, and the bytes behind it.
 pub(in crate::protocol) fn decode(line: &[u8], behind: &[u8], limits: &FrameLimits) -> (Verb, Decoded) {
     if line.len() + 2 > LINE_BYTES_MAX || memchr::memchr(0, line).is_some() || ends_in_http(line) {
         return (Verb::None, bad_format(Then::GoOn));
@@ -70,15 +70,15 @@ pub(in crate::protocol) fn decode(line: &[u8], behind: &[u8], limits: &FrameLimi
     }
 }
 
-/// Whether no command of this dialect begins so, and a line of this length might be one. Where such a line ends in LF alone
-/// somebody has typed it, and the native dialect's answer tells him more.
+/// Whether no command of this dialect begins so, and a line of this length might be one. Such a line that
+/// ends in LF alone was probably typed; the reply in the native dialect explains more.
 pub(in crate::protocol) fn is_nothing(line: &[u8]) -> bool {
     line.len() + 2 <= LINE_BYTES_MAX
         && !line.starts_with(b"put ")
         && !VERBS.iter().any(|(prefix, ..)| line.starts_with(prefix))
 }
 
-/// Whether an unfinished line has outgrown what a line may be.
+/// Whether an unfinished line is longer than a line may be.
 pub(in crate::protocol) fn outgrown(unfinished: &[u8]) -> Option<Oversize> {
     (unfinished.len() >= LINE_BYTES_MAX).then(|| Oversize {
         refusal: not_well_formed(),
@@ -116,18 +116,18 @@ fn put(arguments: &[u8], behind: &[u8], limits: &FrameLimits) -> (Verb, Decoded)
     (Verb::Put, decoded)
 }
 
-/// What the four numbers of a put line say: how the job is to be, and how large its body is.
+/// The four numbers of a put line: the job's options and its body's size.
 fn put_options(words: &mut Words<'_>) -> Option<(Options, u64)> {
     let priority = words.priority()?;
     let delay = words.seconds(0)?;
     let ttr = words.seconds(TTR_SECONDS_MIN)?;
     let size = words.number(u32::MAX.into())?;
-    // As long as its workers fail it with this dialect's means, it has no end of attempts.
+    // In this dialect a job has no limit of attempts.
     Some((Options { priority, delay, ttr, attempts: 0, ..Options::default() }, size))
 }
 
-/// What stands behind a put line that is not in its form. Where its size can be read, the body is there, and must not
-/// be taken for commands.
+/// What follows a malformed put line. If its size can be read, a body follows, and must not be read as
+/// commands.
 fn behind_bad_put(arguments: &[u8]) -> Then {
     let mut words = arguments.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     let size = words.nth(3).and_then(number).filter(|size| *size <= u32::MAX.into());
@@ -155,7 +155,7 @@ fn pause_tube(words: &mut Words<'_>) -> Option<Command> {
     words.none(Compat::PauseExisting { queue, time })
 }
 
-/// What stands behind a verb and its one space, read from left to right.
+/// The words behind a verb and its one space, read from left to right.
 struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
@@ -180,7 +180,7 @@ impl<'a> Words<'a> {
         self.number(u32::MAX.into()).map(|number| Priority(number as u32))
     }
 
-    /// A time, of at least `min` seconds whatever is asked for.
+    /// A time, raised to `min` seconds if it is shorter.
     fn seconds(&mut self, min: u64) -> Option<Duration> {
         self.number(u32::MAX.into()).map(|seconds| Duration::from_secs(seconds.max(min)))
     }
@@ -190,7 +190,7 @@ impl<'a> Words<'a> {
         self.0.is_empty().then(|| command.into())
     }
 
-    /// A number behind which nothing is left.
+    /// The last word, a number.
     fn last_number(&mut self, max: u64) -> Option<u64> {
         let number = self.number(max)?;
         self.0.is_empty().then_some(number)
@@ -200,14 +200,14 @@ impl<'a> Words<'a> {
         self.last_number(u64::MAX).map(JobId)
     }
 
-    /// All that is left, as one name.
+    /// Everything that is left, as one name.
     fn tube(&mut self) -> Option<QueueName> {
         QueueName::from_bytes(self.0).ok()
     }
 }
 
 fn refused(refusal: Refusal, then: Then) -> Decoded {
-    // A body that belongs to the refused command may end as it likes.
+    // The body of a refused command may end in anything.
     Decoded::Refused { refusal, guarded: then == Then::GoOn, then }
 }
 

@@ -1,4 +1,5 @@
-//! The documents of stats and list commands: beanstalkd 1.13's keys in its order, its strings quoted as it does.
+//! The documents of stats and list commands: beanstalkd 1.13's keys in its order, with strings quoted as it
+//! quotes them.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use crate::job::{JobState, MAX_DURATION, QueueName};
 use crate::stats::{Counted, JobStats, QueueDetails, ServerDetails, Value};
 
-/// What is shown of a pause that has no end: the longest that can be asked for.
+/// Shown for a pause without an end: the longest pause that a client can ask for.
 const ENDLESS: Duration = MAX_DURATION;
 
 /// Writes a document of `key: value` lines.
@@ -38,7 +39,7 @@ pub(super) fn job(stats: &JobStats) -> String {
         "delay": delay.as_secs(),
         "ttr": rounded_up(job.ttr),
         "time-left": job.remaining.unwrap_or_default().as_secs(),
-        // Which segment a job is in is the journal's affair, and changes.
+        // A job moves between segments, so none is shown.
         "file": 0,
         "reserves": leases,
         "timeouts": lapses,
@@ -150,7 +151,7 @@ pub(super) fn server(details: &ServerDetails) -> String {
                 Some(Value::Text(text)) => quoted(text),
                 Some(Value::Flag(flag)) => flag.to_string(),
                 Some(value) => value.to_string(),
-                // Figures of a journal that there is not.
+                // Without a journal its figures are missing.
                 None => "0".to_owned(),
             },
         };
@@ -168,7 +169,7 @@ fn state(state: JobState) -> &'static str {
     }
 }
 
-/// A string in double quotes, as YAML reads it: what the system says of itself may hold anything.
+/// A string in double quotes, as YAML reads it. The system's names may contain anything.
 fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');

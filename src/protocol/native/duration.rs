@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::text::number;
 use crate::job::MAX_DURATION;
 
-/// Why a text is no duration. Its text says what the rule is.
+/// A text is no duration. `Display` says the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadDuration;
 
@@ -32,12 +32,12 @@ impl std::error::Error for BadDuration {}
 /// ```
 ///
 /// # Errors
-/// [`BadDuration`] where the text is none, or one of more than [`MAX_DURATION`].
+/// [`BadDuration`] if the text is no duration, or a longer one than [`MAX_DURATION`].
 pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     duration(text.as_bytes())
 }
 
-/// [`parse_duration`] of bytes as they come from a socket.
+/// [`parse_duration`] for bytes from a socket.
 pub(super) fn duration(text: &[u8]) -> Result<Duration, BadDuration> {
     let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits);
@@ -54,8 +54,8 @@ pub(super) fn duration(text: &[u8]) -> Result<Duration, BadDuration> {
     if duration > MAX_DURATION { Err(BadDuration) } else { Ok(duration) }
 }
 
-/// Writes a duration with the largest unit that is exact: `90s`, but `2m` for 120 seconds; nothing is `0s`.
-/// A part of a millisecond counts as a whole one.
+/// Formats a duration with the largest unit that is exact: `90s`, but `2m` for 120 seconds; zero is `0s`.
+/// A part of a millisecond is rounded up.
 pub fn format_duration(duration: Duration) -> impl fmt::Display {
     InUnits(duration)
 }

@@ -1,4 +1,5 @@
-//! Replies: from a [`Reply`] to a line on the server's side, and from a line to an [`Answer`] on the client's.
+//! Replies: from a [`Reply`] to a line on the server's side, and from a line to an [`Answer`] on the
+//! client's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,18 +23,18 @@ use crate::stats::{QueueStats, Stat, StateCounts};
 /// A reply as the client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// `ACK 7`: the job is accepted, or there is an unfinished one with its key already.
+    /// `ACK 7`: the job is accepted, or there is an unfinished one with the same key.
     Accepted {
-        /// Its number, or the other one's.
+        /// Its id, or the other one's.
         id: JobId,
-        /// The state of the job that was there before.
+        /// The other one's state, if there is one.
         duplicate: Option<JobState>,
     },
     /// `JOB 7 queue=mail attempt=1 ttr=1m: body`: a job to work on.
     Leased(Lease),
-    /// `JOB 7 queue=mail state=ready …: body`: a job looked at.
+    /// `JOB 7 queue=mail state=ready …: body`: the job that was asked for.
     Found(Box<Found>),
-    /// `EMPTY`: there was no job in time.
+    /// `EMPTY`: no job came in time.
     Empty,
     /// `OK`: done.
     Done,
@@ -41,25 +42,25 @@ pub enum Answer {
     RetryIn(Duration),
     /// `OK dead=yes`: a failed job is dead.
     Dead,
-    /// `OK count=3`: so many jobs were touched.
+    /// `OK count=3`: how many jobs were changed.
     Count(u64),
-    /// `OK lines=2` and the lines behind it, each without its LF.
+    /// `OK lines=2` and the lines after it, each without its LF.
     Lines(Vec<Vec<u8>>),
-    /// `PONG`: somebody is here.
+    /// `PONG`: the server answers.
     Pong,
-    /// `ERR code text`: the command was not carried out. A code that this version does not know reads as
-    /// [`Code::Internal`], with the code in front of the text.
+    /// `ERR code text`: the command was refused. A code that this version does not know becomes
+    /// [`Code::Internal`], with the code before the text.
     Refused(Refusal),
 }
 
-/// What PEEK tells of a job. The reason of its last failure is in LIST only.
+/// A job as PEEK shows it. The reason of its last failure is only in LIST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The job's number.
+    /// The job's id.
     pub id: JobId,
     /// Its queue.
     pub queue: QueueName,
-    /// Where it is in its life.
+    /// Its state.
     pub state: JobState,
     /// Its priority now.
     pub priority: Priority,
@@ -73,17 +74,17 @@ pub struct Found {
     pub key: Option<Key>,
     /// When it was submitted, to the second.
     pub created: SystemTime,
-    /// The attempt that runs now, or would run next.
+    /// The number of the attempt that runs, or of the next one.
     pub attempt: u32,
     /// How its past attempts ended.
     pub counts: Counts,
-    /// What is left of its delay or of its lease.
+    /// The time that is left of its delay or its lease.
     pub remaining: Option<Duration>,
     /// The work.
     pub body: Arc<[u8]>,
 }
 
-/// Why bytes are no reply of this protocol. Its text says what was expected, and quotes what came, escaped.
+/// Why bytes are no reply of this protocol. Its text says what was expected, and quotes the line, escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadAnswer {
     expected: &'static str,
@@ -98,7 +99,7 @@ impl fmt::Display for BadAnswer {
 
 impl std::error::Error for BadAnswer {}
 
-/// Writes a reply: one line, and behind it a body that can't be in it, or the lines that it counts.
+/// Appends a reply: one line, and after it a body that can't be in the line, or the lines that it counts.
 pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
     match reply {
         Reply::Accepted { id, duplicate } => write_accepted(*id, *duplicate, out),
@@ -121,7 +122,7 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
     }
 }
 
-/// No command of this dialect is answered so.
+/// No command of this dialect gets such a reply.
 fn wrong_dialect(out: &mut Vec<u8>) {
     write_refusal(&Refusal::new(Code::Internal, "this reply is the other dialect's; please report it"), out);
 }
@@ -211,7 +212,7 @@ fn pause_text(paused: Option<Option<Duration>>) -> String {
     }
 }
 
-/// One printable line, whatever is in the text.
+/// One line of printable characters, whatever the text contains.
 fn write_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
     out.extend_from_slice(b"ERR ");
     out.extend_from_slice(refusal.code.as_str().as_bytes());
@@ -233,10 +234,10 @@ fn write_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
 /// Reads the reply at the head of `bytes`: how many of them it takes, and what it says. `None` where it is not
 /// whole yet.
 ///
-/// Words of the form `name=value` that are not known are passed over: they are how the protocol grows.
+/// Ignores unknown words of the form `name=value`: they are how the protocol grows.
 ///
 /// # Errors
-/// [`BadAnswer`] where the bytes are no reply of this protocol; where the next one would begin is then not known.
+/// [`BadAnswer`] if the bytes are no reply of this protocol. The start of the next reply is unknown then.
 pub fn read_answer(bytes: &[u8]) -> Result<Option<(usize, Answer)>, BadAnswer> {
     let Some(end) = memchr(b'\n', bytes) else {
         return Ok(None);
@@ -315,7 +316,7 @@ fn read_ok(line: &[u8], rest: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer>
 }
 
 fn read_lines(count: u64, behind: &[u8]) -> Behind {
-    // Counted before they are copied, since many may still be on their way.
+    // Counted before they are copied, since many may not have arrived.
     let last = match count {
         0 => return Some((0, Answer::Lines(Vec::new()))),
         _ => memchr_iter(b'\n', behind).nth(usize::try_from(count - 1).ok()?)?,
@@ -347,7 +348,7 @@ fn read_job(line: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer> {
     Ok(Some((used, answer)))
 }
 
-/// The fields of a JOB line, each as far as it was there and made sense.
+/// The fields of a JOB line: those that are present and valid.
 #[derive(Default)]
 struct JobFields {
     queue: Option<QueueName>,
@@ -389,7 +390,7 @@ impl JobFields {
         fields
     }
 
-    /// A state is told of a job that is looked at; a worker knows that its own is leased.
+    /// PEEK shows the state; a lease does not, since it is always leased.
     fn answer(self, id: JobId, body: &[u8]) -> Option<Answer> {
         let (queue, ttr, attempt, body) = (self.queue?, self.ttr?, self.attempt?, Arc::from(body));
         let Some(state) = self.state else {

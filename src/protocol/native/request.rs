@@ -13,16 +13,16 @@ use crate::protocol::{Command, Dialect, FrameLimits, HEADER_BYTES_MAX};
 /// A line, cut into its parts.
 pub(super) struct Split<'a> {
     pub(super) verb: &'a [u8],
-    /// What stands between the verb and the header's end, without its colon.
+    /// Everything between the verb and the header's end, without its colon.
     pub(super) words: &'a [u8],
-    /// What stands behind the colon and its one space, where there is a colon.
+    /// Everything behind the colon and its one space, if there is a colon.
     pub(super) inline: Option<&'a [u8]>,
     pub(super) len: Len,
-    /// Whether the header is longer than [`HEADER_BYTES_MAX`]; the other parts mean nothing then.
+    /// Whether the header is longer than [`HEADER_BYTES_MAX`]. If so, the other parts mean nothing.
     pub(super) over: bool,
 }
 
-/// What a header says of a body behind its line.
+/// What a header says about a body behind its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Len {
     Absent,
@@ -41,7 +41,7 @@ impl Len {
     }
 }
 
-/// Cuts a line. It looks at no more than [`HEADER_BYTES_MAX`] bytes and one, however long the line is.
+/// Cuts a line into its parts. Looks at one byte more than [`HEADER_BYTES_MAX`], however long the line is.
 pub(super) fn split(line: &[u8]) -> Split<'_> {
     let sight = &line[..line.len().min(HEADER_BYTES_MAX + 1)];
     let verb_end = sight.iter().position(|byte| matches!(byte, b' ' | b':')).unwrap_or(sight.len());
@@ -70,7 +70,7 @@ fn without_space(text: &[u8]) -> &[u8] {
     text.strip_prefix(b" ").unwrap_or(text)
 }
 
-/// Makes a command of a line, without its LF, and of the bytes behind it.
+/// Makes a command from a line, without its LF, and the bytes behind it.
 pub(in crate::protocol) fn decode(line: &[u8], behind: &[u8], limits: &FrameLimits) -> Decoded {
     let split = split(line);
     if let Some(oversize) = refused_unread(&split, limits) {
@@ -89,7 +89,7 @@ fn with_body_behind(split: &Split<'_>, len: u64, behind: &[u8], limits: &FrameLi
     let refused = |refusal, guarded, then| Decoded::Refused { refusal, guarded, then };
     let size = usize::try_from(len).ok().filter(|size| *size <= limits.body_max);
     let body = size.and_then(|size| behind.get(..size));
-    // Without its body in sight yet, the header alone can tell whether there is anything to wait for.
+    // If the header is refused, there is no need to wait for the body.
     let command = match read(split, split.inline.map(|_| body.unwrap_or_default())) {
         Ok(command) => command,
         Err(refusal) => return refused(refusal, true, Then::SkipBody(len)),
@@ -106,7 +106,8 @@ fn with_body_behind(split: &Split<'_>, len: u64, behind: &[u8], limits: &FrameLi
     }
 }
 
-/// Whether an unfinished line, searched so far before, has outgrown what a line may be.
+/// Whether an unfinished line is longer than a line may be. Its first `searched` bytes have been looked at
+/// before.
 pub(in crate::protocol) fn outgrown(
     unfinished: &[u8],
     searched: usize,
@@ -122,7 +123,7 @@ pub(in crate::protocol) fn outgrown(
     refused_unread(&split(unfinished.strip_suffix(b"\r").unwrap_or(unfinished)), limits)
 }
 
-/// What makes a line refused whatever its verb and options are; it may be unfinished.
+/// Why a line is refused before its verb and options are read. The line may be unfinished.
 fn refused_unread(split: &Split<'_>, limits: &FrameLimits) -> Option<Oversize> {
     if split.over {
         let refusal = Refusal::new(
@@ -164,7 +165,7 @@ fn body_too_big(limits: &FrameLimits) -> Refusal {
     )
 }
 
-/// The refusal where a body of `len=` bytes does not end where it should.
+/// The refusal for a body of `len=` bytes with no line end after it.
 pub(in crate::protocol) fn no_line_end() -> Refusal {
     Refusal::usage("no LF behind a body: is len its size in bytes, without the LF? closing")
 }
@@ -177,8 +178,9 @@ fn read(split: &Split<'_>, body: Option<&[u8]>) -> Result<Command, Refusal> {
     Header { verb, words: split.words, body }.read()
 }
 
-/// How many bytes of body, and then an LF, come behind this line, which is given without its LF: what a program that
-/// passes commands on has to keep together. `None` where nothing does, and where the server can't know and closes.
+/// The size of the body that follows this line, before its LF: a program that forwards commands has to keep
+/// them together. The line is given without its LF. `None` if no body follows, or if the server can't know,
+/// and closes.
 pub fn body_behind(line: &[u8]) -> Option<u64> {
     let split = split(line.strip_suffix(b"\r").unwrap_or(line));
     match split.len {
@@ -190,9 +192,9 @@ pub fn body_behind(line: &[u8]) -> Option<u64> {
 /// Why a text is not one command. Its text says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadText {
-    /// It has an LF that is not in a body, so that it would be more than one.
+    /// It has an LF outside a body, so that it would be more than one command.
     LfOutsideBody,
-    /// It says `len=`.
+    /// It has `len=`.
     Len,
 }
 
@@ -207,11 +209,12 @@ impl fmt::Display for BadText {
 
 impl std::error::Error for BadText {}
 
-/// Writes one command that is given as a text, such as a program's argument. Unlike on the wire its body may hold any bytes: where
-/// it can't be in the line, it is written behind it, with `len=` in the header. The server is left to judge all else.
+/// Writes one command that is given as a text, such as a program's argument. Its body may contain any bytes,
+/// unlike on the wire: a body that can't be in the line is written behind it, with `len=` in the header. The
+/// server judges the rest.
 ///
 /// # Errors
-/// [`BadText`] where the text is not one command; nothing is written then.
+/// [`BadText`] if the text is not one command; then nothing is written.
 pub fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadText> {
     let split = split(text);
     let body = split.inline.unwrap_or_default();

@@ -1,26 +1,26 @@
-//! Small pieces of text, read and written without detours.
+//! Small pieces of text, read and written.
 
 use std::time::Duration;
 
 use super::duration::in_units;
 pub(super) use crate::protocol::number::{number, push_number};
 
-/// How many bytes of outside text an error quotes; what is longer is cut, with `...` behind it.
+/// How many bytes of a client's text an error quotes; longer text is cut, and ends in `...`.
 pub const QUOTED_BYTES_MAX: usize = 64;
 
-/// Outside text as an error shows it: in quotes, printable ASCII only, cut to [`QUOTED_BYTES_MAX`].
+/// A client's text as an error shows it: in quotes, printable ASCII only, cut to [`QUOTED_BYTES_MAX`].
 pub(super) fn quoted(text: &[u8]) -> String {
     let shown = &text[..text.len().min(QUOTED_BYTES_MAX)];
     let more = if shown.len() < text.len() { "..." } else { "" };
     format!("\"{}{more}\"", shown.escape_ascii())
 }
 
-/// The words of a header: what stands between spaces. More spaces than one are as good as one.
+/// The words of a header. Several spaces count as one.
 pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b' ').filter(|word| !word.is_empty())
 }
 
-/// A word's part before its first `=` and the one behind it.
+/// The parts of a word before and after its first `=`.
 pub(super) fn name_and_value(word: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = word.iter().position(|byte| *byte == b'=')?;
     Some((&word[..at], &word[at + 1..]))
@@ -54,8 +54,8 @@ pub(super) fn push_duration_option(out: &mut Vec<u8>, name: &str, value: Duratio
     push_duration(out, value);
 }
 
-/// Ends a header with its colon and writes the body: in the line where that brings it across whole, else
-/// behind the line and with `len=` in the header.
+/// Ends a header with its colon and writes the body: in the line if it can be there, else behind the line,
+/// with `len=` in the header.
 pub(super) fn push_body(out: &mut Vec<u8>, body: &[u8]) {
     if body.last() == Some(&b'\r') || memchr::memchr(b'\n', body).is_some() {
         push_number_option(out, "len", body.len() as u64);

@@ -1,5 +1,6 @@
-//! The verbs as text: one table, from which requests are read, errors say what there is, and HELP is written; and
-//! [`write_command`], which writes them for a client. Over 500 lines because a verb is read, explained and written here.
+//! The verbs as text: one table, from which requests are read, errors say what there is, and HELP is written;
+//! and [`write_command`], which writes them for a client. Over 500 lines because a verb is read, explained
+//! and written here.
 
 use super::options::{
     any_duration, job_id, job_state, lease_duration, list_limit, not_an_id, number_u32, queue_name,
