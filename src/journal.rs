@@ -9,8 +9,6 @@
 //! with them, and no socket or worker.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,9 +19,11 @@ pub use crate::stats::JournalStats;
 
 mod batch;
 mod compaction;
+mod failure;
 #[doc(hidden)]
 pub mod fuzz;
 mod histogram;
+mod options;
 mod record;
 mod recovery;
 mod salvage;
@@ -35,165 +35,18 @@ mod waiters;
 mod writer;
 
 pub use compaction::Keeper;
-pub use recovery::{OpenError, TornTail};
+pub use failure::{Failure, OnFailure, OpenError, Unavailable};
+pub use options::{Fsync, Options, SEGMENT_BYTES_MIN, Sabotage};
+pub use recovery::TornTail;
 pub use salvage::{Salvaged, salvage};
 pub use segment::{Damage, FORMAT_VERSION};
 use storage::Storage;
 pub use verify::{Report, verify};
-pub use writer::SEGMENT_BYTES_MIN;
 use writer::{Shared, Threads};
-
-/// When what was written is synced, and so what a reply promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fsync {
-    /// Before every reply: what was acknowledged survives a power cut.
-    Always,
-    /// At most this long after it was written: what was acknowledged survives the end of the process, and a power
-    /// cut takes at most the last interval.
-    Interval(Duration),
-    /// When the system sees fit: what was acknowledged survives the end of the process.
-    Never,
-}
-
-impl fmt::Display for Fsync {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fsync::Always => f.write_str("always"),
-            Fsync::Interval(interval) => write!(f, "{}ms", interval.as_millis()),
-            Fsync::Never => f.write_str("never"),
-        }
-    }
-}
-
-/// Called once, from the thread that found it, when the journal can no longer be written.
-pub type OnFailure = Arc<dyn Fn(&Failure) + Send + Sync>;
-
-/// How a journal is kept.
-#[derive(Clone)]
-pub struct Options {
-    /// When it is synced. Default [`Fsync::Always`].
-    pub fsync: Fsync,
-    /// The size of a segment. Default 16 MiB, at least [`SEGMENT_BYTES_MIN`]; should be [`segment_bytes_for`] the longest
-    /// record or more. A longer one gets a longer segment.
-    pub segment_bytes: u64,
-    /// Called when the journal can no longer be written. Must not block, nor call the journal.
-    pub on_failure: Option<OnFailure>,
-    /// Whether threads of the journal's own do the writing and preparing. Without them all is done inside the
-    /// calls, one operation after another in a fixed order: for tests.
-    #[doc(hidden)]
-    pub background: bool,
-    /// Begins every salt where it is given, for tests that compare bytes.
-    #[doc(hidden)]
-    pub salt: Option<u64>,
-    /// A fault that is built in on purpose, to see whether the tests find it.
-    #[doc(hidden)]
-    pub sabotage: Sabotage,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            fsync: Fsync::Always,
-            segment_bytes: 16 << 20,
-            on_failure: None,
-            background: true,
-            salt: None,
-            sabotage: Sabotage::None,
-        }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("fsync", &self.fsync)
-            .field("segment_bytes", &self.segment_bytes)
-            .field("background", &self.background)
-            .field("sabotage", &self.sabotage)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Faults that are built in on purpose: a test that can't tell them from the right thing is no test.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sabotage {
-    /// None.
-    #[default]
-    None,
-    /// Those who wait are told that their changes are written when they are not.
-    ReplyBeforeWrite,
-    /// Those who wait are told that their changes are durable when they are written.
-    ReplyBeforeSync,
-    /// The directory is never synced.
-    SkipDirectorySync,
-    /// A sync that fails is taken for one that did not.
-    IgnoreSyncError,
-    /// The oldest segment is removed before what replaces it is durable.
-    DropBeforeSync,
-}
 
 /// A place in the journal: all changes up to one of them. Counts from the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
-
-/// Why the journal can no longer be written.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Failure {
-    /// The system said no.
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// Upon which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Something that had been made durable is damaged.
-    Damaged(Damage),
-    /// A fault in the code has left a change half made, so nothing after it may be kept.
-    Broken,
-    /// It was closed.
-    Closed,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
-            Failure::Damaged(damage) => damage.fmt(f),
-            Failure::Broken => f.write_str("a fault in the code has left a change half made"),
-            Failure::Closed => f.write_str("it is closed"),
-        }
-    }
-}
-
-impl std::error::Error for Failure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Failure::Io { source, .. } => Some(source),
-            Failure::Damaged(_) | Failure::Broken | Failure::Closed => None,
-        }
-    }
-}
-
-/// The journal can no longer be written: whether the change that was waited for will be there after a restart is
-/// not known.
-#[derive(Clone, Debug)]
-pub struct Unavailable(pub Arc<Failure>);
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the journal can no longer be written: {}", self.0)
-    }
-}
-
-impl std::error::Error for Unavailable {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.0)
-    }
-}
 
 /// What was found when a journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

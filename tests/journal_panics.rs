@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use djqs::internal::change::Change;
 use djqs::internal::journal::storage::{OperationKind, SimulatedDisk, Storage, StorageFile};
-use djqs::internal::journal::{Failure, Fsync, Options};
+use djqs::internal::journal::{Failure, Fsync, OpenError, Options};
 use djqs::job::JobId;
 use journal_common::{Owner, job};
 
@@ -170,4 +170,16 @@ fn panic_while_the_journal_is_closed_fails_it() {
     let unavailable = owner.journal.close().unwrap_err();
     assert!(matches!(*unavailable.0, Failure::Broken), "{unavailable}");
     owner.wait(owner.change(&job(2, b"work"))).unwrap_err();
+}
+
+#[test]
+fn panic_while_the_journal_is_opened_is_an_error() {
+    for panics_at in [OperationKind::Create, OperationKind::Write, OperationKind::Sync] {
+        let armed = Arc::new(AtomicBool::new(true));
+        let disk = PanickingDisk { disk: SimulatedDisk::new(), panics_at, armed };
+        let Err(OpenError::Unavailable(unavailable)) = Owner::open(Arc::new(disk), Options::default()) else {
+            panic!("it opened although every {panics_at:?} panics");
+        };
+        assert!(matches!(*unavailable.0, Failure::Broken), "{unavailable}");
+    }
 }

@@ -11,81 +11,15 @@
 //! Nothing is removed here but files of zeros that were to become segments.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::batch::Kind;
+use super::failure::OpenError;
 use super::record::Record;
 use super::segment::{self, Broken, Chain, Damage, FirstBlock, Found, Reader};
-use super::storage::{DiskError, Storage, StorageFile, write_full};
-
-/// Why a journal could not be opened.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The directory could not be opened, or another server has it.
-    Disk(DiskError),
-    /// Something that had been made durable is damaged.
-    Damaged(Damage),
-    /// A segment is not there.
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// A later version of this program wrote it.
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// The version of its format.
-        version: u32,
-    },
-    /// The system said no.
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// Upon which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::Disk(e) => e.fmt(f),
-            OpenError::Damaged(damage) => damage.fmt(f),
-            OpenError::Missing { path } => write!(f, "{} is missing", path.display()),
-            OpenError::Version { path, version } => write!(
-                f,
-                "{} is of format version {version}, and this program reads version {}: use a newer one",
-                path.display(),
-                segment::FORMAT_VERSION
-            ),
-            OpenError::Io { action, path, source } => {
-                write!(f, "cannot {action} {}: {source}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            OpenError::Disk(e) => Some(e),
-            OpenError::Io { source, .. } => Some(source),
-            OpenError::Damaged(_) | OpenError::Missing { .. } | OpenError::Version { .. } => None,
-        }
-    }
-}
-
-impl From<DiskError> for OpenError {
-    fn from(e: DiskError) -> Self {
-        OpenError::Disk(e)
-    }
-}
+use super::storage::{Storage, StorageFile, write_full};
 
 /// A last batch that was not written in whole, and so was never promised to anybody.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::batch::{self, Checksum, Kind};
+use super::failure::OpenError;
 use super::record::{Record, Records, encode_dropped};
-use super::recovery::{OpenError, failed, scan};
+use super::recovery::{failed, scan};
 use super::segment::{self, Damage, is_zero};
 use super::storage::{Storage, StorageFile, read_full, write_full};
 
@@ -44,8 +45,8 @@ pub struct Salvaged {
 pub fn salvage(storage: &dyn Storage) -> Result<Salvaged, OpenError> {
     match scan(storage, &mut |_| {}) {
         Ok(_) => return Ok(Salvaged::default()),
-        Err(e @ (OpenError::Version { .. } | OpenError::Io { .. } | OpenError::Disk(_))) => return Err(e),
         Err(OpenError::Damaged(_) | OpenError::Missing { .. }) => {}
+        Err(e) => return Err(e),
     }
     let names = storage.list().map_err(failed(storage, "list", ""))?;
     for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {

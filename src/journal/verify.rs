@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::failure::OpenError;
 use super::record::{self, Record};
-use super::recovery::{OpenError, Scan, TornTail};
+use super::recovery::{Scan, TornTail};
 use super::storage::Storage;
 use crate::change::JobSize;
 use crate::change::{Change, JobStatus, PauseState};

@@ -18,14 +18,18 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::batch::{self, Checksum, Kind};
 use super::compaction::Compaction;
+use super::failure::OpenError;
 use super::histogram::Histogram;
 use super::record;
-use super::recovery::{OpenError, Scan, Segment};
+use super::recovery::{Scan, Segment};
 use super::segment::{self, Chain};
 use super::spares::Supply;
 use super::storage::{Storage, StorageFile, is_full, write_full};
 use super::waiters::{Call, Sleeper, Waiter, Waiters};
-use super::{Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Room, Sabotage, Unavailable};
+use super::{
+    Failure, Fsync, JournalStats, Live, Options, Position, Recovered, Room, SEGMENT_BYTES_MIN, Sabotage,
+    Unavailable,
+};
 use crate::change::Change;
 use crate::clock::Stopwatch;
 
@@ -40,9 +44,6 @@ const BLANKS_MAX: usize = 16;
 /// scarce it is even less.
 pub(super) const BATCH_PARTS: u64 = 8;
 const BATCH_PARTS_FULL: u64 = 32;
-
-/// The least size of a segment, in bytes.
-pub const SEGMENT_BYTES_MIN: u64 = 8 << 10;
 
 /// What all threads of a journal share.
 pub(super) struct Shared {
@@ -208,22 +209,8 @@ impl Shared {
             sync_latency: Mutex::new(Histogram::default()),
             options,
         };
-        shared.mark(Kind::Opened).map_err(|unavailable| shared.open_error(&unavailable))?;
+        shared.unless_panics(|| shared.mark(Kind::Opened)).map_err(OpenError::Unavailable)?;
         Ok(Arc::new(shared))
-    }
-
-    fn open_error(&self, unavailable: &Unavailable) -> OpenError {
-        match &*unavailable.0 {
-            Failure::Io { action, path, source } => OpenError::Io {
-                action,
-                path: path.clone(),
-                source: source
-                    .raw_os_error()
-                    .map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
-            },
-            Failure::Damaged(damage) => OpenError::Damaged(damage.clone()),
-            Failure::Broken | Failure::Closed => unreachable!("nobody has a handle to it yet"),
-        }
     }
 
     /// Appends a change and returns its place.
@@ -803,12 +790,6 @@ impl Shared {
 /// that is all, so the standard library's hash keys will do: they come from the system's random numbers.
 pub(super) fn random_salt() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-impl From<Failure> for Unavailable {
-    fn from(failure: Failure) -> Self {
-        Unavailable(Arc::new(failure))
-    }
 }
 
 /// The file of a segment before the first: full, and never touched.
