@@ -1,7 +1,7 @@
 //! One connection's replies: how they collect, and the one way in which they are sent.
 //!
 //! Nothing is sent before the journal is as durable as the server promises. If another thread is writing the
-//! journal, replies go to the [`Outbox`], and that thread sends them.
+//! journal, replies go to the [`Outbox`](super::outbox::Outbox), and that thread sends them.
 
 use std::fmt;
 use std::io::{self, Read, Write};
