@@ -1,6 +1,6 @@
 //! Submits jobs from a Rust program: one, one with a unique key twice, and a batch.
 //!
-//! With a server running (`cargo run --bin server`): `cargo run --example client [HOST:PORT]`
+//! With a server running (`cargo run --bin server`): `cargo run --example client [ADDRESS]`
 
 use std::env;
 use std::error::Error;

@@ -10,7 +10,6 @@
 //! What the client deliberately does not do: it has no pool of connections and no thread of its own between
 //! calls. Open a second client for a second thread; leases belong to the connection that got them.
 
-use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -18,18 +17,19 @@ use crate::job::{JobId, JobState, Lease, QueueName, Submission};
 use crate::protocol::native::{Answer, Found, write_command};
 use crate::protocol::{Command, Retry, Wait};
 
+mod address;
 mod batch;
-mod dial;
 pub mod feed;
-mod incoming;
 mod json;
 pub mod print;
 pub mod retry;
 mod script;
+pub(crate) mod wire;
 
+pub use address::{Address, BadAddress};
 pub use batch::BatchError;
 
-use incoming::Incoming;
+use wire::{Replies, Wire};
 
 /// How much one read takes at first, in bytes: the buffer grows with what comes.
 const ROOM_BYTES: usize = 8 * 1024;
@@ -44,6 +44,9 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// coming in. It keeps the server from being stopped by replies that this side is slow to take, and bounds
 /// what is not known when a connection breaks: at most 17 writes.
 const WRITES_AHEAD: usize = 16;
+
+/// How long the server's machine may leave what was sent to it unacknowledged before the connection breaks.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// One connection to a server.
 ///
@@ -65,9 +68,9 @@ const WRITES_AHEAD: usize = 16;
 /// ```
 #[derive(Debug)]
 pub struct Client {
-    server: String,
-    stream: TcpStream,
-    incoming: Incoming,
+    server: Address,
+    wire: Wire,
+    replies: Replies,
     /// The command on its way out; kept for its room.
     out: Vec<u8>,
     /// Whether every command that was sent has had its reply, so that the next reply is the next command's.
@@ -94,15 +97,28 @@ pub enum AfterFailure {
 }
 
 impl Client {
-    /// Connects to `server`, which is HOST:PORT, such as `127.0.0.1:11300`. A name is resolved, and all of
-    /// its addresses are tried in turn, for at most 5 seconds each.
+    /// Connects to a server, whose [`Address`] is `HOST`, `HOST:PORT` or `unix:PATH`. A name is resolved, and
+    /// all of its addresses are tried in turn, for at most 5 seconds each.
     ///
     /// # Errors
-    /// [`Error::Connect`] with the last address's reason.
+    /// [`Error::Connect`]: the text is not an address ([`BadAddress`] is the source), or the server can't be
+    /// reached there; then with the reason of the last address.
     pub fn connect(server: &str) -> Result<Client, Error> {
-        let stream = dial::dial(server)?;
-        let incoming = Incoming::new(ROOM_BYTES);
-        Ok(Client { server: server.into(), stream, incoming, out: Vec::new(), in_step: true })
+        let address = server.parse().map_err(|bad: BadAddress| Error::Connect {
+            server: server.into(),
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, bad),
+        })?;
+        Client::connect_to(&address)
+    }
+
+    /// [`Client::connect`] to an address that is parsed already.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub fn connect_to(server: &Address) -> Result<Client, Error> {
+        let wire = Wire::connect(server, SILENCE_MAX)?;
+        let replies = Replies::new(ROOM_BYTES);
+        Ok(Client { server: server.clone(), wire, replies, out: Vec::new(), in_step: true })
     }
 
     /// Gives the connection up and makes a new one to the same server. What the old one had leased counts as
@@ -111,12 +127,12 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`]; the client is then as it was.
     pub fn reconnect(&mut self) -> Result<(), Error> {
-        *self = Client::connect(&self.server)?;
+        *self = Client::connect_to(&self.server)?;
         Ok(())
     }
 
     /// The server, as it was given to [`Client::connect`].
-    pub fn server(&self) -> &str {
+    pub fn server(&self) -> &Address {
         &self.server
     }
 
@@ -140,8 +156,8 @@ impl Client {
         self.step_out()?;
         self.out.clear();
         write_command(command, &mut self.out);
-        send(&self.stream, &self.out)?;
-        self.incoming.wait(&self.stream)
+        self.wire.send(&self.out)?;
+        self.replies.wait(&self.wire)
     }
 
     /// Marks the client as out of step, so that whatever ends early leaves it so.
@@ -368,12 +384,6 @@ impl Client {
         self.in_step = false;
         Err(Error::BadReply("it answers something other than what was asked".into()))
     }
-}
-
-/// Sends all of it.
-fn send(mut stream: &TcpStream, bytes: &[u8]) -> Result<(), Error> {
-    use std::io::Write;
-    stream.write_all(bytes).map_err(|error| Error::Disconnected { source: Some(error) })
 }
 
 /// A connection that this side knows to be broken.

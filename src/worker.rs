@@ -48,6 +48,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use log::{error, info};
 use parking_lot::Mutex;
 
+use crate::client::{Address, BadAddress};
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
 use crate::job::QueueName;
@@ -112,6 +113,13 @@ pub enum WorkerError {
         /// What the program should exit with, as the handler has it.
         exit_code: u8,
     },
+    /// The server's address is not one.
+    Address {
+        /// What was given.
+        server: String,
+        /// Why it is not an address.
+        source: BadAddress,
+    },
     /// The server refuses to understand this worker's GET, as it would for ever.
     Refused(Refusal),
     /// A thread could not be started.
@@ -124,6 +132,7 @@ impl fmt::Display for WorkerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WorkerError::Unfit { reason, .. } => f.write_str(reason),
+            WorkerError::Address { server, source } => write!(f, "{server:?}: {source}"),
             WorkerError::Refused(refusal) => write!(f, "the server refused GET: {refusal}"),
             WorkerError::Thread(source) => write!(f, "cannot start a thread: {source}"),
             WorkerError::Internal => f.write_str("a thread of the worker ended early"),
@@ -135,6 +144,7 @@ impl std::error::Error for WorkerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             WorkerError::Refused(refusal) => Some(refusal),
+            WorkerError::Address { source, .. } => Some(source),
             WorkerError::Thread(source) => Some(source),
             WorkerError::Unfit { .. } | WorkerError::Internal => None,
         }
@@ -142,7 +152,8 @@ impl std::error::Error for WorkerError {
 }
 
 impl Worker {
-    /// A worker for the queue `default` of the server at `server`, `HOST:PORT`; one job at a time, without end.
+    /// A worker for the queue `default` of the server at this [`Address`], which is `HOST`, `HOST:PORT` or
+    /// `unix:PATH`; one job at a time, without end.
     pub fn new(server: impl Into<String>) -> Worker {
         let clock = Clock::system();
         Worker {
@@ -229,9 +240,13 @@ impl Worker {
     pub fn run(self) -> Result<Summary, WorkerError> {
         let slots =
             usize::try_from(self.jobs.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(self.concurrency);
+        let server: Address = match self.server.parse() {
+            Ok(server) => server,
+            Err(source) => return Err(WorkerError::Address { server: self.server, source }),
+        };
         let shared = Arc::new(Shared {
-            presence: Presence::new(&self.server),
-            server: self.server,
+            presence: Presence::new(server.as_str()),
+            server,
             queues: self.queues,
             grace: self.grace,
             drain: self.drain,
@@ -290,7 +305,7 @@ fn start(shared: &Arc<Shared>, slots: usize, runs: &Sender<Run>, to_run: &Receiv
 
 /// What a worker's threads share.
 struct Shared {
-    server: String,
+    server: Address,
     queues: Vec<QueueName>,
     grace: Duration,
     drain: bool,

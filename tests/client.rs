@@ -111,9 +111,11 @@ fn unreachable_server_is_69_and_named() {
 #[test]
 fn wrong_usage_is_2_and_says_what_is_right() {
     let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--no-such-flag"], "--no-such-flag"),
-        (&["-s", "nowhere"], "HOST:PORT"),
+        (&["-s", "unix:"], "the path is missing"),
+        (&["-s", "tls://host"], "TLS is not supported"),
+        (&["-s", "no where"], "HOST:PORT"),
         (&["-s", "host:99999"], "HOST:PORT"),
         (&["-q", "--json"], "cannot be used with"),
         (&[""], "no command"),

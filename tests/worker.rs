@@ -741,7 +741,7 @@ fn peer_that_is_no_djqs_server_is_named_as_such() {
     });
     let mut worker = Worker::of(&mut Worker::command(&address, &[], &["true"]));
     let said = worker.says("no connection");
-    assert!(said.contains("is this a DJQS server?"), "{said}");
+    assert!(said.contains("not a reply of a DJQS server"), "{said}");
     assert_eq!(&peer.recv_timeout(PATIENCE).unwrap(), b"PING\n");
 }
 
@@ -817,14 +817,15 @@ fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 9] = [
         &["--once", "-n", "2"],
         &["-c", "0"],
         &["-n", "0"],
         &["--timeout", "5s"],
         &["--timeout", "0", "--", "true"],
         &["-q", "-mail"],
-        &["-s", "nowhere"],
+        &["-s", "no where"],
+        &["-s", "tls://host"],
         &["--", "{task}"],
     ];
     for flags in wrong {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use djqs::client::Address;
 use djqs::client::feed::{FeedError, Sink, Tally, feed};
 use djqs::client::print::{Format, Printer};
 use djqs::protocol::native::{Answer, write_text};
@@ -26,10 +27,9 @@ const LONG_INPUT_BYTES: u64 = 1 << 20;
 #[derive(Parser)]
 #[command(name = "client", version, args_override_self = true, about = ABOUT, after_help = AFTER_HELP)]
 struct Flags {
-    /// The server, as HOST:PORT
-    #[arg(short, long, value_name = "HOST:PORT", default_value = "127.0.0.1:11300", env = "DJQS_SERVER",
-          value_parser = host_and_port)]
-    server: String,
+    /// The server: HOST, HOST:PORT or unix:PATH
+    #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:11300", env = "DJQS_SERVER")]
+    server: Address,
 
     /// Print each reply as a JSON object on one line, with the number of its command's line
     ///
@@ -136,15 +136,6 @@ fn one_command(words: &[OsString]) -> Vec<u8> {
     match write_text(&text, &mut bytes) {
         Ok(()) => bytes,
         Err(bad) => wrong(&bad.to_string()),
-    }
-}
-
-fn host_and_port(text: &str) -> Result<String, String> {
-    let port =
-        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-    match port {
-        Some(Ok(_)) => Ok(text.into()),
-        _ => Err("a server is given as HOST:PORT, such as 127.0.0.1:11300 or [::1]:11300".into()),
     }
 }
 

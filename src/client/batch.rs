@@ -1,13 +1,12 @@
 //! Many jobs at once: one thread sends while another receives, so that neither side ever waits for the other.
 
 use std::fmt;
-use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::incoming::Incoming;
-use super::{Accepted, Client, WRITE_BYTES, WRITE_COMMANDS_MAX, WRITES_AHEAD, send};
+use super::wire::{Replies, Wire};
+use super::{Accepted, Client, WRITE_BYTES, WRITE_COMMANDS_MAX, WRITES_AHEAD};
 use crate::error::{Error, Refusal};
 use crate::job::Submission;
 use crate::protocol::Command;
@@ -61,18 +60,18 @@ impl Client {
             return Err(BatchError { results: Vec::new(), taken: 0, source });
         }
         let (sizes, expected) = bounded(WRITES_AHEAD);
-        let (stream, incoming) = (&self.stream, &mut self.incoming);
+        let (wire, replies) = (&self.wire, &mut self.replies);
         let ((taken, sent), (results, received)) = thread::scope(|scope| {
             let receiver = scope.spawn(move || {
                 let mut results = Vec::new();
-                let received = receive_all(stream, incoming, &expected, &mut results);
+                let received = receive_all(wire, replies, &expected, &mut results);
                 if received.is_err() {
                     // Wakes the sender out of a write that nobody would read.
-                    let _ = stream.shutdown(Shutdown::Both);
+                    wire.shut_down();
                 }
                 (results, received)
             });
-            let sent = send_all(stream, submissions.into_iter(), sizes);
+            let sent = send_all(wire, submissions.into_iter(), sizes);
             (sent, receiver.join().expect("the receiver does not panic"))
         });
         // What was received tells more: a server that turns a client away says why before it closes.
@@ -88,7 +87,7 @@ impl Client {
 
 /// Sends submissions until there are no more, or the receiver has ended; says how many it took.
 fn send_all(
-    stream: &TcpStream,
+    wire: &Wire,
     mut submissions: impl Iterator<Item = Submission>,
     sizes: Sender<u64>,
 ) -> (u64, Result<(), Error>) {
@@ -109,7 +108,7 @@ fn send_all(
         if taken == before || sizes.send(taken - before).is_err() {
             return (taken, Ok(()));
         }
-        if let Err(error) = send(stream, &out) {
+        if let Err(error) = wire.send(&out) {
             return (taken, Err(error));
         }
     }
@@ -117,14 +116,14 @@ fn send_all(
 
 /// Receives the replies to all that is sent, until the sender ends.
 fn receive_all(
-    stream: &TcpStream,
-    incoming: &mut Incoming,
+    wire: &Wire,
+    replies: &mut Replies,
     expected: &Receiver<u64>,
     results: &mut Vec<Result<Accepted, Refusal>>,
 ) -> Result<(), Error> {
     for size in expected {
         for _ in 0..size {
-            results.push(match incoming.wait(stream)? {
+            results.push(match replies.wait(wire)? {
                 Answer::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
                 Answer::Refused(refusal) => Err(refusal),
                 _ => return Err(Error::BadReply("it answers something other than a submission".into())),

@@ -9,7 +9,6 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -18,10 +17,10 @@ use std::vec;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::WRITES_AHEAD;
-use super::dial::dial;
-use super::incoming::Incoming;
+use super::address::Address;
 use super::script::{Batch, Ending, Script};
+use super::wire::{Replies, Wire};
+use super::{SILENCE_MAX, WRITES_AHEAD};
 use crate::error::Error;
 use crate::protocol::native::Answer;
 
@@ -157,7 +156,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Sends the commands in `input` to `server` (HOST:PORT) and hands each reply to `sink`, in order. Blocks
+/// Sends the commands in `input` to `server` and hands each reply to `sink`, in order. Blocks
 /// until the last one is answered, for as long as the input goes on and the server takes. At most 17 × 1,024
 /// commands are on their way without being answered.
 ///
@@ -166,27 +165,28 @@ impl fmt::Display for Lost {
 /// # Errors
 /// [`FeedError`]. A command that the server refuses is no error, but is counted in the [`Tally`].
 pub fn feed(
-    server: &str,
+    server: &Address,
     input: impl Read + Send + 'static,
     sink: &mut impl Sink,
 ) -> Result<Tally, FeedError> {
-    let stream = Arc::new(dial(server).map_err(FeedError::Unreachable)?);
+    let wire = Arc::new(Wire::connect(server, SILENCE_MAX).map_err(FeedError::Unreachable)?);
     let sent = Arc::new(Mutex::new(Sent::default()));
     let bytes_sent = Arc::new(AtomicU64::new(0));
     let (begins, batches) = bounded(WRITES_AHEAD);
     let sending = Sending {
-        stream: Arc::clone(&stream),
+        wire: Arc::clone(&wire),
         begins,
         sent: Arc::clone(&sent),
         bytes_sent: Arc::clone(&bytes_sent),
     };
     let started = thread::Builder::new().name("sender".into()).spawn(move || sending.run(Script::new(input)));
-    started.map_err(|source| FeedError::Unreachable(Error::Connect { server: server.into(), source }))?;
+    started
+        .map_err(|source| FeedError::Unreachable(Error::Connect { server: server.to_string(), source }))?;
     let lines = Lines { batches, current: Vec::new().into_iter() };
     let mut receiving = Receiving { lines, last_line: 0, tally: Tally::default(), bytes_sent };
-    let received = receiving.run(&stream, sink);
+    let received = receiving.run(&wire, sink);
     // Wakes the sender out of a write: from here on, what it has sent is what it had sent.
-    let _ = stream.shutdown(Shutdown::Both);
+    wire.shut_down();
     let why = received.map_err(FeedError::Output)?;
     let mut sent = sent.lock();
     sent.closed = true;
@@ -214,7 +214,7 @@ impl Default for Sent {
 
 /// The sending thread's side.
 struct Sending {
-    stream: Arc<TcpStream>,
+    wire: Arc<Wire>,
     /// Tells the receiver the lines that commands begin on, a batch at a time. It holds so many batches and
     /// no more, which is what limits how far the sender is ahead.
     begins: Sender<Vec<u64>>,
@@ -236,10 +236,10 @@ impl Sending {
         self.sent.lock().ended = Some(ended);
         // Whether this can be sent is seen by the receiver. Inside a command, QUIT would be taken for a part
         // of it.
-        let _ = match script.is_outside() {
-            true => (&*self.stream).write_all(b"QUIT\n"),
-            false => self.stream.shutdown(Shutdown::Write),
-        };
+        match script.is_outside() {
+            true => drop(self.wire.send(b"QUIT\n")),
+            false => self.wire.finish_writing(),
+        }
     }
 
     /// Sends a batch; says whether to go on.
@@ -252,7 +252,7 @@ impl Sending {
         if sent.closed {
             return false;
         }
-        let bytes = write_what_goes(&self.stream, &batch.bytes);
+        let bytes = write_what_goes(&self.wire, &batch.bytes);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
         let whole = batch.ends.partition_point(|end| end.offset <= bytes);
         sent.whole += whole as u64;
@@ -265,10 +265,10 @@ impl Sending {
 
 /// Writes until all is written or the connection breaks, which the receiver then sees as well; says how much
 /// was.
-fn write_what_goes(mut stream: &TcpStream, bytes: &[u8]) -> usize {
+fn write_what_goes(mut wire: &Wire, bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
-        match stream.write(&bytes[written..]) {
+        match wire.write(&bytes[written..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) | Ok(0) => break,
             Ok(more) => written += more,
@@ -305,13 +305,13 @@ struct Receiving {
 
 impl Receiving {
     /// Hands over replies until the connection ends, as it always does; says how.
-    fn run(&mut self, stream: &TcpStream, sink: &mut impl Sink) -> io::Result<Error> {
-        let mut incoming = Incoming::new(ROOM_BYTES);
+    fn run(&mut self, wire: &Wire, sink: &mut impl Sink) -> io::Result<Error> {
+        let mut replies = Replies::new(ROOM_BYTES);
         loop {
-            let end = self.hand_over(&mut incoming, sink)?;
+            let end = self.hand_over(&mut replies, sink)?;
             self.tally.bytes_sent = self.bytes_sent.load(Ordering::Relaxed);
             sink.pause(&self.tally)?;
-            match end.map_or_else(|| incoming.receive(stream), Err) {
+            match end.map_or_else(|| replies.receive(wire), Err) {
                 Ok(0) => return Ok(Error::Disconnected { source: None }),
                 Ok(_) => {}
                 Err(end) => return Ok(end),
@@ -320,9 +320,9 @@ impl Receiving {
     }
 
     /// Hands over the replies that have come. `Some` where the server has left the protocol.
-    fn hand_over(&mut self, incoming: &mut Incoming, sink: &mut impl Sink) -> io::Result<Option<Error>> {
+    fn hand_over(&mut self, replies: &mut Replies, sink: &mut impl Sink) -> io::Result<Option<Error>> {
         loop {
-            let (raw, answer) = match incoming.next() {
+            let (raw, answer) = match replies.next() {
                 Ok(Some(reply)) => reply,
                 Ok(None) => return Ok(None),
                 Err(bad) => return Ok(Some(bad)),

@@ -27,7 +27,7 @@ use crate::protocol::native::Answer;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 /// The longest wait of a [`Backoff`], but for its jitter.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How long to wait between attempts: 50 ms, doubled each time up to 5 s, and up to a quarter more at random,
 /// so that a thousand clients of a server that comes back do not come all at once.
@@ -42,16 +42,19 @@ impl Default for Backoff {
     }
 }
 
-impl Iterator for Backoff {
-    type Item = Duration;
-
-    /// The next wait; there is always one.
-    fn next(&mut self) -> Option<Duration> {
+impl Backoff {
+    /// How long to wait now.
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(LONGEST_WAIT);
         // The standard library's hasher has a new random seed each time.
         let jitter_percent = RandomState::new().hash_one(wait) % 26;
-        Some(wait + wait * jitter_percent as u32 / 100)
+        wait + wait * jitter_percent as u32 / 100
+    }
+
+    /// An attempt succeeded: the next wait is the first again.
+    pub fn reset(&mut self) {
+        *self = Backoff::default();
     }
 }
 
@@ -71,11 +74,10 @@ impl Client {
                 Err(error) => error,
             };
             let left = deadline.until(clock.now().mono);
-            let wait = waits.next().unwrap_or(LONGEST_WAIT);
             if left.is_zero() {
                 return Err(error);
             }
-            thread::sleep(wait.min(left));
+            thread::sleep(waits.next_wait().min(left));
         }
     }
 
@@ -100,8 +102,8 @@ impl Client {
                 return Err(error);
             }
             // A server that accepts and closes at once must not be called in a tight loop.
-            thread::sleep(waits.next().unwrap_or(LONGEST_WAIT).min(left));
-            *self = Client::connect_within(&self.server, deadline.until(clock.now().mono))?;
+            thread::sleep(waits.next_wait().min(left));
+            *self = Client::connect_within(self.server.as_str(), deadline.until(clock.now().mono))?;
         }
     }
 }
@@ -112,12 +114,15 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest_with_a_quarter_more_at_most() {
-        let waits: Vec<Duration> = Backoff::default().take(12).collect();
+        let mut backoff = Backoff::default();
+        let waits: Vec<Duration> = (0..12).map(|_| backoff.next_wait()).collect();
         let mut expected = FIRST_WAIT;
         for wait in &waits {
             assert!((expected..=expected * 5 / 4).contains(wait), "{wait:?} in {waits:?}");
             expected = (expected * 2).min(LONGEST_WAIT);
         }
         assert_eq!(expected, LONGEST_WAIT);
+        backoff.reset();
+        assert!(backoff.next_wait() <= FIRST_WAIT * 5 / 4);
     }
 }

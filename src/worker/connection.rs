@@ -3,25 +3,25 @@
 //! That thread also resolves the name and connects, so that nothing here blocks for longer than a write: whoever
 //! owns a [`Connection`] waits for its events and for others at the same time.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvError, Sender, never, unbounded};
-use socket2::{SockRef, TcpKeepalive};
 
+use crate::client::Address;
+use crate::client::wire::{Replies, Wire};
+use crate::error::Error;
 use crate::protocol::Command;
-use crate::protocol::native::{Answer, read_answer, write_command};
-
-/// How long one address of the server's may take to answer a connection attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::protocol::native::{Answer, write_command};
 
 /// How long the server's machine may be silent about what was sent to it before the connection counts as broken.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// The largest answer: the largest body that a server may be set to take (1 GiB) and its header.
-const ANSWER_BYTES_MAX: usize = (1 << 30) + (1 << 16);
+/// How much one read takes at first, in bytes.
+const ROOM_BYTES: usize = 16 * 1024;
 
 /// What a connection has to say.
 #[derive(Debug)]
@@ -36,14 +36,14 @@ pub(super) enum Event {
 
 /// What the reading thread passes on.
 pub(super) enum Incoming {
-    Up(TcpStream),
+    Up(Arc<Wire>),
     Answer(Answer),
     Closed(String),
 }
 
 /// One connection to the server.
 pub(super) struct Connection {
-    stream: Option<TcpStream>,
+    wire: Option<Arc<Wire>>,
     incoming: Receiver<Incoming>,
     /// Why this side gave it up.
     broken: Option<String>,
@@ -55,13 +55,13 @@ impl Connection {
     ///
     /// # Errors
     /// Where the reading thread can't be started.
-    pub(super) fn open(server: &str) -> io::Result<Connection> {
+    pub(super) fn open(server: &Address) -> io::Result<Connection> {
         let (sender, incoming) = unbounded();
-        let server = server.to_owned();
+        let server = server.clone();
         thread::Builder::new()
             .name("worker-reader".into())
             .spawn(move || connect_and_read(&server, &sender))?;
-        Ok(Connection { stream: None, incoming, broken: None, out: Vec::new() })
+        Ok(Connection { wire: None, incoming, broken: None, out: Vec::new() })
     }
 
     /// What to wait for; pass what comes to [`Connection::take`].
@@ -72,8 +72,8 @@ impl Connection {
     /// Makes an event of what came.
     pub(super) fn take(&mut self, incoming: Result<Incoming, RecvError>) -> Event {
         match incoming {
-            Ok(Incoming::Up(stream)) => {
-                self.stream = Some(stream);
+            Ok(Incoming::Up(wire)) => {
+                self.wire = Some(wire);
                 Event::Up
             }
             Ok(Incoming::Answer(answer)) => Event::Answer(answer),
@@ -86,17 +86,16 @@ impl Connection {
     pub(super) fn send(&mut self, command: &Command) {
         self.out.clear();
         write_command(command, &mut self.out);
-        let Some(stream) = &mut self.stream else { return };
-        if let Err(error) = io::Write::write_all(stream, &self.out) {
+        let Some(wire) = &self.wire else { return };
+        if let Err(error) = wire.send(&self.out) {
             self.give_up(error.to_string());
         }
     }
 
     /// Says that nothing more will be sent.
     pub(super) fn finish_writing(&self) {
-        if let Some(stream) = &self.stream {
-            // Fails only where the connection is gone already, and then its end is on its way here.
-            let _ = stream.shutdown(Shutdown::Write);
+        if let Some(wire) = &self.wire {
+            wire.finish_writing();
         }
     }
 
@@ -107,9 +106,8 @@ impl Connection {
     }
 
     fn shut_down(&self) {
-        if let Some(stream) = &self.stream {
-            // As above. It also ends the reading thread's read.
-            let _ = stream.shutdown(Shutdown::Both);
+        if let Some(wire) = &self.wire {
+            wire.shut_down();
         }
     }
 
@@ -126,79 +124,19 @@ impl Drop for Connection {
     }
 }
 
-fn connect_and_read(server: &str, sender: &Sender<Incoming>) {
-    let why = match converse(server, sender) {
-        Ok(()) => "the server closed the connection".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    // Fails where nobody wants to know any more; so do the sends below.
-    let _ = sender.send(Incoming::Closed(why));
+fn connect_and_read(server: &Address, sender: &Sender<Incoming>) {
+    let Err(end) = converse(server, sender);
+    // Fails if nobody waits for it any more, like the sends below.
+    let _ = sender.send(Incoming::Closed(end.to_string()));
 }
 
-/// Connects and passes on the answers until the server closes.
-fn converse(server: &str, sender: &Sender<Incoming>) -> io::Result<()> {
-    let stream = connect(server)?;
-    let mut reading = stream.try_clone()?;
-    let _ = sender.send(Incoming::Up(stream));
-    let mut chunk = vec![0; 16 * 1024];
-    let mut unread = Vec::new();
+/// Connects and passes on the answers until the connection ends, as it always does.
+fn converse(server: &Address, sender: &Sender<Incoming>) -> Result<Infallible, Error> {
+    let wire = Arc::new(Wire::connect(server, SILENCE_MAX)?);
+    wire.set_write_timeout(SILENCE_MAX).map_err(|error| Error::Disconnected { source: Some(error) })?;
+    let _ = sender.send(Incoming::Up(Arc::clone(&wire)));
+    let mut replies = Replies::new(ROOM_BYTES);
     loop {
-        let count = match reading.read(&mut chunk) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        unread.extend_from_slice(&chunk[..count]);
-        // An answer's last byte is a LF: without one, what is unread can't have become whole.
-        if memchr::memchr(b'\n', &chunk[..count]).is_some() {
-            pass_on(&mut unread, sender)?;
-        }
-        if unread.len() > ANSWER_BYTES_MAX {
-            return Err(io::Error::other("an answer without end: is this a DJQS server?"));
-        }
+        let _ = sender.send(Incoming::Answer(replies.wait(&*wire)?));
     }
-}
-
-/// Passes on the whole answers at the head of `unread` and leaves the rest.
-fn pass_on(unread: &mut Vec<u8>, sender: &Sender<Incoming>) -> io::Result<()> {
-    let mut used = 0;
-    let found = loop {
-        match read_answer(&unread[used..]) {
-            Ok(Some((bytes, answer))) => {
-                used += bytes;
-                let _ = sender.send(Incoming::Answer(answer));
-            }
-            Ok(None) => break Ok(()),
-            Err(bad) => break Err(io::Error::other(format!("{bad}: is this a DJQS server?"))),
-        }
-    };
-    unread.drain(..used);
-    found
-}
-
-/// Connects to the first of the server's addresses that answers.
-fn connect(server: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("the name has no address");
-    for address in server.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            // It met itself, as an attempt to reach a free port of this machine may (TCP's simultaneous open). It must not
-            // stand: the server that is to come back there could not listen.
-            Ok(stream) if stream.local_addr()? == address => last = io::ErrorKind::ConnectionRefused.into(),
-            Ok(stream) => return configured(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// A GET waits for hours, so the only way to notice a server whose machine is gone is to have the kernel ask.
-fn configured(stream: TcpStream) -> io::Result<TcpStream> {
-    let keepalive = TcpKeepalive::new().with_time(SILENCE_MAX / 2).with_interval(SILENCE_MAX / 6);
-    let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(SILENCE_MAX))?;
-    Ok(stream)
 }

@@ -1,17 +1,7 @@
-//! Whether the server is there, told once for all connections; and how long to wait before the next attempt.
-
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::time::Duration;
+//! Whether the server is there, logged once for all connections.
 
 use log::{info, warn};
 use parking_lot::Mutex;
-
-/// The wait after the first failed attempt, doubled with each one.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-
-/// The longest wait between two attempts.
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What is known of the server.
 #[derive(Debug)]
@@ -80,51 +70,9 @@ impl Presence {
     }
 }
 
-/// The waits between attempts to connect: doubled each time, and spread, so that a thousand workers don't all
-/// knock in the same moment when their server is back.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    pub(super) fn new() -> Backoff {
-        Backoff { next: BACKOFF_MIN }
-    }
-
-    /// How long to wait now: at least three quarters of the full wait, at most all of it.
-    pub(super) fn wait(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(BACKOFF_MAX);
-        wait.mul_f64(0.75 + 0.25 * random())
-    }
-
-    /// An attempt succeeded.
-    pub(super) fn reset(&mut self) {
-        self.next = BACKOFF_MIN;
-    }
-}
-
-/// A number from 0 up to 1. The keys of a hash map are all the randomness that this needs.
-fn random() -> f64 {
-    let bits = RandomState::new().build_hasher().finish() >> 11;
-    bits as f64 / (1u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn backoff_doubles_up_to_its_limit() {
-        let mut backoff = Backoff::new();
-        for millis in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
-            let (wait, full) = (backoff.wait(), Duration::from_millis(millis));
-            assert!(full * 3 / 4 <= wait && wait <= full, "{wait:?} of {full:?}");
-        }
-        backoff.reset();
-        assert!(backoff.wait() <= BACKOFF_MIN);
-    }
 
     #[test]
     fn end_of_an_old_connection_is_old_news() {

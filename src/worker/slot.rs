@@ -12,9 +12,10 @@ use log::info;
 use super::connection::{Connection, Event};
 use super::control::Phase;
 use super::held::{Ending, Held, Run};
-use super::presence::{BACKOFF_MAX, Backoff, Since};
+use super::presence::Since;
 use super::turns::{Emptiness, Mark};
 use super::{Shared, WorkerError};
+use crate::client::retry::{Backoff, LONGEST_WAIT};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::Lease;
@@ -65,7 +66,7 @@ enum Heard {
 impl Slot {
     pub(super) fn new(shared: Arc<Shared>, runs: Sender<Run>) -> Slot {
         let wake = shared.control.register();
-        Slot { shared, runs, wake, link: None, backoff: Backoff::new() }
+        Slot { shared, runs, wake, link: None, backoff: Backoff::default() }
     }
 
     /// Works until the worker stops or has done enough.
@@ -222,14 +223,14 @@ impl Slot {
         match &self.link {
             Some(link) => {
                 // A server that answers PING and refuses GET is no reason to begin anew with short waits.
-                if link.made.after(BACKOFF_MAX) <= self.shared.now() {
+                if link.made.after(LONGEST_WAIT) <= self.shared.now() {
                     self.backoff.reset();
                 }
                 self.drop_link(why);
             }
             None => self.shared.presence.not_reached(why),
         }
-        let wait = self.backoff.wait();
+        let wait = self.backoff.next_wait();
         self.idle(Some(retry_after.map_or(wait, |asked| asked.max(wait))));
     }
 

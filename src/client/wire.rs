@@ -1,11 +1,112 @@
-//! Bytes that have come from the server, cut into answers.
+//! The wire to a server: connects, writes, and cuts what comes into replies. The client program's feed, the
+//! library's [`Client`](super::Client) and the worker all use it; none of them knows what kind of socket it is.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::Duration;
 
 use memchr::memchr;
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+use super::address::{Address, Place};
 use crate::error::Error;
 use crate::protocol::native::{Answer, read_answer};
+
+/// How long one address of the server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a server. Threads may share it: one writes while another reads.
+#[derive(Debug)]
+pub(crate) struct Wire(Socket);
+
+impl Wire {
+    /// Connects. A name is resolved, and all of its addresses are tried in turn.
+    ///
+    /// If a server's machine acknowledges nothing for `silence_max`, the connection breaks, even while this side
+    /// waits for a reply: it then asks the other machine now and then whether it is there. A Unix socket needs
+    /// neither, because the kernel closes it when the server ends.
+    pub(crate) fn connect(address: &Address, silence_max: Duration) -> Result<Wire, Error> {
+        let socket = match &address.place {
+            Place::Tcp(host, port) => connect_tcp(host, *port, silence_max),
+            Place::Unix(path) => connect_unix(path),
+        };
+        match socket {
+            Ok(socket) => Ok(Wire(socket)),
+            Err(source) => Err(Error::Connect { server: address.to_string(), source }),
+        }
+    }
+
+    /// Lets a write fail that the server does not accept within this time.
+    pub(crate) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_write_timeout(Some(timeout))
+    }
+
+    /// Writes all of it.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        (&self.0).write_all(bytes).map_err(|error| Error::Disconnected { source: Some(error) })
+    }
+
+    /// Tells the server that nothing more will be sent.
+    pub(crate) fn finish_writing(&self) {
+        // Fails only if the connection is already gone; reading then reports that.
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    /// Ends the connection, and with it every read and write that blocks.
+    pub(crate) fn shut_down(&self) {
+        // As above.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Read for &Wire {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(bytes)
+    }
+}
+
+impl Write for &Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn connect_tcp(host: &str, port: u16, silence_max: Duration) -> io::Result<Socket> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match connect_to(address, silence_max) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn connect_to(address: SocketAddr, silence_max: Duration) -> io::Result<Socket> {
+    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+    // An attempt to connect to a free port of this machine may be given that very port as its own, and then
+    // connects to itself (TCP's simultaneous open). It must not stay: a server could not listen there.
+    if stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    let socket = Socket::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(silence_max / 2).with_interval(silence_max / 6);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(silence_max))?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+fn connect_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
 
 /// The largest reply: the largest body that a server can be set to take, and room for its header. What is
 /// longer does not come from a DJQS server, and is not kept.
@@ -18,9 +119,9 @@ const SHOWN_BYTES_MAX: usize = 64;
 /// never do.
 const FIRST_WORDS: [&[u8]; 6] = [b"ACK", b"JOB", b"OK", b"EMPTY", b"PONG", b"ERR"];
 
-/// The receiving side of a connection.
+/// The reading side of a connection: bytes that have come, cut into replies.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct Replies {
     /// Bytes from `start` to `end` are unread; the rest is room.
     bytes: Vec<u8>,
     start: usize,
@@ -30,10 +131,10 @@ pub(crate) struct Incoming {
     promising: bool,
 }
 
-impl Incoming {
+impl Replies {
     /// Nothing has come yet; `room` is how much one read takes at first.
-    pub(crate) fn new(room: usize) -> Incoming {
-        Incoming { bytes: vec![0; room], start: 0, end: 0, promising: false }
+    pub(crate) fn new(room: usize) -> Replies {
+        Replies { bytes: vec![0; room], start: 0, end: 0, promising: false }
     }
 
     /// The next reply that has come whole, with its bytes as they came.
@@ -145,28 +246,28 @@ mod tests {
     fn replies_that_come_a_byte_at_a_time_are_read_whole() {
         let text = b"ACK 7\nJOB 8 queue=default attempt=1 ttr=60s len=3:\na\nb\nEMPTY\n".to_vec();
         let mut source = Slowly(Cursor::new(text));
-        let mut incoming = Incoming::new(1);
-        let answers: Vec<Answer> = (0..3).map(|_| incoming.wait(&mut source).unwrap()).collect();
+        let mut replies = Replies::new(1);
+        let answers: Vec<Answer> = (0..3).map(|_| replies.wait(&mut source).unwrap()).collect();
         assert_eq!(answers[0], Answer::Accepted { id: JobId(7), duplicate: None });
         assert!(matches!(&answers[1], Answer::Leased(lease) if &*lease.body == b"a\nb"));
         assert_eq!(answers[2], Answer::Empty);
-        let end = incoming.wait(&mut source);
+        let end = replies.wait(&mut source);
         assert!(matches!(end, Err(Error::Disconnected { source: None })), "{end:?}");
     }
 
     #[test]
     fn what_can_be_no_reply_is_known_before_its_line_ends() {
         for text in ["H", "SSH-2.0-OpenSSH", "220 mail", "-ERR", "\u{0}", "OKAY?\n", "EMTPY"] {
-            let mut incoming = Incoming::new(64);
-            let outcome = incoming.wait(Cursor::new(text));
+            let mut replies = Replies::new(64);
+            let outcome = replies.wait(Cursor::new(text));
             assert!(matches!(outcome, Err(Error::BadReply(_))), "{text:?}: {outcome:?}");
         }
     }
 
     #[test]
     fn bad_reply_is_shown_escaped_and_cut() {
-        let mut incoming = Incoming::new(64);
-        let Err(Error::BadReply(shown)) = incoming.wait(Cursor::new("HTTP/1.1 400 \x1b[2J\r\nServer: x\r\n"))
+        let mut replies = Replies::new(64);
+        let Err(Error::BadReply(shown)) = replies.wait(Cursor::new("HTTP/1.1 400 \x1b[2J\r\nServer: x\r\n"))
         else {
             panic!("no bad reply");
         };
