@@ -67,7 +67,10 @@ fuzz: ## Fuzz the decoder and the journal's recovery, a minute each (FUZZ_SECOND
 	        -max_len=9000 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-install: all ## Install djqs-server, djqs-worker and djqs-client under PREFIX (default /usr/local)
+install: ## Install what `make` has built as djqs-server, djqs-worker and djqs-client under PREFIX (default /usr/local)
+	@for program in server worker client; do \
+	    test -x target/release/$$program || { echo "nothing to install yet: run make first, without sudo" >&2; exit 1; }; \
+	done
 	install -d $(BINDIR)
 	install -m 0755 target/release/server $(BINDIR)/djqs-server
 	install -m 0755 target/release/worker $(BINDIR)/djqs-worker

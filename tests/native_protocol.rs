@@ -89,7 +89,7 @@ fn task_refuses_what_it_does_not_know() {
            TASK priority=4294967296: x -> ERR usage priority is a whole number from 0 to 4294967295, not "4294967296"
            TASK attempts=: x          -> ERR usage attempts is a whole number from 0 to 4294967295, not ""
            TASK ttr=0: x              -> ERR usage ttr is at least 1ms: a lease of no time can't be worked on
-           TASK delay=4294967296: x   -> ERR usage delay="4294967296": a duration is a whole number with ms, s, m, h or d behind it, as in 250ms or 5s (a bare number is seconds), and at most 4294967295s
+           TASK delay=4294967296: x   -> ERR usage delay="4294967296": a duration is a whole number with d, h, m, s or ms behind it, or several in this order, as in 250ms or 2h30m (a bare number is seconds), and at most 4294967295s
            TASK delay=1 delay=1: x    -> ERR usage delay is given twice; give it once
            TASK queue=-a: x           -> ERR bad-name "-a": a queue name is 1 to 200 bytes of A-Z a-z 0-9 + / ; . $ _ ( ) - and does not begin with -
            TASK queue=: x             -> ERR bad-name "": a queue name is 1 to 200 bytes of A-Z a-z 0-9 + / ; . $ _ ( ) - and does not begin with -
