@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut session = broker.connect();
     for n in 1..=6 {
-        session.submit(Submission::new(format!("NUMBER: {n}").into_bytes()))?;
+        session.submit(Submission::new(format!("NUMBER: {n}")))?;
     }
     // Until here none of them is promised to anybody; now they all are, with one sync.
     session.settle()?;

@@ -139,7 +139,7 @@ impl Broker {
     /// use djqs::{Broker, Submission, broker::Config};
     /// let broker = Broker::in_memory(Config::default());
     /// let mut session = broker.connect();
-    /// session.submit(Submission::new(*b"CLEANUP_LOGS: 2s_delay"))?;
+    /// session.submit(Submission::new("CLEANUP_LOGS: 2s_delay"))?;
     /// let lease = session.lease(&[])?.expect("a job was submitted");
     /// session.ack(lease.id)?;
     /// # Ok::<(), djqs::Refusal>(())

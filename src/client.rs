@@ -62,7 +62,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// use djqs::{Client, Submission};
 ///
 /// let mut client = Client::connect("127.0.0.1:11300")?;
-/// let accepted = client.submit(Submission::new(*b"CLEANUP_LOGS: 2s_delay"))?;
+/// let accepted = client.submit(Submission::new("CLEANUP_LOGS: 2s_delay"))?;
 /// println!("job {} is accepted", accepted.id);
 /// # Ok::<(), djqs::Error>(())
 /// ```

@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::job::{BadKey, BadQueueName};
+
 /// The stable word in an `ERR` reply. Programs branch on it; the text behind it is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -129,6 +131,10 @@ pub enum Error {
     },
     /// The server refused the command; nothing changed.
     Refused(Refusal),
+    /// A text is not the name of a queue; nothing was sent.
+    BadName(BadQueueName),
+    /// A text is not a unique key; nothing was sent.
+    BadKey(BadKey),
     /// The server sent something that is no reply. Its text says what, escaped.
     BadReply(String),
 }
@@ -140,6 +146,8 @@ impl fmt::Display for Error {
             Error::Disconnected { source: Some(source) } => write!(f, "the connection broke: {source}"),
             Error::Disconnected { source: None } => write!(f, "the server closed the connection"),
             Error::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Error::BadName(bad) => bad.fmt(f),
+            Error::BadKey(bad) => bad.fmt(f),
             Error::BadReply(what) => write!(f, "not a reply of a DJQS server: {what}"),
         }
     }
@@ -151,8 +159,22 @@ impl std::error::Error for Error {
             Error::Connect { source, .. } => Some(source),
             Error::Disconnected { source } => source.as_ref().map(|e| e as _),
             Error::Refused(refusal) => Some(refusal),
+            Error::BadName(bad) => Some(bad),
+            Error::BadKey(bad) => Some(bad),
             Error::BadReply(_) => None,
         }
+    }
+}
+
+impl From<BadQueueName> for Error {
+    fn from(bad: BadQueueName) -> Self {
+        Error::BadName(bad)
+    }
+}
+
+impl From<BadKey> for Error {
+    fn from(bad: BadKey) -> Self {
+        Error::BadKey(bad)
     }
 }
 

@@ -261,7 +261,24 @@ impl Default for Options {
     }
 }
 
-/// A job as it is submitted.
+/// A job as it is submitted: a body, and what else is asked for.
+///
+/// ```
+/// use std::time::Duration;
+/// use djqs::Submission;
+///
+/// # fn main() -> Result<(), djqs::Error> {
+/// let plain = Submission::new("CLEANUP_LOGS: 2s_delay");
+/// let invoice = Submission::new("INVOICE: 2024-07")
+///     .queue("finance")?
+///     .key("invoice:2024-07")?
+///     .attempts(3)
+///     .backoff(Duration::from_secs(30));
+/// assert_eq!(invoice.queue.as_str(), "finance");
+/// assert!(Submission::new("x").queue("-no-name").is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
     /// The queue it goes to.
@@ -273,9 +290,58 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// A submission to the default queue with default options.
-    pub fn new(body: impl Into<Arc<[u8]>>) -> Submission {
-        Submission { queue: QueueName::default(), options: Options::default(), body: body.into() }
+    /// A submission to the queue `default` with default [`Options`]. The body may be text or any bytes.
+    pub fn new(body: impl AsRef<[u8]>) -> Submission {
+        Submission { queue: QueueName::default(), options: Options::default(), body: body.as_ref().into() }
+    }
+
+    /// Sets the queue. Names are checked here, so that a submission can't fail later because of its name; a
+    /// [`QueueName`] that exists already can be assigned to the field.
+    ///
+    /// # Errors
+    /// [`BadQueueName`] if the text breaks the naming rule.
+    pub fn queue(mut self, name: &str) -> Result<Submission, BadQueueName> {
+        self.queue = QueueName::new(name)?;
+        Ok(self)
+    }
+
+    /// Sets the unique key: see [`Options::key`].
+    ///
+    /// # Errors
+    /// [`BadKey`] if the text breaks the rule for keys.
+    pub fn key(mut self, key: &str) -> Result<Submission, BadKey> {
+        self.options.key = Some(Key::new(key)?);
+        Ok(self)
+    }
+
+    /// Sets the priority: see [`Options::priority`].
+    pub fn priority(mut self, priority: u32) -> Submission {
+        self.options.priority = Priority(priority);
+        self
+    }
+
+    /// Sets the delay: see [`Options::delay`].
+    pub fn delay(mut self, delay: Duration) -> Submission {
+        self.options.delay = delay;
+        self
+    }
+
+    /// Sets the time to run: see [`Options::ttr`].
+    pub fn ttr(mut self, ttr: Duration) -> Submission {
+        self.options.ttr = ttr;
+        self
+    }
+
+    /// Sets the limit of attempts: see [`Options::attempts`].
+    pub fn attempts(mut self, attempts: u32) -> Submission {
+        self.options.attempts = attempts;
+        self
+    }
+
+    /// Sets the wait after the first failure: see [`Options::backoff`].
+    pub fn backoff(mut self, backoff: Duration) -> Submission {
+        self.options.backoff = backoff;
+        self
     }
 }
 

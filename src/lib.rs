@@ -50,7 +50,7 @@
 //! let serving = std::thread::spawn(move || server.run());
 //!
 //! let mut client = Client::connect(&address.to_string())?;
-//! let accepted = client.submit(Submission::new(*b"SEND_NOTIFICATION: 1s_delay"))?;
+//! let accepted = client.submit(Submission::new("SEND_NOTIFICATION: 1s_delay"))?;
 //! let lease = client.get(&[], Wait::AtMost(std::time::Duration::ZERO))?.expect("there is a job");
 //! assert_eq!((lease.id, &lease.body[..]), (accepted.id, &b"SEND_NOTIFICATION: 1s_delay"[..]));
 //! client.ack(lease.id)?;

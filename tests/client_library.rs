@@ -10,7 +10,7 @@ use common::{Server, aside, until};
 use djqs::client::AfterFailure;
 use djqs::protocol::native::Answer;
 use djqs::protocol::{Command as Request, Retry, Wait};
-use djqs::{Client, Code, Error, JobId, JobState, Key, Options, QueueName, Submission};
+use djqs::{Client, Code, Error, JobId, JobState, Key, Priority, QueueName, Submission};
 
 mod common;
 
@@ -21,11 +21,11 @@ fn client(server: &Server) -> Client {
 }
 
 fn task(body: &str) -> Submission {
-    Submission::new(body.as_bytes())
+    Submission::new(body)
 }
 
 fn keyed(key: &str) -> Submission {
-    Submission { options: Options { key: Some(Key::new(key).unwrap()), ..Options::default() }, ..task(key) }
+    task(key).key(key).unwrap()
 }
 
 #[track_caller]
@@ -74,6 +74,39 @@ fn each_command_has_its_method() {
     assert_eq!(refused(client.peek(lease.id)), Code::NotFound);
     assert!(matches!(client.call(&Request::Help), Ok(Answer::Lines(lines)) if lines.len() > 10));
     client.quit().unwrap();
+}
+
+#[test]
+fn submission_says_all_that_may_be_asked_for() {
+    let server = Server::start(&[]);
+    let mut client = client(&server);
+    let submission = Submission::new(vec![b'a', 0xff])
+        .queue("mail")
+        .unwrap()
+        .key("order:9")
+        .unwrap()
+        .priority(7)
+        .delay(Duration::from_secs(3600))
+        .ttr(Duration::from_secs(5))
+        .attempts(2)
+        .backoff(Duration::from_millis(1500));
+    let id = client.submit(submission).unwrap().id;
+    let found = client.peek(id).unwrap();
+    assert_eq!((found.queue.as_str(), &found.body[..]), ("mail", &b"a\xff"[..]));
+    assert_eq!((found.state, found.priority, found.attempts), (JobState::Delayed, Priority(7), 2));
+    assert_eq!((found.ttr, found.backoff), (Duration::from_secs(5), Duration::from_millis(1500)));
+    assert_eq!(found.key.as_ref().map(Key::as_str), Some("order:9"));
+    assert!(found.remaining.is_some_and(|left| left > Duration::from_secs(3000)));
+}
+
+#[test]
+fn name_or_key_against_the_rules_is_an_error_before_anything_is_sent() {
+    let build =
+        |queue: &str, key: &str| -> Result<Submission, Error> { Ok(task("a").queue(queue)?.key(key)?) };
+    assert!(matches!(build("two words", "k"), Err(Error::BadName(_))));
+    assert!(matches!(build("mail", "two words"), Err(Error::BadKey(_))));
+    let server = Server::start(&[]);
+    assert_eq!(refused(client(&server).submit(task("a").ttr(Duration::MAX))), Code::Usage);
 }
 
 #[test]

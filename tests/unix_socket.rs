@@ -76,8 +76,8 @@ fn library_submits_one_and_many_and_works() {
     let server = Server::start();
     let mut client = Client::connect(&server.address()).unwrap();
     assert_eq!(client.server().as_str(), server.address());
-    assert_eq!(client.submit(Submission::new(*b"a")).unwrap().id.0, 1);
-    let many = client.submit_all((0..5_000).map(|n| Submission::new(n.to_string().into_bytes()))).unwrap();
+    assert_eq!(client.submit(Submission::new("a")).unwrap().id.0, 1);
+    let many = client.submit_all((0..5_000).map(|n| Submission::new(n.to_string()))).unwrap();
     assert!(many.len() == 5_000 && many.iter().all(Result::is_ok));
     let lease = client.get(&[], AT_ONCE).unwrap().unwrap();
     client.ack(lease.id).unwrap();
@@ -112,7 +112,7 @@ fn worker_program_works_and_comes_back_after_the_server_was_away() {
     assert!(log.any(|line| line.contains("no connection to unix:")));
     server.child = serve(&server.directory);
     assert!(log.any(|line| line.ends_with(&format!("{connected} again"))));
-    Client::connect(&server.address()).unwrap().submit(Submission::new(*b"the body")).unwrap();
+    Client::connect(&server.address()).unwrap().submit(Submission::new("the body")).unwrap();
     assert!(log.any(|line| line.contains("1 done")));
     let output = worker.wait_with_output().unwrap();
     assert!(output.status.success());
