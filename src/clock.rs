@@ -18,6 +18,14 @@ impl Moment {
         Moment { micros: millis.saturating_mul(1000) }
     }
 
+    pub(crate) const fn from_micros(micros: u64) -> Moment {
+        Moment { micros }
+    }
+
+    pub(crate) const fn as_micros(self) -> u64 {
+        self.micros
+    }
+
     /// Whole milliseconds since the clock's beginning.
     pub const fn as_millis(self) -> u64 {
         self.micros / 1000

@@ -20,6 +20,7 @@ use crate::error::{Code, Refusal};
 use crate::job::{JobId, Lease, QueueName};
 use state::{Ending, SessionId, State, Warn};
 
+mod budget;
 mod idset;
 mod random;
 pub mod state;

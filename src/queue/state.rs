@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use super::budget::QUEUE_OVERHEAD_BYTES;
+use super::budget::{Budget, Purpose};
 use super::idset::IdSet;
 use super::random::SplitMix;
 use super::table::Table;
@@ -23,7 +25,9 @@ use crate::stats::{StateCounts, Totals};
 pub use attach::{LAPSES_SOON, WATCHED_MAX, Warn};
 use moves::{cut, job_cost};
 use names::Names;
-use terms::{Terms, TermsIx, TermsTable};
+pub use slot::COUNTED_IN_SLOT;
+use slot::{Crash, Extra, Packed, Past, Place, Slot};
+use terms::{Terms, TermsTable};
 
 mod attach;
 mod by_hand;
@@ -31,26 +35,16 @@ mod durable;
 mod figures;
 mod moves;
 mod names;
+mod slot;
 mod terms;
 
 /// What a job is taken to cost in memory beside its body, key and reason: its slot, its share of the ordered
 /// sets, and the allocator's rounding, measured with a million jobs (docs/performance.md).
 pub const JOB_OVERHEAD_BYTES: u64 = 96;
 
-/// What a queue is taken to cost in memory beside its jobs.
-pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
-
 /// What 64 neighbouring ids are taken to cost while there is a job among them: little where all are, more than the job
 /// itself where only one is left.
 pub const PAGE_OVERHEAD_BYTES: u64 = 144;
-
-/// Queues may bring the memory this far over its limit, or a sixteenth where that is more: workers can wait, and queues be
-/// paused, where jobs have taken all of it.
-pub const QUEUES_RESERVE_BYTES: u64 = 1 << 20;
-
-/// Reasons of failures may bring the memory over its limit by one part in this many. A reason beyond that is not kept; the
-/// failure is recorded in any case.
-pub const REASONS_RESERVE_PART: u64 = 32;
 
 /// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
 pub const TERMS_OVERHEAD_BYTES: u64 = 160;
@@ -139,9 +133,9 @@ pub struct State {
     /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
     /// really due. So the many leases that are acknowledged in time never touch this set.
     agenda: BTreeSet<(Moment, Owner)>,
-    /// What jobs and queues are taken to cost, but for what [`State::memory`] adds.
-    memory: u64,
-    memory_max: u64,
+    budget: Budget,
+    /// What pages of jobs and combinations of options cost.
+    shared_bytes: u64,
     counts: StateCounts,
     /// Ready jobs of a priority below [`Priority::URGENT_BELOW`].
     urgent: u64,
@@ -154,80 +148,11 @@ pub struct State {
     /// What of the journal has to be kept, in bytes, as measured.
     live_bytes: u64,
     random: SplitMix,
-    lapsed: Arc<str>,
-    lost: Arc<str>,
     effects: Effects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct QueueIx(u32);
-
-/// A job's part in the table: 56 bytes, of which a million make most of the server's memory.
-#[derive(Debug)]
-struct Slot {
-    body: Arc<[u8]>,
-    place: Place,
-    /// What few jobs have.
-    extra: Option<Box<Extra>>,
-    queue: QueueIx,
-    terms: TermsIx,
-    priority: Priority,
-    created_s: u32,
-}
-
-#[derive(Debug, Default, PartialEq)]
-struct Extra {
-    counts: Counts,
-    key: Option<Key>,
-    reason: Option<Arc<str>>,
-    past: Past,
-}
-
-/// What is told of a job's past beside its counts. It does not outlive the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Past {
-    /// Failures and crashes that were forgiven when the job was brought back from the dead.
-    failures: u32,
-    crashes: u32,
-    /// How often it became dead.
-    deaths: u32,
-    /// How often somebody made it ready by hand.
-    kicks: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Ready,
-    /// `seconds` is the whole delay, rounded up: there is room for it here.
-    Delayed {
-        until: Moment,
-        seconds: u32,
-    },
-    Leased {
-        until: Moment,
-        holder: SessionId,
-    },
-    /// `turn` numbers the dead in the order in which they became so.
-    Dead {
-        turn: u64,
-    },
-}
-
-impl Place {
-    fn delayed(now: Now, delay: Duration) -> Place {
-        let seconds = delay.as_nanos().div_ceil(1_000_000_000);
-        Place::Delayed { until: now.mono.after(delay), seconds: u32::try_from(seconds).unwrap_or(u32::MAX) }
-    }
-
-    fn state(self) -> JobState {
-        match self {
-            Place::Ready => JobState::Ready,
-            Place::Delayed { .. } => JobState::Delayed,
-            Place::Leased { .. } => JobState::Leased,
-            Place::Dead { .. } => JobState::Dead,
-        }
-    }
-}
 
 /// What every submission, lease and end of a job needs comes first and together, in few lines of the cache. With
 /// thousands of queues that counts, so the compiler may not change the order.
@@ -326,8 +251,8 @@ impl State {
             keys: BTreeMap::new(),
             terms: TermsTable::default(),
             agenda: BTreeSet::new(),
-            memory: 0,
-            memory_max,
+            budget: Budget::new(memory_max),
+            shared_bytes: 0,
             counts: StateCounts::default(),
             urgent: 0,
             deaths: 0,
@@ -336,8 +261,6 @@ impl State {
             journaled: false,
             live_bytes: 0,
             random: SplitMix(seed),
-            lapsed: "the lease lapsed".into(),
-            lost: "the connection that held the lease was lost".into(),
             effects: Effects::default(),
         }
     }
@@ -387,8 +310,7 @@ impl State {
         for (_, id) in leased {
             match ending {
                 Ending::Lost if Some(id) != unseen => {
-                    let lost = self.lost.clone();
-                    self.crash(now, id, lost);
+                    self.crash(now, id, Crash::Lost);
                 }
                 Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
             }
@@ -422,17 +344,19 @@ impl State {
         if let (Some(key), Some(queue)) = (&key, known)
             && let Some(&id) = self.keys.get(&(queue, key.clone()))
         {
-            return Ok(Accepted { id, duplicate: Some(self.slot(id).place.state()) });
+            return Ok(Accepted { id, duplicate: Some(self.slot(id).place().state()) });
         }
-        let extra = key.map(|key| Box::new(Extra { key: Some(key), ..Extra::default() }));
-        let cost = job_cost(&body, extra.as_deref()) + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
-        let taken = self.memory().0;
-        if taken.saturating_add(cost) > self.memory_max {
+        let extra = (key.is_some() || counts_in_advance(attempts))
+            .then(|| Box::new(Extra { key, ..Extra::default() }));
+        // It may need a page and a combination of options of its own.
+        let cost = job_cost(&body, extra.as_deref()) + PAGE_OVERHEAD_BYTES + TERMS_OVERHEAD_BYTES;
+        let cost = cost + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
+        if !self.budget.has_room(Purpose::Job, cost) {
+            let (taken, limit) = self.memory();
             return Err(Refusal::full(
                 FULL_RETRY_AFTER,
                 format!(
-                    "the jobs take {taken} of {} bytes of memory (--max-memory): wait until some are done",
-                    self.memory_max
+                    "the jobs take {taken} of {limit} bytes of memory (--max-memory): wait until some are done"
                 ),
             ));
         }
@@ -442,7 +366,7 @@ impl State {
         let place = if delay.is_zero() { Place::Ready } else { Place::delayed(now, delay) };
         let terms = self.terms.intern(Terms { ttr, attempts, backoff });
         let created_s = u32::try_from(now.wall_ms / 1000).unwrap_or(u32::MAX);
-        self.insert(id, Slot { body, place, extra, queue, terms, priority, created_s });
+        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, terms, priority, created_s });
         self.count(queue, |totals| totals.submitted += 1);
         if self.journaled {
             let change = self.full_change(now, id);
@@ -488,9 +412,7 @@ impl State {
     /// # Errors
     /// [`Code::Full`] where there is none.
     pub fn room_for(&self, queues: &[QueueName]) -> Result<(), Refusal> {
-        let (taken, limit) = self.memory();
-        let bound = limit.saturating_add((limit / 16).max(QUEUES_RESERVE_BYTES));
-        let fit = |count: usize| taken + count as u64 * QUEUE_OVERHEAD_BYTES <= bound;
+        let fit = |count: usize| self.budget.has_room(Purpose::Queue, count as u64 * QUEUE_OVERHEAD_BYTES);
         // Which of them there are matters only where that is little.
         if fit(queues.len()) {
             return Ok(());
@@ -499,6 +421,7 @@ impl State {
         if new == 0 || fit(new) {
             return Ok(());
         }
+        let (taken, limit) = self.memory();
         Err(Refusal::full(
             FULL_RETRY_AFTER,
             format!("no memory for {new} more queues, with {taken} of {limit} bytes taken (--max-memory)"),
@@ -555,7 +478,7 @@ impl State {
         let id = self.session_mut(session).handed.take()?;
         // Its lease may have lapsed before the session came to look.
         let slot = self.jobs.get(id)?;
-        matches!(slot.place, Place::Leased { holder, .. } if holder == session).then(|| self.lease_of(id))
+        matches!(slot.place(), Place::Leased { holder, .. } if holder == session).then(|| self.lease_of(id))
     }
 
     /// A leased job is done: it is gone.
@@ -586,14 +509,11 @@ impl State {
         let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
         let mut counts = slot.counts();
         counts.failures = counts.failures.saturating_add(1);
-        let reason = reason.map(cut).filter(|reason| self.has_room_for_reason(id, reason));
         self.count(queue, |totals| totals.failed += 1);
-        self.amend(id, |extra| {
-            extra.counts = counts;
-            if reason.is_some() {
-                extra.reason = reason;
-            }
-        });
+        self.record_counts(id, counts);
+        if let Some(reason) = reason {
+            self.note_reason(id, cut(reason));
+        }
         if dead || spent(counts, terms) {
             self.die(id);
             self.note_status(now, id);
@@ -667,7 +587,7 @@ impl State {
             let (state, Some(id)) = *head else { break };
             head.1 = listed.next(state, Some(id));
             let slot = self.slot(id);
-            debug_assert_eq!(slot.place.state(), state);
+            debug_assert_eq!(slot.place().state(), state);
             jobs.push(self.job(now, id, slot));
         }
         jobs
@@ -678,7 +598,7 @@ impl State {
     /// # Errors
     /// [`Code::NotFound`] where there is no such job, or it is not dead.
     pub fn retry(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
-        match self.jobs.get(id).map(|slot| slot.place) {
+        match self.jobs.get(id).map(|slot| slot.place()) {
             Some(Place::Dead { .. }) => {
                 self.revive(now, id);
                 Ok(())
@@ -703,7 +623,7 @@ impl State {
     pub fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
         let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
         let queue = slot.queue;
-        if matches!(slot.place, Place::Leased { holder, .. } if holder != session) {
+        if matches!(slot.place(), Place::Leased { holder, .. } if holder != session) {
             return Err(Refusal::new(
                 Code::NotLeased,
                 format!("job {id} is leased by another connection: delete it when that is done with it"),
@@ -825,8 +745,7 @@ impl State {
             && let Some(&(until, id)) = self.session(session).leases.first()
             && until <= now.mono
         {
-            let lapsed = self.lapsed.clone();
-            self.crash(now, id, lapsed);
+            self.crash(now, id, Crash::Lapsed);
             *budget -= 1;
         }
         self.book_session(session);
@@ -836,13 +755,13 @@ impl State {
 
     /// Whether the session has this job leased.
     pub fn is_leased_by(&self, session: SessionId, id: JobId) -> bool {
-        let place = self.jobs.get(id).map(|slot| slot.place);
+        let place = self.jobs.get(id).map(|slot| slot.place());
         matches!(place, Some(Place::Leased { holder, .. }) if holder == session)
     }
 
     fn leased_by(&self, session: SessionId, id: JobId) -> Result<&Slot, Refusal> {
         let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
-        match slot.place {
+        match slot.place() {
             Place::Leased { holder, .. } if holder == session => Ok(slot),
             Place::Leased { .. } => Err(Refusal::new(
                 Code::NotLeased,
@@ -874,19 +793,19 @@ impl State {
         Job {
             id,
             queue: self.queue(slot.queue).name.clone(),
-            state: slot.place.state(),
+            state: slot.place().state(),
             priority: slot.priority,
             ttr,
             attempts,
             backoff,
             key: slot.key().cloned(),
             created: SystemTime::UNIX_EPOCH + Duration::from_secs(slot.created_s.into()),
-            remaining: match slot.place {
+            remaining: match slot.place() {
                 Place::Ready | Place::Dead { .. } => None,
                 Place::Delayed { until, .. } | Place::Leased { until, .. } => Some(until.until(now.mono)),
             },
             counts: slot.counts(),
-            reason: slot.reason(),
+            reason: slot.reason().cloned(),
             body: slot.body.clone(),
         }
     }
@@ -926,18 +845,9 @@ impl State {
     }
 }
 
-impl Slot {
-    fn counts(&self) -> Counts {
-        self.extra.as_ref().map_or_else(Counts::default, |extra| extra.counts)
-    }
-
-    fn key(&self) -> Option<&Key> {
-        self.extra.as_ref()?.key.as_ref()
-    }
-
-    fn reason(&self) -> Option<Arc<str>> {
-        self.extra.as_ref()?.reason.clone()
-    }
+/// Whether a job's counts have their memory from the start: they decide about its death, and the slot can't hold them all.
+fn counts_in_advance(attempts: u32) -> bool {
+    attempts > COUNTED_IN_SLOT
 }
 
 fn spent(counts: Counts, terms: Terms) -> bool {
@@ -946,14 +856,4 @@ fn spent(counts: Counts, terms: Terms) -> bool {
 
 fn not_found(id: JobId) -> Refusal {
     Refusal::new(Code::NotFound, format!("there is no job {id}: it is done, was deleted, or never was"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slot_is_small() {
-        assert_eq!(size_of::<Slot>(), 56, "a million jobs of 100 bytes must fit in 200 MB");
-    }
 }

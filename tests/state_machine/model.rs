@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use djqs::internal::change::{JobSize, Measure};
 use djqs::internal::clock::{Moment, Now};
 use djqs::internal::queue::state::{
-    Accepted, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES,
-    QUEUES_RESERVE_BYTES, REASONS_RESERVE_PART, SessionId, Slice, TERMS_OVERHEAD_BYTES,
+    Accepted, COUNTED_IN_SLOT, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES,
+    QUEUE_OVERHEAD_BYTES, SessionId, Slice, TERMS_OVERHEAD_BYTES,
 };
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
@@ -91,6 +91,7 @@ pub(crate) struct Attached {
 pub(crate) struct Past {
     forgiven_failures: u32,
     forgiven_crashes: u32,
+    /// How often it was dead and is no longer.
     deaths: u32,
     kicks: u32,
 }
@@ -152,10 +153,15 @@ impl ModelJob {
 
     fn memory(&self, rare_bytes: u64) -> u64 {
         let key = self.options.key.as_ref().map_or(0, |key| key.as_str().len() as u64);
-        let reason = self.reason.as_ref().map_or(0, |reason| reason.len() as u64);
-        let rare = self.options.key.is_some() || self.reason.is_some() || self.counts != Counts::default();
-        let rare = rare || self.past != Past::default();
-        JOB_OVERHEAD_BYTES + self.body.len() as u64 + if rare { rare_bytes + key + reason } else { 0 }
+        // Those of crashes are the same for all jobs.
+        let reason = self.reason.as_deref().filter(|reason| ![LAPSED, LOST].contains(reason));
+        let Counts { failures, crashes, returns } = self.counts;
+        let often =
+            [failures, crashes, returns, self.options.attempts].into_iter().any(|n| n > COUNTED_IN_SLOT);
+        let rare = often || self.options.key.is_some() || reason.is_some() || self.past != Past::default();
+        JOB_OVERHEAD_BYTES
+            + self.body.len() as u64
+            + if rare { rare_bytes + key + reason.map_or(0, str::len) as u64 } else { 0 }
     }
 }
 
@@ -209,7 +215,8 @@ impl Model {
             turn: 0,
         };
         let queue_cost = if self.queue(queue).is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
-        if self.memory() + job.memory(self.rare_bytes) + queue_cost > self.memory_max {
+        let shared_cost = PAGE_OVERHEAD_BYTES + TERMS_OVERHEAD_BYTES;
+        if self.memory() + job.memory(self.rare_bytes) + shared_cost + queue_cost > self.memory_max {
             return Err(Code::Full);
         }
         self.last_id = job.id;
@@ -264,15 +271,10 @@ impl Model {
         (delay, dead, reason): (Option<Duration>, bool, Option<&str>),
         seen: Option<Failed>,
     ) -> Result<Failed, Code> {
-        let bound = self.memory_max.saturating_add(self.memory_max / REASONS_RESERVE_PART);
-        let job = self.leased_by(session, id)?;
-        job.counts.failures += 1;
-        let before = job.reason.clone();
+        self.leased_by(session, id)?;
+        self.if_there_is_room(id, |job| job.counts.failures += 1);
         if let Some(reason) = reason {
-            job.reason = Some(beginning(reason).into());
-            if self.memory() > bound {
-                self.leased_by(session, id)?.reason = before;
-            }
+            self.if_there_is_room(id, |job| job.reason = Some(beginning(reason).into()));
         }
         let job = self.leased_by(session, id)?;
         let (queue, longest) = (job.queue, backoff(job.options.backoff, job.counts.failures));
@@ -334,9 +336,13 @@ impl Model {
         if job.place != Place::Dead {
             return Err(Code::NotFound);
         }
-        job.past.forgiven_failures += job.counts.failures;
-        job.past.forgiven_crashes += job.counts.crashes;
-        job.past.kicks += 1;
+        self.if_there_is_room(id, |job| {
+            job.past.forgiven_failures += job.counts.failures;
+            job.past.forgiven_crashes += job.counts.crashes;
+            job.past.deaths += 1;
+            job.past.kicks += 1;
+        });
+        let job = self.expect_mut(id);
         job.counts.failures = 0;
         job.counts.crashes = 0;
         let queue = job.queue;
@@ -463,8 +469,10 @@ impl Model {
     pub(crate) fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Code> {
         match self.job(id).ok_or(Code::NotFound)?.place {
             Place::Leased(..) => return Err(Code::NotFound),
-            Place::Ready | Place::Delayed(_) | Place::Dead => self.lend(now, id, session),
+            Place::Ready | Place::Delayed(_) => {}
+            Place::Dead => self.if_there_is_room(id, |job| job.past.deaths += 1),
         }
+        self.lend(now, id, session);
         Ok(())
     }
 
@@ -512,7 +520,7 @@ impl Model {
         match job.place {
             Place::Dead => self.retry(now, id),
             Place::Delayed(_) => {
-                job.past.kicks += 1;
+                self.if_there_is_room(id, |job| job.past.kicks += 1);
                 self.put_back(now, id, Duration::ZERO);
                 Ok(())
             }
@@ -556,7 +564,8 @@ impl Model {
     }
 
     fn make_queue(&mut self, queue: QueueNo) -> Result<(), Code> {
-        let bound = self.memory_max.saturating_add((self.memory_max / 16).max(QUEUES_RESERVE_BYTES));
+        let bound =
+            self.memory_max.saturating_add((self.memory_max / 20).saturating_sub(QUEUE_OVERHEAD_BYTES));
         if self.queue(queue).is_none() && self.memory() + QUEUE_OVERHEAD_BYTES > bound {
             return Err(Code::Full);
         }
@@ -769,7 +778,7 @@ impl Model {
             leases: leases.into(),
             lapses: lapses.into(),
             returns: counts.returns.into(),
-            deaths: u64::from(past.deaths).max(u64::from(*place == Place::Dead)),
+            deaths: u64::from(past.deaths) + u64::from(*place == Place::Dead),
             kicks: past.kicks.into(),
         })
     }
@@ -862,23 +871,31 @@ impl Model {
     }
 
     fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
-        let job = self.expect_mut(id);
-        job.counts.returns += 1;
-        let queue = job.queue;
+        self.if_there_is_room(id, |job| job.counts.returns += 1);
+        let queue = self.expect(id).queue;
         self.tally(queue, |totals| totals.returned += 1);
         self.put_back(now, id, delay);
     }
 
     fn crash(&mut self, now: Now, id: JobId, reason: &str) {
-        let job = self.expect_mut(id);
-        job.counts.crashes += 1;
-        job.reason = Some(reason.into());
-        let queue = job.queue;
+        self.if_there_is_room(id, |job| job.counts.crashes += 1);
+        self.expect_mut(id).reason = Some(reason.into());
+        let queue = self.expect(id).queue;
         self.tally(queue, |totals| totals.crashed += 1);
         if self.attempts_spent(id) {
             self.die(id);
         } else {
             self.put_back(now, id, Duration::ZERO);
+        }
+    }
+
+    /// Changes what is merely told of a job, unless that takes more memory and too much is taken.
+    fn if_there_is_room(&mut self, id: JobId, change: impl FnOnce(&mut ModelJob)) {
+        let (memory, before) = (self.memory(), self.expect(id).clone());
+        change(self.expect_mut(id));
+        let bound = self.memory_max.saturating_add(self.memory_max / 32);
+        if self.memory() > memory.max(bound) {
+            *self.expect_mut(id) = before;
         }
     }
 
@@ -892,7 +909,6 @@ impl Model {
         let turn = self.deaths;
         let job = self.expect_mut(id);
         job.place = Place::Dead;
-        job.past.deaths += 1;
         job.turn = turn;
         let queue = job.queue;
         self.tally(queue, |totals| totals.died += 1);

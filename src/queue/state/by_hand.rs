@@ -11,9 +11,12 @@ impl State {
     /// # Errors
     /// [`Code::NotFound`] where there is no such job, or it is leased already.
     pub fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<Lease, Refusal> {
-        let place = self.jobs.get(id).ok_or_else(|| not_found(id))?.place;
+        let place = self.jobs.get(id).ok_or_else(|| not_found(id))?.place();
         if let Place::Leased { .. } = place {
             return Err(Refusal::new(Code::NotFound, format!("job {id} is leased already")));
+        }
+        if let Place::Dead { .. } = place {
+            self.note_past(id, |past| past.deaths = past.deaths.saturating_add(1));
         }
         self.lend(now, id, session);
         if place != Place::Ready {
@@ -85,7 +88,7 @@ impl State {
     /// # Errors
     /// [`Code::NotFound`] where there is no such job, or it is ready or leased.
     pub fn kick_job(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
-        match self.jobs.get(id).ok_or_else(|| not_found(id))?.place {
+        match self.jobs.get(id).ok_or_else(|| not_found(id))?.place() {
             Place::Dead { .. } => self.revive(now, id),
             Place::Delayed { .. } => self.hasten(now, id),
             place => {
@@ -134,7 +137,7 @@ impl State {
 
     /// Ends a job's delay.
     fn hasten(&mut self, now: Now, id: JobId) {
-        self.amend(id, |extra| extra.past.kicks = extra.past.kicks.saturating_add(1));
+        self.note_past(id, |past| past.kicks = past.kicks.saturating_add(1));
         self.put_back(now, id, Duration::ZERO);
     }
 }

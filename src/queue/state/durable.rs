@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Extra, Past, PauseEnd, Place, Queue, QueueIx, Slot, State, Terms};
+use super::{Extra, Packed, PauseEnd, Place, Queue, QueueIx, Slot, State, Terms};
 use crate::change::{self, Change, JobSpec, JobStatus, PauseState};
 use crate::clock::{Moment, Now};
-use crate::job::{Counts, JobId, QueueName};
+use crate::job::{JobId, QueueName};
 
 impl State {
     /// Applies what a journal held. Call it on a new state, in the journal's order, before any session is opened.
@@ -32,12 +32,14 @@ impl State {
         }
         self.last_id = self.last_id.max(id);
         let JobStatus { priority, place, counts, reason } = status;
-        let rare = key.is_some() || reason.is_some() || counts != Counts::default();
-        let extra = rare.then(|| Box::new(Extra { counts, key, reason, past: Past::default() }));
+        let rare = key.is_some() || super::counts_in_advance(attempts);
+        let extra = rare.then(|| Box::new(Extra { key, ..Extra::default() }));
         let queue = self.queue_named(&queue);
         let terms = self.terms.intern(Terms { ttr, attempts, backoff });
         let place = self.restored_place(now, place);
-        self.insert(id, Slot { body, place, extra, queue, terms, priority, created_s });
+        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, terms, priority, created_s });
+        self.set_counts(id, counts);
+        self.set_reason(id, reason);
     }
 
     fn restore_status(&mut self, now: Now, id: JobId, status: JobStatus) {
@@ -45,11 +47,10 @@ impl State {
             return;
         }
         let JobStatus { priority, place, counts, reason } = status;
-        if counts != self.slot(id).counts() || reason != self.slot(id).reason() {
-            self.amend(id, |extra| (extra.counts, extra.reason) = (counts, reason));
-        }
+        self.set_counts(id, counts);
+        self.set_reason(id, reason);
         self.reprioritise(id, priority);
-        if let (Place::Dead { .. }, change::Place::Dead { turn: 0 }) = (self.slot(id).place, place) {
+        if let (Place::Dead { .. }, change::Place::Dead { turn: 0 }) = (self.slot(id).place(), place) {
             // Keeps its turn.
             return;
         }
@@ -134,13 +135,13 @@ impl Slot {
     fn status(&self, now: Now) -> JobStatus {
         JobStatus {
             priority: self.priority,
-            place: match self.place {
+            place: match self.place() {
                 Place::Ready | Place::Leased { .. } => change::Place::Ready,
                 Place::Delayed { until, .. } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
                 Place::Dead { turn } => change::Place::Dead { turn },
             },
             counts: self.counts(),
-            reason: self.reason(),
+            reason: self.reason().cloned(),
         }
     }
 }

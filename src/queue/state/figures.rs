@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{PAGE_OVERHEAD_BYTES, PauseEnd, Place, QueueIx, State, TERMS_OVERHEAD_BYTES};
+use super::{PauseEnd, Place, QueueIx, State};
 use crate::clock::Now;
 use crate::job::{JobId, QueueName};
 use crate::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
@@ -35,9 +35,7 @@ impl State {
 
     /// What all jobs take in memory, as accounted, and the limit on it; in bytes.
     pub fn memory(&self) -> (u64, u64) {
-        let pages = self.jobs.pages() * PAGE_OVERHEAD_BYTES;
-        let terms = self.terms.len() * TERMS_OVERHEAD_BYTES;
-        (self.memory + pages + terms, self.memory_max)
+        (self.budget.taken(), self.budget.limit())
     }
 
     /// How many jobs there are, and what of the journal has to be kept for them and for paused queues, in bytes, as the
@@ -95,18 +93,17 @@ impl State {
         let ended =
             lapses + u64::from(past.failures) + u64::from(counts.failures) + u64::from(counts.returns);
         let (leased, dead) =
-            (matches!(slot.place, Place::Leased { .. }), matches!(slot.place, Place::Dead { .. }));
+            (matches!(slot.place(), Place::Leased { .. }), matches!(slot.place(), Place::Dead { .. }));
         Some(JobStats {
             age: Duration::from_secs((now.wall_ms / 1000).saturating_sub(slot.created_s.into())),
-            delay: match slot.place {
+            delay: match slot.place() {
                 Place::Delayed { seconds, .. } => Duration::from_secs(seconds.into()),
                 _ => Duration::ZERO,
             },
             leases: ended + u64::from(leased),
             lapses,
             returns: counts.returns.into(),
-            // After a restart it may be dead and not have been seen to die.
-            deaths: u64::from(past.deaths).max(u64::from(dead)),
+            deaths: u64::from(past.deaths) + u64::from(dead),
             kicks: past.kicks.into(),
             job: self.job(now, id, slot),
         })

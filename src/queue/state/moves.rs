@@ -46,17 +46,20 @@ impl State {
     pub(super) fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.returned += 1);
-        self.amend(id, |extra| extra.counts.returns = extra.counts.returns.saturating_add(1));
+        let mut counts = self.slot(id).counts();
+        counts.returns = counts.returns.saturating_add(1);
+        self.record_counts(id, counts);
         self.put_back(now, id, delay);
     }
 
-    pub(super) fn crash(&mut self, now: Now, id: JobId, reason: Arc<str>) {
+    pub(super) fn crash(&mut self, now: Now, id: JobId, crash: Crash) {
         let slot = self.slot(id);
         let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
         let mut counts = slot.counts();
         counts.crashes = counts.crashes.saturating_add(1);
         self.count(queue, |totals| totals.crashed += 1);
-        self.amend(id, |extra| (extra.counts, extra.reason) = (counts, Some(reason)));
+        self.record_counts(id, counts);
+        self.set_crash(id, crash);
         if spent(counts, terms) {
             self.die(id);
             self.note_status(now, id);
@@ -68,7 +71,6 @@ impl State {
     pub(super) fn die(&mut self, id: JobId) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.died += 1);
-        self.amend(id, |extra| extra.past.deaths = extra.past.deaths.saturating_add(1));
         let place = self.next_dead();
         self.relocate(id, place);
     }
@@ -83,11 +85,14 @@ impl State {
     pub(super) fn revive(&mut self, now: Now, id: JobId) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.retried += 1);
-        self.amend(id, |Extra { counts, past, .. }| {
-            past.failures = past.failures.saturating_add(std::mem::take(&mut counts.failures));
-            past.crashes = past.crashes.saturating_add(std::mem::take(&mut counts.crashes));
+        let Counts { failures, crashes, returns } = self.slot(id).counts();
+        self.note_past(id, |past| {
+            past.failures = past.failures.saturating_add(failures);
+            past.crashes = past.crashes.saturating_add(crashes);
+            past.deaths = past.deaths.saturating_add(1);
             past.kicks = past.kicks.saturating_add(1);
         });
+        self.record_counts(id, Counts { returns, ..Counts::default() });
         self.put_back(now, id, Duration::ZERO);
     }
 
@@ -105,7 +110,7 @@ impl State {
 
     pub(super) fn relocate(&mut self, id: JobId, to: Place) {
         let slot = self.jobs.get_mut(id).expect("the caller has looked");
-        let from = std::mem::replace(&mut slot.place, to);
+        let from = slot.set_place(to);
         let (queue, priority) = (slot.queue, slot.priority);
         self.take_out(id, queue, priority, from);
         self.put_in(id, queue, priority, to);
@@ -125,7 +130,6 @@ impl State {
     fn live_size(&self, id: JobId, slot: &Slot) -> u64 {
         let Some(measure) = self.measure else { return 0 };
         let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
-        let extra = slot.extra.as_deref();
         (measure.job)(&JobSize {
             id,
             queue: &self.queue(slot.queue).name,
@@ -134,7 +138,7 @@ impl State {
             backoff,
             key: slot.key(),
             priority: slot.priority,
-            reason: extra.and_then(|extra| extra.reason.as_deref()),
+            reason: slot.reason().map(|reason| &**reason),
             body_bytes: slot.body.len(),
         })
     }
@@ -149,7 +153,7 @@ impl State {
 
     pub(super) fn reprioritise(&mut self, id: JobId, priority: Priority) {
         let slot = self.slot(id);
-        let (was, queue, place) = (slot.priority, slot.queue, slot.place);
+        let (was, queue, place) = (slot.priority, slot.queue, slot.place());
         self.resize(id, |slot| slot.priority = priority);
         if was != priority && place == Place::Ready {
             self.leave_ready(queue, was, id);
@@ -158,25 +162,27 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, id: JobId, slot: Slot) {
-        self.memory += job_cost(&slot.body, slot.extra.as_deref());
+        self.budget.take(job_cost(&slot.body, slot.extra.as_deref()));
         if let Some(key) = slot.key() {
             self.keys.insert((slot.queue, key.clone()), id);
         }
-        let (queue, priority, place) = (slot.queue, slot.priority, slot.place);
+        let (queue, priority, place) = (slot.queue, slot.priority, slot.place());
         self.live_bytes += self.live_size(id, &slot);
         self.jobs.insert(id, slot);
+        self.account_for_shared();
         self.put_in(id, queue, priority, place);
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
         let slot = self.jobs.remove(id).expect("the caller has looked");
-        self.memory -= job_cost(&slot.body, slot.extra.as_deref());
+        self.budget.release(job_cost(&slot.body, slot.extra.as_deref()));
         if let Some(key) = slot.key() {
             self.keys.remove(&(slot.queue, key.clone()));
         }
         self.live_bytes -= self.live_size(id, &slot);
         self.terms.release(slot.terms);
-        self.take_out(id, slot.queue, slot.priority, slot.place);
+        self.account_for_shared();
+        self.take_out(id, slot.queue, slot.priority, slot.place());
         if self.journaled {
             self.effects.changes.push(Change::Gone(id));
         }
@@ -243,28 +249,93 @@ impl State {
         found.ready.remove(priority, id);
     }
 
-    /// Changes what few jobs have, and keeps the account of memory.
+    /// Brings the account of what jobs share up to date.
+    fn account_for_shared(&mut self) {
+        let after = self.jobs.pages() * PAGE_OVERHEAD_BYTES + self.terms.len() * TERMS_OVERHEAD_BYTES;
+        self.budget.resize(self.shared_bytes, after);
+        self.shared_bytes = after;
+    }
+
+    /// Changes what few jobs have, and keeps the account of memory. It does not ask for room.
     pub(super) fn amend(&mut self, id: JobId, change: impl FnOnce(&mut Extra)) {
         let before = extra_cost(self.slot(id).extra.as_deref());
+        let stays = counts_in_advance(self.terms.get(self.slot(id).terms).attempts);
         self.resize(id, |slot| {
             let extra = slot.extra.get_or_insert_default();
             change(extra);
-            if **extra == Extra::default() {
+            if !stays && **extra == Extra::default() {
                 // So that a job costs what it has, not what it once had, as after a restart.
                 slot.extra = None;
             }
         });
         let after = extra_cost(self.slot(id).extra.as_deref());
-        self.memory = self.memory + after - before;
+        self.budget.resize(before, after);
     }
 
-    /// Whether a failed job may keep this reason instead of the one that it has.
-    pub(super) fn has_room_for_reason(&self, id: JobId, reason: &str) -> bool {
+    /// Sets a job's counts, whatever memory they take.
+    pub(super) fn set_counts(&mut self, id: JobId, counts: Counts) {
+        let slot = self.jobs.get_mut(id).expect("the caller has looked");
+        let more = slot.set_counts(counts);
+        if more != slot.extra.as_ref().map(|extra| extra.more).unwrap_or_default() {
+            self.amend(id, |extra| extra.more = more);
+        }
+    }
+
+    /// Sets a job's counts. Those that decide about its death are exact; others are kept up to what its slot holds if
+    /// there is no memory for more.
+    pub(super) fn record_counts(&mut self, id: JobId, counts: Counts) {
+        let Counts { failures, crashes, returns } = counts;
+        let highest = failures.max(crashes).max(returns);
+        if highest <= COUNTED_IN_SLOT || self.has_room_for_extra(id) {
+            self.set_counts(id, counts);
+        } else {
+            let [failures, crashes, returns] =
+                [failures, crashes, returns].map(|count| count.min(COUNTED_IN_SLOT));
+            self.set_counts(id, Counts { failures, crashes, returns });
+        }
+    }
+
+    /// Keeps a failure's reason instead of the one before, if there is room for it.
+    pub(super) fn note_reason(&mut self, id: JobId, reason: Arc<str>) {
         let extra = self.slot(id).extra.as_deref();
         let key = extra.and_then(|extra| extra.key.as_ref()).map_or(0, |key| key.as_str().len());
-        let cost = EXTRA_OVERHEAD_BYTES + (key + reason.len()) as u64;
-        let (taken, limit) = self.memory();
-        taken - extra_cost(extra) + cost <= limit.saturating_add(limit / REASONS_RESERVE_PART)
+        let grown = (EXTRA_OVERHEAD_BYTES + (key + reason.len()) as u64).saturating_sub(extra_cost(extra));
+        if grown == 0 || self.budget.has_room(Purpose::Note, grown) {
+            self.set_reason(id, Some(reason));
+        }
+    }
+
+    /// Sets a job's reason, whatever memory it takes.
+    pub(super) fn set_reason(&mut self, id: JobId, reason: Option<Arc<str>>) {
+        if reason.as_ref() == self.slot(id).reason() {
+            return;
+        }
+        match reason.as_deref().and_then(Crash::of_reason) {
+            Some(crash) => self.set_crash(id, crash),
+            None => {
+                self.resize(id, |slot| slot.set_crash(None));
+                self.amend(id, |extra| extra.reason = reason);
+            }
+        }
+    }
+
+    /// Sets a job's reason to a crash, which is kept in its slot.
+    pub(super) fn set_crash(&mut self, id: JobId, crash: Crash) {
+        self.resize(id, |slot| slot.set_crash(Some(crash)));
+        if self.slot(id).extra.as_ref().is_some_and(|extra| extra.reason.is_some()) {
+            self.amend(id, |extra| extra.reason = None);
+        }
+    }
+
+    /// Adds to a job's past, if there is room for it.
+    pub(super) fn note_past(&mut self, id: JobId, add: impl FnOnce(&mut Past)) {
+        if self.has_room_for_extra(id) {
+            self.amend(id, |extra| add(&mut extra.past));
+        }
+    }
+
+    fn has_room_for_extra(&self, id: JobId) -> bool {
+        self.slot(id).extra.is_some() || self.budget.has_room(Purpose::Note, EXTRA_OVERHEAD_BYTES)
     }
 
     pub(super) fn backoff(&mut self, backoff: Duration, failures: u32) -> Duration {
@@ -306,7 +377,7 @@ impl State {
                 QueueIx(u32::try_from(self.queues.len() - 1).expect("fewer than 2^32 queues fit in memory"))
             }
         };
-        self.memory += QUEUE_OVERHEAD_BYTES;
+        self.budget.take(QUEUE_OVERHEAD_BYTES);
         self.names.insert(&name, ix);
         self.by_age.insert(age, ix);
         ix
@@ -338,7 +409,7 @@ impl State {
         self.names.remove(&found.name, queue);
         self.by_age.remove(&found.age);
         self.free_queues.push(queue.0);
-        self.memory -= QUEUE_OVERHEAD_BYTES;
+        self.budget.release(QUEUE_OVERHEAD_BYTES);
     }
 
     /// Enters a queue in the agenda, unless it is there for an earlier moment.

@@ -1,0 +1,71 @@
+//! How much memory everything in the queue is taken to cost, and who may still take some.
+//!
+//! The limit is on an estimate, not on what the allocator has: what each thing costs is decided where it is made. Jobs
+//! stop at the limit. What must go on when jobs have taken everything has a reserve beyond it, so that the whole
+//! stays within a twentieth of the limit, whatever clients do.
+
+/// What a queue is taken to cost beside its jobs.
+pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
+
+/// What memory is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A job. There is no reserve: its submission is refused.
+    Job,
+    /// The reason of a failure, or statistics about a job's past. Without room they are not kept; what happened to the
+    /// job is recorded in any case.
+    Note,
+    /// A queue that somebody waits for, watches or pauses: workers can wait, and queues be paused, when jobs and notes
+    /// have taken everything.
+    Queue,
+}
+
+/// The accounted memory and its limit, in bytes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    taken: u64,
+    limit: u64,
+}
+
+impl Budget {
+    /// Nothing is taken yet.
+    pub(crate) fn new(limit: u64) -> Budget {
+        Budget { taken: 0, limit }
+    }
+
+    /// What is taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// What jobs may take.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether `bytes` more may be taken.
+    pub(crate) fn has_room(&self, purpose: Purpose, bytes: u64) -> bool {
+        let reserve = match purpose {
+            Purpose::Job => 0,
+            Purpose::Note => self.limit / 32,
+            // Without that of the queue `default`, which is made without a question.
+            Purpose::Queue => (self.limit / 20).saturating_sub(QUEUE_OVERHEAD_BYTES),
+        };
+        self.taken.saturating_add(bytes) <= self.limit.saturating_add(reserve)
+    }
+
+    /// Takes memory. Who may be refused asks [`Budget::has_room`] first.
+    pub(crate) fn take(&mut self, bytes: u64) {
+        self.taken += bytes;
+    }
+
+    /// Gives memory back.
+    pub(crate) fn release(&mut self, bytes: u64) {
+        self.taken -= bytes;
+    }
+
+    /// Something that cost `before` costs `after`.
+    pub(crate) fn resize(&mut self, before: u64, after: u64) {
+        self.taken = self.taken - before + after;
+    }
+}

@@ -1,0 +1,210 @@
+//! What the state keeps of one job, packed into few bytes: a million jobs make most of the server's memory.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::terms::TermsIx;
+use super::{QueueIx, SessionId};
+use crate::clock::{Moment, Now};
+use crate::job::{Counts, JobState, Key, Priority};
+
+/// A job's part in the table.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) body: Arc<[u8]>,
+    pub(super) place: Packed,
+    /// What few jobs have.
+    pub(super) extra: Option<Box<Extra>>,
+    pub(super) queue: QueueIx,
+    pub(super) terms: TermsIx,
+    pub(super) priority: Priority,
+    pub(super) created_s: u32,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Extra {
+    /// What the slot's own counts can't hold.
+    pub(super) more: Counts,
+    pub(super) key: Option<Key>,
+    pub(super) reason: Option<Arc<str>>,
+    pub(super) past: Past,
+}
+
+/// A job's past, for its statistics. It does not outlive the process, and is lost if there is no memory for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Past {
+    /// Failures and crashes that were forgiven when the job was brought back from the dead.
+    pub(super) failures: u32,
+    pub(super) crashes: u32,
+    /// How often it was dead and is no longer.
+    pub(super) deaths: u32,
+    /// How often an operator made it ready.
+    pub(super) kicks: u32,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Ready,
+    /// `seconds` is the whole delay, rounded up.
+    Delayed {
+        until: Moment,
+        seconds: u32,
+    },
+    Leased {
+        until: Moment,
+        holder: SessionId,
+    },
+    /// `turn` numbers the dead in the order in which they became so.
+    Dead {
+        turn: u64,
+    },
+}
+
+/// Why a lease ended that its worker did not end. Such a reason costs no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crash {
+    Lapsed,
+    Lost,
+}
+
+impl Crash {
+    const ALL: [Crash; 2] = [Crash::Lapsed, Crash::Lost];
+
+    /// The reason, for people. All jobs share it.
+    fn reason(self) -> &'static Arc<str> {
+        static REASONS: LazyLock<[Arc<str>; 2]> = LazyLock::new(|| {
+            ["the lease lapsed".into(), "the connection that held the lease was lost".into()]
+        });
+        &REASONS[self as usize]
+    }
+
+    /// The crash that this is the reason of.
+    pub(super) fn of_reason(reason: &str) -> Option<Crash> {
+        Crash::ALL.into_iter().find(|crash| **crash.reason() == *reason)
+    }
+}
+
+/// A [`Place`], and in the bytes that it leaves free, the first [`COUNTED_IN_SLOT`] failures, crashes and returns, and
+/// whether the last reason is a [`Crash`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packed {
+    /// Microseconds of `until`, or `turn`.
+    at: u64,
+    /// `seconds` or `holder`.
+    with: u32,
+    /// The two lowest bits: the state. The others: the crash and one, or zero.
+    tag: u8,
+    failures: u8,
+    crashes: u8,
+    returns: u8,
+}
+
+/// How many failures, crashes and returns of a job cost no memory.
+pub const COUNTED_IN_SLOT: u32 = u8::MAX as u32;
+
+impl Place {
+    pub(super) fn delayed(now: Now, delay: Duration) -> Place {
+        let seconds = delay.as_nanos().div_ceil(1_000_000_000);
+        Place::Delayed { until: now.mono.after(delay), seconds: u32::try_from(seconds).unwrap_or(u32::MAX) }
+    }
+
+    pub(super) fn state(self) -> JobState {
+        match self {
+            Place::Ready => JobState::Ready,
+            Place::Delayed { .. } => JobState::Delayed,
+            Place::Leased { .. } => JobState::Leased,
+            Place::Dead { .. } => JobState::Dead,
+        }
+    }
+}
+
+impl Packed {
+    /// The place of a job that has no past.
+    pub(super) fn new(place: Place) -> Packed {
+        let (at, with) = match place {
+            Place::Ready => (0, 0),
+            Place::Delayed { until, seconds } => (until.as_micros(), seconds),
+            Place::Leased { until, holder } => (until.as_micros(), holder.0),
+            Place::Dead { turn } => (turn, 0),
+        };
+        Packed { at, with, tag: place.state() as u8, failures: 0, crashes: 0, returns: 0 }
+    }
+
+    fn place(self) -> Place {
+        let until = Moment::from_micros(self.at);
+        match JobState::ALL[usize::from(self.tag & 3)] {
+            JobState::Ready => Place::Ready,
+            JobState::Delayed => Place::Delayed { until, seconds: self.with },
+            JobState::Leased => Place::Leased { until, holder: SessionId(self.with) },
+            JobState::Dead => Place::Dead { turn: self.at },
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn place(&self) -> Place {
+        self.place.place()
+    }
+
+    /// Moves the job; returns where it was.
+    pub(super) fn set_place(&mut self, to: Place) -> Place {
+        let (from, Packed { at, with, tag, .. }) = (self.place(), Packed::new(to));
+        self.place = Packed { at, with, tag: self.place.tag & !3 | tag, ..self.place };
+        from
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let Packed { failures, crashes, returns, .. } = self.place;
+        let more = self.extra.as_ref().map(|extra| extra.more).unwrap_or_default();
+        Counts {
+            failures: more.failures.saturating_add(failures.into()),
+            crashes: more.crashes.saturating_add(crashes.into()),
+            returns: more.returns.saturating_add(returns.into()),
+        }
+    }
+
+    /// Keeps as much of the counts as there is room for here; returns what is left for [`Extra::more`].
+    pub(super) fn set_counts(&mut self, counts: Counts) -> Counts {
+        let split = |count: u32| {
+            let here = u8::try_from(count).unwrap_or(u8::MAX);
+            (here, count - u32::from(here))
+        };
+        let (failures, more_failures) = split(counts.failures);
+        let (crashes, more_crashes) = split(counts.crashes);
+        let (returns, more_returns) = split(counts.returns);
+        self.place = Packed { failures, crashes, returns, ..self.place };
+        Counts { failures: more_failures, crashes: more_crashes, returns: more_returns }
+    }
+
+    pub(super) fn key(&self) -> Option<&Key> {
+        self.extra.as_ref()?.key.as_ref()
+    }
+
+    /// Why the last attempt failed.
+    pub(super) fn reason(&self) -> Option<&Arc<str>> {
+        match self.crash() {
+            Some(crash) => Some(crash.reason()),
+            None => self.extra.as_ref()?.reason.as_ref(),
+        }
+    }
+
+    fn crash(&self) -> Option<Crash> {
+        Crash::ALL.into_iter().find(|&crash| self.place.tag >> 2 == crash as u8 + 1)
+    }
+
+    /// Sets the last reason to a crash, or to the one in [`Extra`].
+    pub(super) fn set_crash(&mut self, crash: Option<Crash>) {
+        self.place.tag = self.place.tag & 3 | crash.map_or(0, |crash| (crash as u8 + 1) << 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_is_small() {
+        assert_eq!(size_of::<Slot>(), 56, "a million jobs of 100 bytes must fit in 200 MB");
+    }
+}
