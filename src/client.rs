@@ -13,13 +13,15 @@
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::job::{JobId, JobState, Lease, QueueName, Submission};
-use crate::protocol::native::{Answer, Found, write_command};
+use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::protocol::native::{Answer, job_json, write_command};
 use crate::protocol::{Command, Retry, Wait};
+use crate::stats::{QueueStats, ServerStats};
 
 mod address;
 mod batch;
 pub mod feed;
+mod figures;
 mod json;
 pub mod print;
 pub mod retry;
@@ -28,6 +30,7 @@ pub(crate) mod wire;
 
 pub use address::{Address, BadAddress};
 pub use batch::BatchError;
+pub use figures::QueueSummary;
 
 use wire::{Replies, Wire};
 
@@ -94,6 +97,43 @@ pub enum AfterFailure {
     RetryIn(Duration),
     /// It is dead: its attempts are spent, or the worker gave it up.
     Dead,
+}
+
+/// How a job failed: the reason, and what to do with the job.
+///
+/// ```
+/// use std::time::Duration;
+/// use djqs::client::Failure;
+///
+/// let try_again = Failure::new("no disk"); // After the job's own backoff.
+/// let try_later = Failure::new("no disk").retry_in(Duration::from_secs(3600));
+/// let no_use = Failure::new("no such user").dead();
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    reason: String,
+    delay: Option<Duration>,
+    dead: bool,
+}
+
+impl Failure {
+    /// A failure for this reason, which may be empty. At most
+    /// [`MAX_REASON_BYTES`](crate::job::MAX_REASON_BYTES) of it are kept with the job.
+    pub fn new(reason: impl Into<String>) -> Failure {
+        Failure { reason: reason.into(), ..Failure::default() }
+    }
+
+    /// Has the job tried again after this long, instead of its own backoff.
+    pub fn retry_in(mut self, delay: Duration) -> Failure {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// Makes the job dead at once, whatever attempts it has left.
+    pub fn dead(mut self) -> Failure {
+        self.dead = true;
+        self
+    }
 }
 
 impl Client {
@@ -203,31 +243,26 @@ impl Client {
         self.done(&Command::Ack { id })
     }
 
-    /// Says that a leased job failed. `delay` replaces the job's own backoff; `dead` gives it up, whatever
-    /// attempts it has left; `reason` is kept with it, at most
-    /// [`MAX_REASON_BYTES`](crate::job::MAX_REASON_BYTES) of it.
+    /// Reports that a leased job failed. It is tried again after its backoff, until its attempts are spent,
+    /// unless the [`Failure`] says otherwise.
     ///
     /// # Errors
     /// As for [`Client::ack`].
-    pub fn fail(
-        &mut self,
-        id: JobId,
-        delay: Option<Duration>,
-        dead: bool,
-        reason: Option<&str>,
-    ) -> Result<AfterFailure, Error> {
-        match self.call(&Command::Fail { id, delay, dead, reason: reason.map(Into::into) })? {
+    pub fn fail(&mut self, id: JobId, failure: Failure) -> Result<AfterFailure, Error> {
+        let Failure { delay, dead, reason } = failure;
+        let reason = Some(reason).filter(|reason| !reason.is_empty()).map(Into::into);
+        match self.call(&Command::Fail { id, delay, dead, reason })? {
             Answer::RetryIn(wait) => Ok(AfterFailure::RetryIn(wait)),
             Answer::Dead => Ok(AfterFailure::Dead),
             _ => self.surprised(),
         }
     }
 
-    /// Hands a leased job back undone; it is ready again after `delay`. No attempt is charged.
+    /// Returns a leased job undone; it is ready again after `delay`. No attempt is charged.
     ///
     /// # Errors
     /// As for [`Client::ack`].
-    pub fn give_back(&mut self, id: JobId, delay: Duration) -> Result<(), Error> {
+    pub fn return_job(&mut self, id: JobId, delay: Duration) -> Result<(), Error> {
         self.done(&Command::Return { id, delay })
     }
 
@@ -239,21 +274,21 @@ impl Client {
         self.done(&Command::Touch { id, ttr })
     }
 
-    /// Looks at a job without leasing it.
+    /// Looks at a job without leasing it. The reason of its last failure is only in [`Client::list`].
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none; else see
     /// [`Client::call`].
-    pub fn peek(&mut self, id: JobId) -> Result<Found, Error> {
+    pub fn peek(&mut self, id: JobId) -> Result<Job, Error> {
         match self.call(&Command::Peek { id })? {
             Answer::Found(found) => Ok(*found),
             _ => self.surprised(),
         }
     }
 
-    /// Lists a queue's jobs, oldest first, each as the text of a JSON object: those in `state`, or all; at
-    /// most `limit` (the server gives at most 1000, or about 1 MiB); those behind the job `after`, or from
-    /// the first. Go on with `after` the last id until nothing comes.
+    /// Lists a queue's jobs, oldest first: those in `state`, or all; at most `limit` (the server gives at most
+    /// 1000, or about 1 MiB); those after the job `after`, or from the first. To get them all, repeat it with the
+    /// last id as `after` until nothing comes.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -263,8 +298,9 @@ impl Client {
         state: Option<JobState>,
         limit: u32,
         after: Option<JobId>,
-    ) -> Result<Vec<String>, Error> {
-        self.lines(&Command::List { queue: queue.clone(), state, limit, after })
+    ) -> Result<Vec<Job>, Error> {
+        let lines = self.lines(&Command::List { queue: queue.clone(), state, limit, after })?;
+        self.understood(lines.iter().map(|line| job_json::read(line.as_bytes())).collect())
     }
 
     /// Brings a dead job, or a queue's dead jobs, back to ready; says how many.
@@ -310,26 +346,32 @@ impl Client {
         self.done(&Command::Resume { queue: queue.clone() })
     }
 
-    /// The server's counters, or one queue's: names and values, in the server's order.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is no such queue; else
-    /// see [`Client::call`].
-    pub fn stats(&mut self, queue: Option<&QueueName>) -> Result<Vec<(String, String)>, Error> {
-        let lines = self.lines(&Command::Stats { queue: queue.cloned() })?;
-        let pair = |line: String| line.split_once(": ").map(|(name, value)| (name.into(), value.into()));
-        match lines.into_iter().map(pair).collect() {
-            Some(pairs) => Ok(pairs),
-            None => self.surprised(),
-        }
-    }
-
-    /// All queues, one line each: the name and counts as the server words them.
+    /// The server's counters.
     ///
     /// # Errors
     /// See [`Client::call`].
-    pub fn queues(&mut self) -> Result<Vec<String>, Error> {
-        self.lines(&Command::Queues)
+    pub fn stats(&mut self) -> Result<ServerStats, Error> {
+        let lines = self.lines(&Command::Stats { queue: None })?;
+        self.understood(figures::server_stats(&lines))
+    }
+
+    /// A queue's counters.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such queue; else see
+    /// [`Client::call`].
+    pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Error> {
+        let lines = self.lines(&Command::Stats { queue: Some(queue.clone()) })?;
+        self.understood(figures::queue_stats(&lines))
+    }
+
+    /// All queues that exist.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn queues(&mut self) -> Result<Vec<QueueSummary>, Error> {
+        let lines = self.lines(&Command::Queues)?;
+        self.understood(lines.iter().map(|line| figures::queue_summary(line)).collect())
     }
 
     /// Asks whether the server is there.
@@ -377,6 +419,10 @@ impl Client {
             Ok(texts) => Ok(texts),
             Err(_) => self.surprised(),
         }
+    }
+
+    fn understood<T>(&mut self, read: Option<T>) -> Result<T, Error> {
+        read.map_or_else(|| self.surprised(), Ok)
     }
 
     /// A reply of the protocol, but not one to the command that was sent: the two sides are out of step.

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Server, aside, until};
-use djqs::client::AfterFailure;
+use djqs::client::{AfterFailure, Failure};
 use djqs::protocol::native::Answer;
 use djqs::protocol::{Command as Request, Retry, Wait};
 use djqs::{Client, Code, Error, JobId, JobState, Key, Priority, QueueName, Submission};
@@ -49,7 +49,7 @@ fn each_command_has_its_method() {
     let lease = client.get(&[], AT_ONCE).unwrap().unwrap();
     assert_eq!((lease.id, lease.attempt, &*lease.body), (JobId(1), 1, b"a".as_slice()));
     client.touch(lease.id, Some(Duration::from_secs(5))).unwrap();
-    client.give_back(lease.id, Duration::ZERO).unwrap();
+    client.return_job(lease.id, Duration::ZERO).unwrap();
     assert_eq!(client.peek(lease.id).unwrap().counts.returns, 1);
     let lease = client.get(std::slice::from_ref(&queue), Wait::Forever).unwrap().unwrap();
     client.ack(lease.id).unwrap();
@@ -57,19 +57,24 @@ fn each_command_has_its_method() {
 
     let lease = client.get(&[], AT_ONCE).unwrap().unwrap();
     assert_eq!(&*lease.body, b"b\nc");
-    let later = client.fail(lease.id, Some(Duration::ZERO), false, Some("no disk")).unwrap();
+    let later = client.fail(lease.id, Failure::new("no disk").retry_in(Duration::ZERO)).unwrap();
     assert_eq!(later, AfterFailure::RetryIn(Duration::ZERO));
     let lease = client.get(&[], Wait::Forever).unwrap().unwrap();
-    assert_eq!(client.fail(lease.id, None, true, None).unwrap(), AfterFailure::Dead);
+    assert_eq!(client.fail(lease.id, Failure::new("").dead()).unwrap(), AfterFailure::Dead);
     let listed = client.list(&queue, Some(JobState::Dead), 10, None).unwrap();
-    assert!(listed.len() == 1 && listed[0].contains("\"reason\":\"no disk\""), "{listed:?}");
+    let [dead] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!((dead.id, dead.state, dead.counts.failures), (lease.id, JobState::Dead, 2));
+    assert_eq!((dead.reason.as_deref(), &dead.body[..]), (Some("no disk"), &b"b\nc"[..]));
     assert_eq!(client.retry(Retry::Job(lease.id)).unwrap(), 1);
 
     client.pause(&queue, None).unwrap();
     assert_eq!(client.get(&[], AT_ONCE).unwrap(), None);
-    assert!(client.stats(Some(&queue)).unwrap().contains(&("paused".into(), "yes".into())));
+    assert_eq!(client.queue_stats(&queue).unwrap().paused, Some(None));
+    let stats = client.stats().unwrap();
+    assert_eq!((stats.pid, stats.queues, stats.totals.acked), (server.child.id(), 1, 1));
     client.resume(&queue).unwrap();
-    assert_eq!(client.queues().unwrap().len(), 1);
+    let queues = client.queues().unwrap();
+    assert_eq!((queues.len(), &queues[0].name, queues[0].jobs.ready), (1, &queue, 1));
     assert_eq!(client.purge(&queue, Some(JobState::Ready)).unwrap(), 1);
     assert_eq!(refused(client.peek(lease.id)), Code::NotFound);
     assert!(matches!(client.call(&Request::Help), Ok(Answer::Lines(lines)) if lines.len() > 10));

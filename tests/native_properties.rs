@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use decoding::{Event, Outcome, decode, pieces};
 use djqs::job::{Counts, MAX_DURATION};
 use djqs::protocol::native::{
-    Answer, Found, format_duration, parse_duration, read_answer, write_command, write_reply,
+    Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
 use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, Reply, Retry, Wait};
 use djqs::stats::{QueueStats, ServerStats, StateCounts, Totals};
@@ -238,22 +238,9 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
     }
 }
 
-fn found(job: &Job) -> Found {
-    Found {
-        id: job.id,
-        queue: job.queue.clone(),
-        state: job.state,
-        priority: job.priority,
-        ttr: job.ttr,
-        attempts: job.attempts,
-        backoff: job.backoff,
-        key: job.key.clone(),
-        created: job.created,
-        attempt: job.attempt(),
-        counts: job.counts,
-        remaining: job.remaining,
-        body: Arc::clone(&job.body),
-    }
+/// A job as PEEK shows it: the reason of its last failure is only in LIST.
+fn found(job: &Job) -> Job {
+    Job { reason: None, ..job.clone() }
 }
 
 fn check_lines(reply: &Reply, lines: &[Vec<u8>]) {

@@ -6,9 +6,8 @@ use std::borrow::Cow;
 use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use crate::job::Key;
-use crate::protocol::native::job_json::{body_member, millis, seconds_since_1970};
-use crate::protocol::native::{Answer, Found};
+use crate::protocol::native::Answer;
+use crate::protocol::native::job_json::{body_member, members, millis};
 
 /// Writes a reply, and the line that its command begins on, as an object on one line.
 ///
@@ -44,7 +43,7 @@ impl Serialize for Reply<'_> {
                 map.serialize_entry("ttr_ms", &millis(lease.ttr))?;
                 body_member(&mut map, &lease.body)?;
             }
-            Answer::Found(job) => found(&mut map, job)?,
+            Answer::Found(job) => members(&mut map, job)?,
             Answer::Empty | Answer::Done | Answer::Pong => {}
             Answer::RetryIn(wait) => map.serialize_entry("retry_ms", &millis(*wait))?,
             Answer::Dead => map.serialize_entry("dead", &true)?,
@@ -73,28 +72,6 @@ fn first_word(answer: &Answer) -> &'static str {
         Answer::Pong => "PONG",
         Answer::Refused(_) => "ERR",
     }
-}
-
-fn found<M: SerializeMap>(map: &mut M, job: &Found) -> Result<(), M::Error> {
-    map.serialize_entry("id", &job.id.0)?;
-    map.serialize_entry("queue", job.queue.as_str())?;
-    map.serialize_entry("state", job.state.as_str())?;
-    map.serialize_entry("priority", &job.priority.0)?;
-    map.serialize_entry("ttr_ms", &millis(job.ttr))?;
-    map.serialize_entry("attempts", &job.attempts)?;
-    map.serialize_entry("backoff_ms", &millis(job.backoff))?;
-    if let Some(key) = job.key.as_ref().map(Key::as_str) {
-        map.serialize_entry("key", key)?;
-    }
-    map.serialize_entry("created", &seconds_since_1970(job.created))?;
-    if let Some(remaining) = job.remaining {
-        map.serialize_entry("remaining_ms", &millis(remaining))?;
-    }
-    map.serialize_entry("attempt", &job.attempt)?;
-    map.serialize_entry("failures", &job.counts.failures)?;
-    map.serialize_entry("crashes", &job.counts.crashes)?;
-    map.serialize_entry("returns", &job.counts.returns)?;
-    body_member(map, &job.body)
 }
 
 /// One line of a reply of several: those of LIST are objects already, all others are text.

@@ -20,7 +20,7 @@ mod text;
 mod verbs;
 
 pub use duration::{BadDuration, format_duration, parse_duration};
-pub use reply::{Answer, BadAnswer, Found, read_answer, write_reply};
+pub use reply::{Answer, BadAnswer, read_answer, write_reply};
 pub use request::{BadText, body_behind, write_text};
 pub use text::QUOTED_BYTES_MAX;
 pub use verbs::write_command;

@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use djqs::protocol::native::{Answer, Found};
+use djqs::protocol::native::Answer;
 use djqs::protocol::{Command, Retry};
-use djqs::{Code, JobId, JobState, Key, Lease, QueueName, Refusal, Submission};
+use djqs::{Code, Job, JobId, JobState, Key, Lease, QueueName, Refusal, Submission};
 
 use crate::fate::{
     Entry, Event, Outcome, Pause, Pausing, Place, SLACK_MS, Status, When, possible, possible_pauses,
@@ -678,7 +678,7 @@ impl History {
         }
     }
 
-    fn peeked(&mut self, sent: When, id: JobId, found: &Found) {
+    fn peeked(&mut self, sent: When, id: JobId, found: &Job) {
         let Some(tag) = self.ids.get(&id).copied().filter(|tag| self.jobs.contains_key(tag)) else {
             return self.complain(format!("job {id} was shown, which is none"));
         };

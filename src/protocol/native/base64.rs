@@ -16,6 +16,21 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that [`encode`] made this text of; `None` if there are none.
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in text.as_bytes().chunks(4) {
+        let digits = chunk.iter().position(|byte| *byte == b'=').unwrap_or(chunk.len());
+        let mut bits = 0_u32;
+        for digit in &chunk[..digits] {
+            bits = bits << 6 | ALPHABET.iter().position(|known| known == digit)? as u32;
+        }
+        bits <<= 6 * (4 - digits);
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..digits.max(1)]);
+    }
+    (encode(&bytes) == text).then_some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use base64::prelude::{BASE64_STANDARD, Engine};
@@ -25,8 +40,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_encoded_as_others_encode_them(bytes: Vec<u8>) {
-            prop_assert_eq!(encode(&bytes), BASE64_STANDARD.encode(&bytes));
+        fn any_bytes_are_encoded_as_others_encode_them_and_decoded(bytes: Vec<u8>) {
+            let text = encode(&bytes);
+            prop_assert_eq!(&text, &BASE64_STANDARD.encode(&bytes));
+            prop_assert_eq!(decode(&text), Some(bytes));
+        }
+
+        #[test]
+        fn text_is_decoded_where_others_decode_it(text in "[AQgw/+=]{0,9}|.{0,9}") {
+            prop_assert_eq!(decode(&text), BASE64_STANDARD.decode(&text).ok());
         }
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_core::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
 
 use super::base64;
-use crate::job::{Job, Key};
+use crate::job::{Counts, Job, JobId, JobState, Key, Priority, QueueName};
 
 /// Writes a job as one object.
 pub(super) fn write(job: &Job, out: &mut Vec<u8>) {
@@ -17,32 +18,69 @@ struct Listed<'a>(&'a Job);
 
 impl Serialize for Listed<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let job = self.0;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("id", &job.id.0)?;
-        map.serialize_entry("queue", job.queue.as_str())?;
-        map.serialize_entry("state", job.state.as_str())?;
-        map.serialize_entry("priority", &job.priority.0)?;
-        map.serialize_entry("ttr_ms", &millis(job.ttr))?;
-        map.serialize_entry("attempts", &job.attempts)?;
-        map.serialize_entry("backoff_ms", &millis(job.backoff))?;
-        if let Some(key) = job.key.as_ref().map(Key::as_str) {
-            map.serialize_entry("key", key)?;
-        }
-        map.serialize_entry("created", &seconds_since_1970(job.created))?;
-        if let Some(remaining) = job.remaining {
-            map.serialize_entry("remaining_ms", &millis(remaining))?;
-        }
-        map.serialize_entry("attempt", &job.attempt())?;
-        map.serialize_entry("failures", &job.counts.failures)?;
-        map.serialize_entry("crashes", &job.counts.crashes)?;
-        map.serialize_entry("returns", &job.counts.returns)?;
-        if let Some(reason) = job.reason.as_deref() {
-            map.serialize_entry("reason", reason)?;
-        }
-        body_member(&mut map, &job.body)?;
+        members(&mut map, self.0)?;
         map.end()
     }
+}
+
+/// Writes the members of a job's object.
+pub(crate) fn members<M: SerializeMap>(map: &mut M, job: &Job) -> Result<(), M::Error> {
+    map.serialize_entry("id", &job.id.0)?;
+    map.serialize_entry("queue", job.queue.as_str())?;
+    map.serialize_entry("state", job.state.as_str())?;
+    map.serialize_entry("priority", &job.priority.0)?;
+    map.serialize_entry("ttr_ms", &millis(job.ttr))?;
+    map.serialize_entry("attempts", &job.attempts)?;
+    map.serialize_entry("backoff_ms", &millis(job.backoff))?;
+    if let Some(key) = job.key.as_ref().map(Key::as_str) {
+        map.serialize_entry("key", key)?;
+    }
+    map.serialize_entry("created", &seconds_since_1970(job.created))?;
+    if let Some(remaining) = job.remaining {
+        map.serialize_entry("remaining_ms", &millis(remaining))?;
+    }
+    map.serialize_entry("attempt", &job.attempt())?;
+    map.serialize_entry("failures", &job.counts.failures)?;
+    map.serialize_entry("crashes", &job.counts.crashes)?;
+    map.serialize_entry("returns", &job.counts.returns)?;
+    if let Some(reason) = job.reason.as_deref() {
+        map.serialize_entry("reason", reason)?;
+    }
+    body_member(map, &job.body)
+}
+
+/// Reads a job's object; `None` if it is none. Unknown members are ignored: they are how the protocol grows.
+pub(crate) fn read(json: &[u8]) -> Option<Job> {
+    let object: Value = serde_json::from_slice(json).ok()?;
+    let text = |name| object.get(name).and_then(Value::as_str);
+    let number = |name| object.get(name).and_then(Value::as_u64);
+    let number_u32 = |name| number(name).and_then(|number| u32::try_from(number).ok());
+    let time = |name| number(name).map(Duration::from_millis);
+    let body = match (text("body"), text("body_base64")) {
+        (Some(text), None) => Arc::from(text.as_bytes()),
+        (None, Some(base64)) => base64::decode(base64)?.into(),
+        _ => return None,
+    };
+    Some(Job {
+        id: JobId(number("id")?),
+        queue: QueueName::new(text("queue")?).ok()?,
+        state: JobState::from_name(text("state")?)?,
+        priority: Priority(number_u32("priority")?),
+        ttr: time("ttr_ms")?,
+        attempts: number_u32("attempts")?,
+        backoff: time("backoff_ms")?,
+        key: text("key").map(Key::new).transpose().ok()?,
+        created: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(number("created")?))?,
+        remaining: time("remaining_ms"),
+        counts: Counts {
+            failures: number_u32("failures")?,
+            crashes: number_u32("crashes")?,
+            returns: number_u32("returns")?,
+        },
+        reason: text("reason").map(Into::into),
+        body,
+    })
 }
 
 /// The body as text, or in base64 if it is not UTF-8.
@@ -61,4 +99,47 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// A time as JSON and the lines of text show it.
 pub(crate) fn seconds_since_1970(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_is_read_as_it_was_written() {
+        let full = Job {
+            id: JobId(u64::MAX),
+            queue: QueueName::new("mail").unwrap(),
+            state: JobState::Delayed,
+            priority: Priority(u32::MAX),
+            ttr: Duration::from_millis(1),
+            attempts: 3,
+            backoff: Duration::from_millis(1500),
+            key: Some(Key::new("order:\"9\"").unwrap()),
+            created: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            remaining: Some(Duration::from_secs(5)),
+            counts: Counts { failures: 1, crashes: 2, returns: 3 },
+            reason: Some("line\nend".into()),
+            body: Arc::from(&b"\"text\"\n"[..]),
+        };
+        let bare =
+            Job { key: None, remaining: None, reason: None, body: Arc::from(&b"\xff\0"[..]), ..full.clone() };
+        for job in [full, bare] {
+            let mut json = Vec::new();
+            write(&job, &mut json);
+            assert_eq!(read(&json), Some(job));
+        }
+    }
+
+    #[test]
+    fn object_that_lacks_a_member_is_no_job() {
+        let json = concat!(
+            r#"{"id":1,"queue":"q","state":"ready","priority":1,"ttr_ms":1,"attempts":1,"backoff_ms":1,"#,
+            r#""created":1,"failures":0,"crashes":0,"returns":0,"body":"b","new":[]}"#,
+        )
+        .as_bytes();
+        assert!(read(json).is_some());
+        assert_eq!(read(br#"{"id":1}"#), None);
+        assert_eq!(read(&json[..json.len() - 1]), None);
+    }
 }

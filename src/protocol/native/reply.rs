@@ -33,7 +33,7 @@ pub enum Answer {
     /// `JOB 7 queue=mail attempt=1 ttr=1m: body`: a job to work on.
     Leased(Lease),
     /// `JOB 7 queue=mail state=ready …: body`: the job that was asked for.
-    Found(Box<Found>),
+    Found(Box<Job>),
     /// `EMPTY`: no job came in time.
     Empty,
     /// `OK`: done.
@@ -51,37 +51,6 @@ pub enum Answer {
     /// `ERR code text`: the command was refused. A code that this version does not know becomes
     /// [`Code::Internal`], with the code before the text.
     Refused(Refusal),
-}
-
-/// A job as PEEK shows it. The reason of its last failure is only in LIST.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The job's id.
-    pub id: JobId,
-    /// Its queue.
-    pub queue: QueueName,
-    /// Its state.
-    pub state: JobState,
-    /// Its priority now.
-    pub priority: Priority,
-    /// How long each lease of it lasts.
-    pub ttr: Duration,
-    /// Its limit of attempts; 0 for none.
-    pub attempts: u32,
-    /// Its wait after the first failure.
-    pub backoff: Duration,
-    /// Its unique key.
-    pub key: Option<Key>,
-    /// When it was submitted, to the second.
-    pub created: SystemTime,
-    /// The number of the attempt that runs, or of the next one.
-    pub attempt: u32,
-    /// How its past attempts ended.
-    pub counts: Counts,
-    /// The time that is left of its delay or its lease.
-    pub remaining: Option<Duration>,
-    /// The work.
-    pub body: Arc<[u8]>,
 }
 
 /// Why bytes are no reply of this protocol. Its text says what was expected, and quotes the line, escaped.
@@ -397,7 +366,7 @@ impl JobFields {
             return Some(Answer::Leased(Lease { id, queue, attempt, ttr, body }));
         };
         let counts = Counts { failures: self.failures?, crashes: self.crashes?, returns: self.returns? };
-        Some(Answer::Found(Box::new(Found {
+        Some(Answer::Found(Box::new(Job {
             id,
             queue,
             state,
@@ -407,9 +376,9 @@ impl JobFields {
             backoff: self.backoff?,
             key: self.key,
             created: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.created?))?,
-            attempt,
-            counts,
             remaining: self.remaining,
+            counts,
+            reason: None,
             body,
         })))
     }
