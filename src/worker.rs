@@ -1,13 +1,13 @@
-//! Fetches jobs, has them run, keeps their leases and stops well.
+//! Fetches jobs, runs them, renews their leases, and stops gracefully.
 //!
-//! A [`Worker`] speaks the wire like anybody else's program. It does up to so many jobs at a time, each in a
-//! *slot* with a connection of its own; a crossbeam channel feeds the jobs to as many runners, the threads in
-//! which handlers run. While a handler runs, its slot renews the lease at every third of the job's time to run,
-//! so that a handler may take as long as it likes; if the lease is lost all the same, the run is cancelled.
+//! A [`Worker`] uses the protocol like any other program. It runs several jobs at a time, each in a *slot*
+//! with its own connection. A crossbeam channel feeds the jobs to as many runners, the threads in which
+//! handlers run. While a handler runs, its slot renews the lease at every third of the job's time to run, so
+//! a handler may take any time. If the lease is lost nevertheless, the run is cancelled.
 //!
-//! What runs a job is a closure: one for each task name ([`Worker::on`]), and one for all others
-//! ([`Worker::otherwise`]). [`Program`] runs a program for each job, [`demonstrate`] only pretends to work.
-//! A handler that panics has failed; the worker goes on.
+//! A closure handles a job: one for each task name ([`Worker::on`]), and one for all others
+//! ([`Worker::otherwise`]). [`Program`] runs a program for each job, [`demonstrate`] only pretends to work. A
+//! handler that panics has failed; the worker continues.
 //!
 //! ```no_run
 //! use djqs::worker::{Outcome, Worker};
@@ -85,13 +85,13 @@ pub struct Worker {
 pub struct Summary {
     /// Done and gone.
     pub done: u64,
-    /// Failed, to be tried again.
+    /// Failed; they will be tried again.
     pub failed: u64,
     /// Failed for good.
     pub dead: u64,
-    /// Handed back, no attempt charged.
+    /// Returned; no attempt was charged.
     pub returned: u64,
-    /// The lease was lost, or the report of the end found no answer: somebody else has the job, or will.
+    /// The lease was lost, or the report got no reply: another worker has the job, or will get it.
     pub lost: u64,
 }
 
@@ -102,15 +102,15 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Why a worker ended without having been told to.
+/// Why a worker ended by itself.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// A handler said [`Outcome::Unfit`]: this worker can't do such jobs.
     Unfit {
-        /// Why, as the handler put it.
+        /// The handler's reason.
         reason: String,
-        /// What the program should exit with, as the handler has it.
+        /// The exit code for the program, from the handler.
         exit_code: u8,
     },
     /// The server's address is not one.
@@ -120,11 +120,11 @@ pub enum WorkerError {
         /// Why it is not an address.
         source: BadAddress,
     },
-    /// The server refuses to understand this worker's GET, as it would for ever.
+    /// The server refuses this worker's GET, and would refuse it again.
     Refused(Refusal),
     /// A thread could not be started.
     Thread(io::Error),
-    /// A thread of the worker's own ended early: a mistake in this library.
+    /// One of the worker's threads ended early: a fault in this library.
     Internal,
 }
 
@@ -169,41 +169,41 @@ impl Worker {
         }
     }
 
-    /// Works for these queues: the most urgent job of all of them first. None is the same as `default`.
+    /// Takes jobs from these queues, the most urgent job of all of them first. Default: `default`.
     pub fn queues(mut self, queues: impl IntoIterator<Item = QueueName>) -> Worker {
         self.queues = queues.into_iter().collect();
         self
     }
 
-    /// Does up to so many jobs at a time; 0 counts as 1. Default 1.
+    /// Runs up to this many jobs at a time; 0 counts as 1. Default 1.
     pub fn concurrency(mut self, jobs: usize) -> Worker {
         self.concurrency = jobs.max(1);
         self
     }
 
-    /// How long what runs may go on after [`Control::stop`]. Default 25 s.
+    /// How long running jobs may take to finish after [`Control::stop`]. Default 25 s.
     pub fn grace(mut self, grace: Duration) -> Worker {
         self.grace = grace;
         self
     }
 
-    /// Stops after so many jobs, however they end. Default: never.
+    /// Stops after this many jobs, however they end. Default: never.
     pub fn stop_after(mut self, jobs: u64) -> Worker {
         self.jobs = Some(jobs);
         self
     }
 
-    /// Stops when the queues have no job ready and none of this worker's own runs. Delayed jobs, such as those
-    /// that wait for their next attempt, are not waited for.
+    /// Stops when the queues have no job ready and none of this worker's jobs runs. It does not wait for
+    /// delayed jobs, such as those that wait for their next attempt.
     pub fn drain(mut self) -> Worker {
         self.drain = true;
         self
     }
 
-    /// Has a closure do the jobs with this task name: the body's part before its first `: `.
+    /// Lets a closure handle the jobs with this task name: the part of the body before its first `: `.
     ///
-    /// The closure returns an [`Outcome`], `()` or a `Result<(), E>`. It is called by up to as many threads at
-    /// once as there are jobs at a time. A second closure for a name takes the first one's place.
+    /// The closure returns an [`Outcome`], `()` or a `Result<(), E>`. As many threads may call it at once as
+    /// jobs run at a time. A second closure for a name replaces the first.
     pub fn on<R: Into<Outcome>>(
         mut self,
         task: &str,
@@ -213,7 +213,7 @@ impl Worker {
         self
     }
 
-    /// Has a closure do all jobs that no other is there for. Without one, such jobs fail.
+    /// Lets a closure handle all other jobs. Without one, such jobs fail.
     pub fn otherwise<R: Into<Outcome>>(
         mut self,
         handler: impl Fn(&WorkerJob) -> R + Send + Sync + 'static,
@@ -227,16 +227,17 @@ impl Worker {
         self.control.clone()
     }
 
-    /// Works until it is told to stop, or has done what it was set up to do. Blocks.
+    /// Works until it is stopped, or until its limits are reached. Blocks.
     ///
-    /// While the server is away it tries to connect again, with growing waits of up to 5 s; it says so once in
-    /// the log, and once when the server is back. Each job has a log line as it starts and one as it ends.
+    /// While the server can't be reached, it tries to connect again, with growing waits of up to 5 s. It logs
+    /// this once, and once when the server is back. Each job has a log line when it starts and one when it
+    /// ends.
     ///
-    /// A handler that does not return when its job is [cancelled](WorkerJob::cancelled) is left behind in its
-    /// thread a few seconds after the grace is over; its job is handed back, so the program should exit then.
+    /// A handler that does not return when its job is [cancelled](WorkerJob::cancelled) is abandoned in its
+    /// thread a few seconds after the grace period. Its job is returned, so the program should exit then.
     ///
     /// # Errors
-    /// Those of [`WorkerError`]; jobs that ran have been reported or handed back all the same.
+    /// [`WorkerError`]; running jobs have been reported or returned before.
     pub fn run(self) -> Result<Summary, WorkerError> {
         let slots =
             usize::try_from(self.jobs.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(self.concurrency);
@@ -281,7 +282,7 @@ struct Threads {
     runners: Vec<thread::JoinHandle<()>>,
 }
 
-/// Starts the runners and the slots; if one can't be started the others are told to stop.
+/// Starts the runners and the slots; if one can't be started, stops the others.
 fn start(shared: &Arc<Shared>, slots: usize, runs: &Sender<Run>, to_run: &Receiver<Run>) -> Threads {
     let mut threads = Threads::default();
     let mut start_all = || -> io::Result<()> {
@@ -315,9 +316,9 @@ struct Shared {
     presence: Presence,
     turns: Turns,
     summary: Mutex<Summary>,
-    /// The first thing that ended the worker against its will.
+    /// The first error that ended the worker.
     failure: Mutex<Option<WorkerError>>,
-    /// Whether a runner is still in a handler that does not end.
+    /// Whether a handler does not end.
     left_behind: AtomicBool,
 }
 
@@ -330,7 +331,7 @@ impl Shared {
     fn run_all(&self, to_run: &Receiver<Run>) {
         for run in to_run {
             let outcome = self.handlers.run(&run.job);
-            // Nobody listens any more where the run was left behind.
+            // If the run was abandoned, nobody receives it.
             let _ = run.done.send(outcome);
         }
     }
@@ -339,7 +340,7 @@ impl Shared {
         self.fail(WorkerError::Unfit { reason: reason.to_owned(), exit_code });
     }
 
-    /// Ends the worker; the first reason stands.
+    /// Ends the worker; keeps the first error.
     fn fail(&self, failure: WorkerError) {
         {
             let mut first = self.failure.lock();
@@ -355,14 +356,14 @@ impl Shared {
         self.left_behind.store(true, Ordering::SeqCst);
     }
 
-    /// What a slot's thread does. The others would wait for ever for one that panicked.
+    /// What a slot's thread does. If it panics, the worker ends, so that the other slots don't wait for ever.
     fn serve(&self, slot: Slot) {
         if catch_unwind(AssertUnwindSafe(|| slot.serve())).is_err() {
             self.fail(WorkerError::Internal);
         }
     }
 
-    /// Waits for the slots, and for the runners that still can be waited for. None of them panics.
+    /// Waits for the slots, and for the runners whose handlers end. None of them panics.
     fn wait_for(&self, threads: Threads) {
         threads.slots.into_iter().for_each(|slot| drop(slot.join()));
         if !self.left_behind.load(Ordering::SeqCst) {

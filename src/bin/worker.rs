@@ -1,5 +1,5 @@
-//! The worker: a program for each job, or only the demonstration of one. Flags, signals, the log, then one call
-//! into the library.
+//! The worker program: runs a command for each job, or the demonstration. Flags, signals, the log, then one
+//! call into the library.
 
 use std::ffi::{OsString, c_int};
 use std::fs;
@@ -25,13 +25,13 @@ use signal_hook::iterator::Signals;
 #[path = "common/rules.rs"]
 mod rules;
 
-/// The exit code of a failure that is neither the user's nor the command's.
+/// The exit code for a failure that is neither the user's nor the command's.
 const EXIT_FAILURE: u8 = 1;
 
 /// Takes jobs from a DJQS server and runs a program for each.
 ///
-/// Without a command it is a demonstration: it prints each job that it works on and sleeps for as long as the job
-/// says (`5s_delay`, `250ms_delay`).
+/// Without a command it is a demonstration: it prints each job and sleeps for as long as the job says
+/// (`5s_delay`, `250ms_delay`).
 #[derive(Parser, Debug)]
 #[command(name = "worker", version, args_override_self = true, after_help = HELP, override_usage = "worker [OPTIONS] [-- CMD ARG...]")]
 struct Flags {
@@ -39,7 +39,7 @@ struct Flags {
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:11300", env = "DJQS_SERVER")]
     server: Address,
 
-    /// The queues to work for; the most urgent job of all of them goes first
+    /// The queues to take jobs from; the most urgent job of all of them comes first
     #[arg(
         short,
         long,
@@ -50,12 +50,12 @@ struct Flags {
     )]
     queues: Vec<QueueName>,
 
-    /// How many jobs to do at a time
+    /// How many jobs to run at a time
     #[arg(short, long, value_name = "N", default_value_t = 1, env = "DJQS_WORKER_CONCURRENCY",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
 
-    /// Stop after so many jobs, however they end
+    /// Stop after this many jobs, however they end
     #[arg(short = 'n', long, value_name = "N", env = "DJQS_WORKER_JOBS",
           value_parser = clap::value_parser!(u64).range(1..))]
     jobs: Option<u64>,
@@ -64,15 +64,16 @@ struct Flags {
     #[arg(long, env = "DJQS_WORKER_ONCE", value_parser = BoolishValueParser::new())]
     once: bool,
 
-    /// Stop when the queues are empty. Jobs that wait for their time, as for their next attempt, don't count
+    /// Stop when the queues have no ready job. Delayed jobs, such as those that wait for their next attempt,
+    /// don't count
     #[arg(long, env = "DJQS_WORKER_DRAIN", value_parser = BoolishValueParser::new())]
     drain: bool,
 
-    /// How long what runs may go on after the first TERM or INT
+    /// How long running jobs may take to finish after the first TERM or INT
     #[arg(long, value_name = "TIME", default_value = "25s", env = "DJQS_WORKER_GRACE", value_parser = parse_duration)]
     grace: Duration,
 
-    /// How long a command may run; then it gets TERM, and its job has failed
+    /// How long a command may run; then it gets TERM, and its job fails
     #[arg(long, value_name = "TIME", env = "DJQS_WORKER_TIMEOUT", value_parser = positive_duration)]
     timeout: Option<Duration>,
 
@@ -81,7 +82,7 @@ struct Flags {
           value_parser = parse_duration)]
     kill_after: Duration,
 
-    /// The form of the log, on stderr; RUST_LOG=warn or debug says how much of it
+    /// The format of the log, on stderr; RUST_LOG=warn or debug sets its level
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text, env = "DJQS_WORKER_LOG")]
     log: LogForm,
 
@@ -97,7 +98,7 @@ const RULES: Rules =
 enum LogForm {
     /// Lines for people
     Text,
-    /// One JSON object a line; so is each line that a command writes to its stderr
+    /// One JSON object a line, also for each line that a command writes to stderr
     Json,
 }
 
@@ -161,7 +162,7 @@ fn main() -> ExitCode {
     start_log(flags.log);
     match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
-        // The log has told these.
+        // The log has these already.
         Err(Failure::Worker(WorkerError::Unfit { exit_code, .. })) => ExitCode::from(exit_code),
         Err(Failure::Worker(_)) => ExitCode::from(EXIT_FAILURE),
         Err(Failure::Signals(error)) => {
@@ -204,7 +205,7 @@ fn run(flags: Flags) -> Result<(), Failure> {
     worker.run().map(|_| ()).map_err(Failure::Worker)
 }
 
-/// Starts the thread that carries out signals.
+/// Starts the thread that handles signals.
 fn obey_signals(control: Control) -> io::Result<()> {
     let from_terminals = [SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
     let others = [SIGTERM, SIGINT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2];
@@ -216,7 +217,7 @@ fn obey_signals(control: Control) -> io::Result<()> {
                 SIGTSTP | SIGUSR1 => control.pause(),
                 SIGCONT | SIGUSR2 => control.resume(),
                 SIGQUIT => control.stop_at_once(),
-                // A terminal's end is told by its shell and by the system: that is no second wish.
+                // When a terminal closes, shell and system both send HUP: the second is not a second request.
                 SIGHUP if told_to_stop => {}
                 _ if told_to_stop => control.stop_at_once(),
                 _ => {
@@ -229,7 +230,8 @@ fn obey_signals(control: Control) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the process was started with the signal ignored, as nohup(1) does with HUP (proc(5)). Then it stays so.
+/// Whether the process was started with the signal ignored, as nohup(1) does with HUP (proc(5)). Then it
+/// stays ignored.
 fn is_ignored(signal: c_int) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -237,7 +239,7 @@ fn is_ignored(signal: c_int) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-/// A shell reads its `-c` argument as a program: what a job puts there, it runs.
+/// A shell reads its `-c` argument as a program, so a job could run anything there.
 fn warn_of_shell(program: &OsString, arguments: &[OsString]) {
     let name = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_shell = ["sh", "ash", "bash", "dash", "ksh", "zsh", "fish"].contains(&name);
@@ -289,7 +291,7 @@ impl JsonFields {
 impl<'kvs> kv::VisitSource<'kvs> for JsonFields {
     fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
         match (value.to_u64(), value.to_f64(), value.to_string()) {
-            // An empty text is a field that does not apply.
+            // An empty text means that the field does not apply.
             (_, _, text) if text.is_empty() => {}
             (Some(number), _, _) => self.push(key.as_str(), number),
             (_, Some(number), _) => self.push(key.as_str(), number),

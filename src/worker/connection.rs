@@ -1,7 +1,7 @@
 //! One connection to the server: commands are written here, a thread of its own reads the answers.
 //!
-//! That thread also resolves the name and connects, so that nothing here blocks for longer than a write: whoever
-//! owns a [`Connection`] waits for its events and for others at the same time.
+//! That thread also resolves the name and connects, so that nothing here blocks for longer than a write:
+//! whoever owns a [`Connection`] waits for its events and for others at the same time.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,7 +17,8 @@ use crate::error::Error;
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, write_command};
 
-/// How long the server's machine may be silent about what was sent to it before the connection counts as broken.
+/// How long the server's machine may be silent about what was sent to it before the connection counts as
+/// broken.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How much one read takes at first, in bytes.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, Moment};
 
-/// Steers a worker from another thread; clones steer the same worker. No call waits for its effect.
+/// Controls a worker from another thread. Clones control the same worker. No call waits for its effect.
 #[derive(Clone, Debug)]
 pub struct Control {
     inner: Arc<Inner>,
@@ -18,23 +18,23 @@ pub struct Control {
 struct Inner {
     clock: Clock,
     phase: Mutex<Phase>,
-    /// One for each slot. A token says "look at the phase again"; one that waits already says enough.
+    /// One for each slot. A token means "look at the phase again"; one waiting token is enough.
     wakers: Mutex<Vec<Sender<()>>>,
 }
 
-/// What the slots are to do.
+/// What the slots should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Fetch and work.
     Fetch,
-    /// Finish what runs, fetch nothing.
+    /// Finish running jobs, fetch nothing.
     Pause,
-    /// Finish what runs, for as long as the grace lasts, then end.
+    /// Finish running jobs within the grace period, then end.
     Finish {
-        /// When the grace began.
+        /// When the grace period began.
         since: Moment,
     },
-    /// End what runs, then end.
+    /// Cancel running jobs, then end.
     AtOnce,
 }
 
@@ -44,8 +44,9 @@ impl Control {
         Control { inner: Arc::new(inner) }
     }
 
-    /// Fetches nothing more, lets what runs finish for as long as the worker's grace lasts, ends what still runs
-    /// then and hands those jobs back without an attempt charged. Without effect on a worker that stops already.
+    /// Fetches nothing more and lets running jobs finish within the worker's grace period. Then cancels those
+    /// that still run and returns them, without charging an attempt. Does nothing if the worker is already
+    /// stopping.
     pub fn stop(&self) {
         let since = self.inner.clock.now().mono;
         self.change(|phase| match phase {
@@ -54,23 +55,23 @@ impl Control {
         });
     }
 
-    /// Fetches nothing more, ends at once what runs and hands those jobs back without an attempt charged.
+    /// Fetches nothing more, cancels running jobs now, and returns them without charging an attempt.
     pub fn stop_at_once(&self) {
         self.change(|_| Phase::AtOnce);
     }
 
-    /// Lets what runs finish and fetches nothing more until [`Control::resume`]. Without effect on a worker that
-    /// stops.
+    /// Lets running jobs finish, and fetches nothing more until [`Control::resume`]. Does nothing if the
+    /// worker is stopping.
     pub fn pause(&self) {
         self.change(|phase| if phase == Phase::Fetch { Phase::Pause } else { phase });
     }
 
-    /// Fetches again after [`Control::pause`]. Without effect on a worker that is not paused.
+    /// Fetches again after [`Control::pause`]. Does nothing if the worker is not paused.
     pub fn resume(&self) {
         self.change(|phase| if phase == Phase::Pause { Phase::Fetch } else { phase });
     }
 
-    /// Whether the worker has been told to stop, or stops by itself.
+    /// Whether the worker is stopping, by a call or by itself.
     pub fn is_stopping(&self) -> bool {
         matches!(self.phase(), Phase::Finish { .. } | Phase::AtOnce)
     }
@@ -88,7 +89,7 @@ impl Control {
 
     pub(super) fn wake_all(&self) {
         for waker in self.inner.wakers.lock().iter() {
-            // Full: it has not looked since the last one. Gone: its slot has ended.
+            // Full: it has not looked since the last token. Disconnected: its slot has ended.
             let _ = waker.try_send(());
         }
     }

@@ -1,4 +1,4 @@
-//! Work that is only pretended: it takes as long as the task says.
+//! Simulated work: it sleeps for as long as the task says.
 
 use std::io::{self, Write};
 use std::thread;
@@ -9,14 +9,14 @@ use super::outcome::Outcome;
 use super::printable::printable;
 use crate::protocol::native::parse_duration;
 
-/// The longest sleep before looking whether the work has lost its point.
+/// The longest sleep between two looks at whether the job is cancelled.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Prints what it works on, sleeps as long as the task says and prints that it is done.
+/// Prints what it works on, sleeps for as long as the task says, and prints that it is done.
 ///
-/// How long that is says the last word of the body that is a duration with `_delay` behind it, as in
-/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`; without one it takes no time. A job whose work loses its point
-/// meanwhile is handed back.
+/// The time is the last word of the body that is a duration with `_delay` behind it, as in
+/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`. Without one it takes no time. A job that is cancelled
+/// meanwhile is returned.
 pub fn demonstrate(job: &WorkerJob) -> Outcome {
     say(&format!("working on {} {}", job.id(), printable(job.body())));
     let mut left = delay(job.body());
@@ -33,7 +33,7 @@ pub fn demonstrate(job: &WorkerJob) -> Outcome {
     Outcome::Done
 }
 
-/// A worker whose output nobody reads any more works on.
+/// A worker continues if nobody reads its output.
 fn say(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Which closure does which job: one for each task name, and one for all others.
+//! Which closure handles which job: one for each task name, and one for all others.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -34,13 +34,13 @@ impl Handlers {
         self.otherwise = Some(boxed(handler));
     }
 
-    /// Runs the job's closure; one that panics has failed, and that is all that its panic does.
+    /// Runs the job's closure. A closure that panics has failed; its panic goes no further.
     pub(super) fn run(&self, job: &WorkerJob) -> Outcome {
         let task = job.split().0;
         let Some(handler) = self.by_task.get(task).or(self.otherwise.as_ref()) else {
             return Outcome::retry(format_args!("this worker has no handler for {}", printable(task)));
         };
-        // Unwind safe: a handler that breaks its own shared state meets it again itself; ours is not touched.
+        // Unwind safe: a panic can only break the handler's own state, not the worker's.
         catch_unwind(AssertUnwindSafe(|| handler(job)))
             .unwrap_or_else(|panic| Outcome::retry(format_args!("panicked: {}", text_of(&*panic))))
     }

@@ -1,8 +1,7 @@
-//! One lease: kept while the job's handler runs, and reported when it has ended.
+//! One lease: renewed while the job's handler runs, and ended with a report.
 //!
-//! A lease is lost when the server says so, when the connection breaks, or when it was not renewed in time as far
-//! as this side can tell. From then on somebody else may have the job: the run is ended at once and nothing is
-//! reported of it.
+//! A lease is lost when the server says so, when the connection breaks, or when no renewal was confirmed in
+//! time. From then on another worker may have the job: the run is cancelled at once, and nothing is reported.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,26 +21,26 @@ use crate::job::{Lease, MAX_DURATION, MAX_REASON_BYTES};
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, format_duration};
 
-/// How long the answer to a report is waited for.
+/// How long to wait for the reply to a report.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a handler may take to end after the grace is over; a program gets KILL before, see
+/// How long a handler may take to end after the grace period; a program gets KILL before, see
 /// [`super::process::STOP_KILL_AFTER_MAX`].
 const GENTLE_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long anything may take once the worker has to stop at once.
 const AT_ONCE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The longest part of a task's name that is logged.
+/// How much of a task's name is logged.
 const TASK_SHOWN_MAX: usize = 80;
 
-/// A job on its way to a runner, and where the runner says how it ended.
+/// A job for a runner, and where the runner sends its outcome.
 pub(super) struct Run {
     pub(super) job: Arc<WorkerJob>,
     pub(super) done: Sender<Outcome>,
 }
 
-/// What became of a lease.
+/// How a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Done,
@@ -58,23 +57,23 @@ pub(super) struct Held<'a> {
     wake: &'a Receiver<()>,
     job: Arc<WorkerJob>,
     done: Receiver<Outcome>,
-    /// How long the lease lasts as far as the server has confirmed.
+    /// Until when the server has confirmed the lease.
     valid_until: Moment,
     /// When the next TOUCH is due.
     touch_at: Moment,
-    /// When the TOUCH was sent that is not answered yet.
+    /// When the TOUCH was sent that has no reply yet.
     touched: Option<Moment>,
     /// Why the lease is lost.
     lost: Option<String>,
     /// Why the connection is closed.
     closed: Option<String>,
-    /// When to leave a handler behind that does not end.
+    /// When to abandon a handler that does not end.
     give_up_at: Option<Moment>,
 }
 
 impl<'a> Held<'a> {
-    /// Has the leased job run, keeps the lease and reports how it ended. The second value says why the connection
-    /// has closed meanwhile, if it has.
+    /// Runs the leased job, renews the lease, and reports the outcome. The second value says why the
+    /// connection has closed meanwhile, if it has.
     pub(super) fn hold(
         shared: &'a Shared,
         connection: &'a mut Connection,
@@ -86,7 +85,7 @@ impl<'a> Held<'a> {
         let job = Arc::new(WorkerJob::new(lease));
         log_start(&job);
         let (sender, done) = bounded(1);
-        // A runner waits for each slot. If there were none, `done` would say so.
+        // There is a runner for each slot. If there were none, `done` would be disconnected.
         let _ = runs.send(Run { job: job.clone(), done: sender });
         let mut held = Held {
             shared,
@@ -127,7 +126,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Ends the run where the worker has to stop.
+    /// Cancels the run if the worker has to stop.
     fn obey(&mut self) {
         let now = self.shared.now();
         match self.shared.control.phase() {
@@ -145,13 +144,13 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Sends a TOUCH when it is due; finds the lease lost when none was confirmed in time.
+    /// Sends a TOUCH when it is due. The lease is lost if none was confirmed in time.
     fn renew(&mut self) {
         let now = self.shared.now();
         if self.lost.is_some() {
         } else if self.valid_until <= now {
             self.lose(format!("it was not renewed within {}", format_duration(self.job.ttr())));
-            // The server, if it is there, must not take it for renewed later.
+            // The server must not see a late TOUCH and renew the lease.
             self.connection.give_up("the server did not answer a TOUCH in time".into());
         } else if self.touch_at <= now && self.touched.is_none() {
             self.connection.send(&Command::Touch { id: self.job.id(), ttr: None });
@@ -172,7 +171,7 @@ impl<'a> Held<'a> {
         [lease, grace, self.give_up_at].into_iter().flatten().min()
     }
 
-    /// Takes in what comes while the handler runs.
+    /// Reads replies while the handler runs.
     fn hear(&mut self, event: Event) {
         match event {
             Event::Up => {}
@@ -212,7 +211,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// The handler does not end, and the worker does.
+    /// The handler does not end, but the worker has to.
     fn leave_behind(&mut self) -> Ending {
         let id = self.job.id();
         warn!(event = "left_behind", id = id.0; "job {id} does not end when it is told to, and is left behind");
@@ -220,7 +219,7 @@ impl<'a> Held<'a> {
         self.finish(Outcome::returned())
     }
 
-    /// Reports what the handler says.
+    /// Reports the handler's outcome.
     fn finish(&mut self, outcome: Outcome) -> Ending {
         if let Some(why) = self.lost.take() {
             return Ending::Lost { why };
@@ -234,7 +233,7 @@ impl<'a> Held<'a> {
         };
         let (command, reason) = match outcome {
             Outcome::Done => (Command::Ack { id }, String::new()),
-            // It was told to end: that it did not succeed then is not its failure.
+            // It was asked to end, so it did not fail.
             Outcome::Retry { reason, .. } if self.job.cancelled() => (returned(Duration::ZERO), reason),
             Outcome::Retry { delay, reason } => (failed(delay, false, &reason), reason),
             Outcome::Dead { reason } => (failed(None, true, &reason), reason),
@@ -260,7 +259,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Sends a report and waits for its answer.
+    /// Sends a report and waits for its reply.
     fn ask(&mut self, command: &Command) -> Result<Answer, String> {
         self.connection.send(command);
         let sent = self.shared.now();
@@ -281,7 +280,7 @@ impl<'a> Held<'a> {
                         self.closed = Some(why.clone());
                         return Err(why);
                     }
-                    // Answers come in order: the first is that of a TOUCH which was on its way.
+                    // Replies come in order: the first may be that of a TOUCH.
                     Event::Answer(_) if self.touched.take().is_some() => {}
                     Event::Answer(answer) => return Ok(answer),
                 },

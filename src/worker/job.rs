@@ -1,4 +1,4 @@
-//! What a handler is given: the job, and word of when its work has lost its point.
+//! What a handler gets: the job, and whether it is cancelled.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -35,12 +35,12 @@ pub struct WorkerJob {
 }
 
 impl WorkerJob {
-    /// Makes a job of a lease. A worker does this itself; a test of a handler may want to as well.
+    /// Makes a job from a lease. A worker does this itself; a test of a handler may need it.
     pub fn new(lease: Lease) -> WorkerJob {
         WorkerJob { lease, gently: Latch::new(), at_once: Latch::new() }
     }
 
-    /// The job's number.
+    /// The job's id.
     pub fn id(&self) -> JobId {
         self.lease.id
     }
@@ -50,43 +50,43 @@ impl WorkerJob {
         &self.lease.queue
     }
 
-    /// Which attempt this is: 1 for the first.
+    /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.lease.attempt
     }
 
-    /// How long a lease of it lasts. The worker renews it for as long as the handler runs.
+    /// How long its lease lasts. The worker renews it while the handler runs.
     pub fn ttr(&self) -> Duration {
         self.lease.ttr
     }
 
-    /// The work, as its submitter sent it.
+    /// The body, as its submitter sent it.
     pub fn body(&self) -> &[u8] {
         &self.lease.body
     }
 
-    /// The body's part before its first `: `, or all of it; what is not UTF-8 in it is replaced by `U+FFFD`.
+    /// The part of the body before its first `: `, or all of it. Invalid UTF-8 is replaced by `U+FFFD`.
     pub fn task(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.split().0)
     }
 
-    /// The body's part behind its first `: `, or nothing; what is not UTF-8 in it is replaced by `U+FFFD`.
+    /// The part of the body after its first `: `, or nothing. Invalid UTF-8 is replaced by `U+FFFD`.
     pub fn args(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.split().1)
     }
 
-    /// Whether the work has lost its point: the lease is lost, or the worker has to stop now.
+    /// Whether the job is cancelled: its lease is lost, or the worker has to stop now.
     ///
-    /// A handler that runs for long looks here now and then and returns early, with whatever outcome: of a
-    /// lost lease nothing is reported, since somebody else has the job; of a job that is not
-    /// [`super::Outcome::Done`] when the worker has to stop, it is handed back without an attempt charged.
+    /// A long-running handler should check this now and then, and return early with any outcome. If the lease
+    /// is lost nothing is reported, since another worker has the job. If the worker has to stop, the job is
+    /// returned without charging an attempt, unless it is [`super::Outcome::Done`].
     pub fn cancelled(&self) -> bool {
         self.gently.is_set()
     }
 
-    /// Waits until the work has lost its point, at most for `timeout`; returns whether it has.
+    /// Waits until the job is cancelled, at most for `timeout`. Returns whether it is.
     ///
-    /// For a handler this is the sleep to take: it ends early when there is no use in going on.
+    /// Handlers should sleep with this: it returns early when the job is cancelled.
     pub fn wait_cancelled(&self, timeout: Duration) -> bool {
         matches!(self.gently.light().recv_timeout(timeout), Err(RecvTimeoutError::Disconnected))
     }
@@ -96,7 +96,7 @@ impl WorkerJob {
         self.lease.body.clone()
     }
 
-    /// The body before and behind its first `: `.
+    /// The body before and after its first `: `.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         let body = self.body();
         match body.windows(2).position(|pair| pair == b": ") {
@@ -105,7 +105,7 @@ impl WorkerJob {
         }
     }
 
-    /// Asks the run to end, with the time to end well.
+    /// Asks the run to end, and gives it time.
     pub(super) fn end_gently(&self) {
         self.gently.set();
     }
@@ -127,8 +127,8 @@ impl WorkerJob {
     }
 }
 
-/// A light that is switched on once and stays on, for any number of threads to wait for: a channel that
-/// nothing is ever sent through, and whose sender is dropped.
+/// A flag that is set once, and that any number of threads can wait for: a channel through which nothing is
+/// sent, and whose sender is dropped.
 #[derive(Debug)]
 struct Latch {
     switch: Mutex<Option<Sender<Infallible>>>,

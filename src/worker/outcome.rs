@@ -1,44 +1,43 @@
-//! How a run of a job ended, as its handler says it.
+//! How a run of a job ended, from its handler.
 
 use std::fmt;
 use std::time::Duration;
 
-/// What a handler says of the job that it was given.
+/// What a handler returns for its job.
 ///
 /// A handler may also return `()`, which is [`Outcome::Done`], or a `Result<(), E>`, whose error is a failure
 /// with the error's text as the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The work is done; the job goes away.
+    /// It is done; the job is removed.
     Done,
-    /// It failed and is tried again, until the job's attempts are spent.
+    /// It failed. It is tried again until its attempts are used up.
     Retry {
-        /// How long to wait before the next attempt; `None` for the job's own backoff.
+        /// The time until the next attempt; `None` for the job's own backoff.
         delay: Option<Duration>,
         /// Why, for people; may be empty. Kept with the job, up to [`crate::job::MAX_REASON_BYTES`].
         reason: String,
     },
-    /// It failed and no attempt will do better; the job is dead at once.
+    /// It failed, and another attempt would fail too: the job is dead.
     Dead {
         /// Why, for people; may be empty. Kept with the job, up to [`crate::job::MAX_REASON_BYTES`].
         reason: String,
     },
-    /// It was not tried, or not to its end; the job is handed back and no attempt is charged.
+    /// It was not tried, or not finished. The job is returned, and no attempt is charged.
     ///
-    /// The queue gives it out again as often as it is handed back, so a delay is wise where nothing will have
-    /// changed in a moment.
+    /// The queue hands it out again each time, so set a delay unless the next try can succeed at once.
     Return {
-        /// How long until it is ready again.
+        /// The time until it is ready again.
         delay: Duration,
     },
-    /// This worker can't do such work at all, say for want of a program: the job is handed back, and the worker
-    /// stops as [`super::Control::stop`] has it, rather than spend the attempts of every job in the queue.
-    /// [`super::Worker::run`] then returns [`super::WorkerError::Unfit`].
+    /// This worker can't run such jobs at all, for instance because a program is missing. The job is
+    /// returned, and the worker stops as by [`super::Control::stop`], so that it does not use up the attempts
+    /// of every job in the queue. [`super::Worker::run`] then returns [`super::WorkerError::Unfit`].
     Unfit {
         /// Why, for people.
         reason: String,
-        /// What the program should exit with.
+        /// The exit code for the program.
         exit_code: u8,
     },
 }
@@ -54,7 +53,7 @@ impl Outcome {
         Outcome::Dead { reason: reason.to_string() }
     }
 
-    /// Handed back, ready again at once.
+    /// Returned, ready again at once.
     pub fn returned() -> Outcome {
         Outcome::Return { delay: Duration::ZERO }
     }

@@ -1,11 +1,11 @@
-//! Outside text made fit for a log line or a terminal.
+//! Text from outside, escaped for a log line or a terminal.
 
-/// How many bytes of outside text a line shows; what is longer is cut, with `...` behind it.
+/// How many bytes of such text a line shows; longer text is cut, and ends in `...`.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// The text with everything that is no printable character as an escape, cut to a length that fits a line.
+/// The text with all unprintable characters escaped, cut to fit a line.
 ///
-/// Nobody who submits a job may move a terminal's cursor, or write a second line into a log.
+/// A submitter must not move a terminal's cursor, or write a second line into a log.
 pub(super) fn printable(text: &[u8]) -> String {
     let shown = &text[..text.len().min(SHOWN_BYTES_MAX)];
     let mut out = String::with_capacity(shown.len());
@@ -24,7 +24,7 @@ pub(super) fn printable(text: &[u8]) -> String {
     out
 }
 
-/// The longest beginning of the text that has at most so many bytes.
+/// The longest beginning of the text with at most this many bytes.
 pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }

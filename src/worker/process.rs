@@ -1,8 +1,8 @@
-//! A program that runs for a job: fed with the body, watched, and ended together with all that it has started.
+//! A program that runs for a job: gets the body, is watched, and is ended with everything that it started.
 //!
-//! It is the leader of a process group of its own, and what ends it goes to the whole group. A process that leaves
-//! the group (a daemon that calls `setsid`) is out of reach. The leader is only reaped once nothing more will be
-//! sent to the group, so that its number can't have passed to strangers.
+//! It leads its own process group, and signals go to the whole group. A process that leaves the group (a
+//! daemon that calls `setsid`) can't be reached. The leader is reaped after the last signal to the group, so
+//! that another process can't have got its id.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdin, ExitStatus};
@@ -18,12 +18,12 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use super::job::WorkerJob;
 use super::printable::printable;
 
-/// After the worker's grace, what got TERM gets KILL no later than this: whoever stops a worker counts on the
-/// grace and little more. (Kubernetes gives 30 s; the default grace is 25.)
+/// After the worker's grace period, KILL follows TERM within this time, because the worker itself should end
+/// soon after its grace period. (Kubernetes gives 30 s; the default grace period is 25 s.)
 pub(super) const STOP_KILL_AFTER_MAX: Duration = Duration::from_secs(3);
 
-/// How long the end of stderr is waited for once the program has exited: a process that it left behind may keep
-/// the pipe open for days.
+/// How long to wait for the end of stderr after the program has exited: a process that it left behind may
+/// keep the pipe open for days.
 const STDERR_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is kept of stderr, in bytes: enough for the reason of a failure.
@@ -32,16 +32,16 @@ const TAIL_BYTES_MAX: usize = 1000;
 /// What is kept of stderr, in lines.
 const TAIL_LINES_MAX: usize = 20;
 
-/// The longest piece of stderr that is passed on at once.
+/// The most of stderr that is passed on at once.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// A pipe takes this much at once even where its buffer is as small as the system makes it.
+/// A pipe takes this much at once, even with the smallest buffer that the system makes.
 const PIPE_BYTES_MIN: usize = 4096;
 
-/// What becomes of a program's stderr, besides its last lines being the reason of a failure.
+/// Where a program's stderr goes. Its last lines are also the reason of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stderr {
-    /// Passed on to this process's own stderr as it is, line by line.
+    /// To this process's stderr, line by line.
     PassOn,
     /// Each line becomes a line of the log.
     Log,
@@ -57,11 +57,11 @@ pub(super) struct Limits {
 /// Why a program has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It came to its own end.
+    /// It exited.
     Exited,
     /// It ran for too long.
     TimedOut,
-    /// Its work has lost its point.
+    /// Its job was cancelled.
     Cancelled,
 }
 
@@ -75,8 +75,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Takes charge of a child that was started as the leader of its process group, with pipes to stdin and from
-    /// stderr. If threads for it can't be started it is killed.
+    /// Takes over a child that leads its own process group, with pipes to stdin and from stderr. If threads
+    /// for it can't be started, it is killed.
     pub(super) fn watch(child: Child, job: &WorkerJob, stderr: Stderr) -> io::Result<Process> {
         let group = Pid::from_child(&child);
         let tail = Arc::default();
@@ -102,8 +102,8 @@ impl Process {
         }
     }
 
-    /// Waits until the program has ended, or ends it: when it has run for too long, or when the job's work has lost
-    /// its point.
+    /// Waits until the program has ended, or ends it: when it has run for too long, or when the job is
+    /// cancelled.
     pub(super) fn supervise(&mut self, job: &WorkerJob, limits: Limits) -> io::Result<(Cause, ExitStatus)> {
         let timeout = limits.timeout.map_or_else(never, after);
         let cause = select! {
@@ -126,11 +126,11 @@ impl Process {
         Ok((cause, self.child.wait()?))
     }
 
-    /// Sends TERM and waits for the program, and whoever else of its group holds its stderr, to end; not beyond
-    /// `kill_after`.
+    /// Sends TERM and waits until the program, and all of its group that hold its stderr, have ended; at most
+    /// for `kill_after`.
     fn end(&self, job: &WorkerJob, kill_after: Duration) {
         signal(self.group, Signal::TERM);
-        // A group that is stopped would not see the TERM.
+        // A stopped group would not get the TERM.
         signal(self.group, Signal::CONT);
         let patience = after(kill_after);
         for ended in [&self.exited, &self.stderr_closed] {
@@ -155,7 +155,7 @@ impl Process {
     }
 }
 
-/// Starts a thread; the channel says, by being closed, that it has ended.
+/// Starts a thread. The channel is closed when the thread has ended.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Receiver<()>> {
     let (running, ended) = bounded(1);
     thread::Builder::new().name(name.into()).spawn(move || {
@@ -172,7 +172,7 @@ fn wait_for_exit(leader: Pid) {
     {}
 }
 
-/// Writes the body and closes the pipe, from a thread of its own where it might have to wait for the reader.
+/// Writes the body and closes the pipe; in a thread of its own if that might block.
 fn feed(mut stdin: ChildStdin, job: &WorkerJob) -> io::Result<()> {
     let body = job.shared_body();
     // A program need not read its input. (std has SIGPIPE ignored.)
@@ -198,7 +198,7 @@ fn pass_on(stderr: ChildStderr, tail: &Mutex<Vec<u8>>, to: Stderr, id: u64) {
         }
         keep_tail(&mut tail.lock(), &line);
         match to {
-            // A worker whose stderr nobody reads any more works on.
+            // A worker continues if nobody reads its stderr.
             Stderr::PassOn => drop(io::stderr().lock().write_all(&line)),
             Stderr::Log => log_line(id, &line),
         }
@@ -226,14 +226,14 @@ fn last_lines(tail: &[u8]) -> String {
         _ => text,
     };
     let lines = text.rmatch_indices('\n').nth(TAIL_LINES_MAX - 1).map_or(0, |(at, _)| at + 1);
-    // U+FFFD is longer than the byte in whose place it stands.
+    // U+FFFD is longer than the byte that it replaces.
     let bytes = text.ceil_char_boundary(text.len().saturating_sub(TAIL_BYTES_MAX));
     text[lines.max(bytes)..].to_owned()
 }
 
 fn signal(group: Pid, signal: Signal) {
     if let Err(error) = kill_process_group(group, signal) {
-        // EPERM: it has become somebody else's (sudo, a setuid program) and outlives its job.
+        // EPERM: it runs as another user now (sudo, a setuid program), and outlives its job.
         debug!("signal {} to process group {group:?}: {error}", signal.as_raw());
     }
 }

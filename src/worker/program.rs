@@ -19,31 +19,31 @@ use crate::protocol::native::format_duration;
 
 pub use super::process::Stderr;
 
-/// Exit code: no attempt will do better. (`EX_DATAERR` of sysexits.h.)
+/// Exit code: another attempt would fail too. (`EX_DATAERR` of sysexits.h.)
 const EXIT_DEAD: i32 = 65;
 
-/// Exit code of shells and of `env`: there is such a command, but it can't be run.
+/// Exit code of shells and of `env`: the command can't be run.
 const EXIT_CANNOT_RUN: u8 = 126;
 
 /// Exit code of shells and of `env`: there is no such command.
 const EXIT_NO_COMMAND: u8 = 127;
 
-/// How long a job waits that could not be begun for a reason that will pass.
+/// The delay of a job that could not be started for a temporary reason.
 const NOT_NOW_DELAY: Duration = Duration::from_secs(1);
 
-/// The longest task name that goes into the environment: what is longer is no name.
+/// The longest task name that is put into the environment.
 const TASK_BYTES_MAX: usize = 4096;
 
 /// Runs a program for each job; its exit code is the outcome.
 ///
 /// - The job's body is the program's stdin; its stdout is this process's; the last lines of its stderr are
 ///   the reason of a failure.
-/// - In its arguments `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced, as often as they occur:
-///   the job's number, queue and attempt, and the parts of its body before and behind its first `: `. No shell
-///   has a hand in it. The program itself is always the one that was given: a job can't choose it.
+/// - In its arguments `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced, as often as they
+///   occur: the job's number, queue and attempt, and the parts of its body before and behind its first `: `.
+///   No shell has a hand in it. The program itself is always the one that was given: a job can't choose it.
 /// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, `DJQS_TASK` (unless the body's part
-///   before `: ` holds a NUL or is longer than 4096 bytes) and, where there is a timeout, `DJQS_DEADLINE`: the
-///   second since 1970 in which the program is ended.
+///   before `: ` holds a NUL or is longer than 4096 bytes) and, where there is a timeout, `DJQS_DEADLINE`:
+///   the second since 1970 in which the program is ended.
 /// - It leads a process group of its own, and so what it starts is ended with it. What it leaves behind when
 ///   it exits by itself lives on.
 ///
@@ -113,25 +113,25 @@ impl Program {
         }
     }
 
-    /// How long it may run before its process group gets TERM. Default: without end.
+    /// How long it may run before its process group gets TERM. Default: no limit.
     pub fn timeout(mut self, timeout: Duration) -> Program {
         self.limits.timeout = Some(timeout);
         self
     }
 
-    /// How long after TERM what still runs gets KILL. Default 10 s; 3 s at most when the worker stops.
+    /// How long after TERM its process group gets KILL. Default 10 s; 3 s at most when the worker stops.
     pub fn kill_after(mut self, kill_after: Duration) -> Program {
         self.limits.kill_after = kill_after;
         self
     }
 
-    /// What becomes of its stderr, besides. Default [`Stderr::PassOn`].
+    /// Where its stderr goes. Default [`Stderr::PassOn`].
     pub fn stderr(mut self, stderr: Stderr) -> Program {
         self.stderr = stderr;
         self
     }
 
-    /// Whether the text has something in it that is replaced in an argument.
+    /// Whether the text has a placeholder.
     pub fn has_placeholder(text: &OsStr) -> bool {
         parts(text.as_bytes()).iter().any(|part| matches!(part, Part::Place(_)))
     }
@@ -189,7 +189,7 @@ impl Program {
             Some(Errno::TOOBIG) => {
                 Outcome::dead(format_args!("too long for the arguments of {}: {error}", self.name()))
             }
-            // No room for one more process or file; or the program is being written anew.
+            // No room for one more process or file, or the program is being replaced.
             Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::TXTBSY) => {
                 warn!("cannot run {} at the moment: {error}", self.name());
                 Outcome::Return { delay: NOT_NOW_DELAY }
@@ -213,7 +213,7 @@ impl Program {
             (Cause::Exited, Some(EXIT_DEAD)) => Outcome::dead(format_args!("exit {EXIT_DEAD}{colon}{said}")),
             (Cause::Exited, Some(126)) => unfit(EXIT_CANNOT_RUN),
             (Cause::Exited, Some(127)) => unfit(EXIT_NO_COMMAND),
-            // 75 (`EX_TEMPFAIL`) among others: it says in so many words what is meant by all of them.
+            // 75 (`EX_TEMPFAIL`) among others.
             (Cause::Exited, Some(code)) => Outcome::retry(format_args!("exit {code}{colon}{said}")),
             (Cause::Exited, None) => Outcome::retry(format_args!("{}{colon}{said}", death(status))),
         }
@@ -235,7 +235,7 @@ fn death(status: ExitStatus) -> String {
     }
 }
 
-/// Cuts an argument into what stays and what is replaced.
+/// Cuts an argument into text and placeholders.
 fn parts(argument: &[u8]) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut text = Vec::new();

@@ -1,7 +1,7 @@
-//! One of the jobs that a worker does at a time: a connection, the fetching, the waiting, the coming back.
+//! One of the jobs that a worker runs at a time: its connection, fetching, waiting, and reconnecting.
 //!
-//! Each slot has a connection of its own, since a lease is its connection's, and since a GET that waits keeps its
-//! connection from everything else. While a job runs nothing waits there, and its lease can be renewed.
+//! Each slot has its own connection, because a lease belongs to a connection, and because a waiting GET
+//! blocks its connection. While a job runs, the connection is free to renew its lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +25,10 @@ use crate::protocol::{Command, Wait};
 /// How long a new connection's server may take to answer PING.
 const GREETING_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long the server may take to close a connection that has said QUIT.
+/// How long the server may take to close a connection after QUIT.
 const QUIT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// One of the jobs that a worker does at a time.
+/// One of the jobs that a worker runs at a time.
 pub(super) struct Slot {
     shared: Arc<Shared>,
     runs: Sender<Run>,
@@ -46,12 +46,12 @@ struct Link {
 
 /// Why nothing was fetched.
 enum Nothing {
-    /// Orders have changed, or the worker has no more to do: look again.
+    /// The phase has changed, or the worker has no more to do: look again.
     Orders,
-    /// The server is away, or as good as.
+    /// The server can't be reached, or refuses everything.
     Away {
         why: String,
-        /// When it asked to be tried again.
+        /// When the server asked to be tried again.
         retry_after: Option<Duration>,
     },
 }
@@ -77,7 +77,8 @@ impl Slot {
         }
     }
 
-    /// Waits for a job, through pauses and absences of the server; `None` once the worker is to stop.
+    /// Waits for a job, through pauses and while the server can't be reached; `None` when the worker has to
+    /// stop.
     fn next_lease(&mut self) -> Option<Lease> {
         loop {
             match self.shared.control.phase() {
@@ -96,7 +97,7 @@ impl Slot {
         }
     }
 
-    /// Makes a connection where there is none, and has the server answer on it.
+    /// Connects if there is no connection, and waits for the server to answer.
     fn connect(&mut self) -> Result<(), Nothing> {
         if self.link.is_some() {
             return Ok(());
@@ -144,7 +145,7 @@ impl Slot {
         Err(Nothing::Orders)
     }
 
-    /// Sends GET and waits for its answer, for as long as the orders are to fetch.
+    /// Sends GET and waits for its reply, until the phase changes.
     fn ask_for_job(&mut self) -> Result<Answer, Nothing> {
         let Some(link) = &mut self.link else { return Err(Nothing::Orders) };
         let wait = if self.shared.drain { Wait::AtMost(Duration::ZERO) } else { Wait::Forever };
@@ -153,7 +154,7 @@ impl Slot {
             let heard = listen(&self.shared, &mut link.connection, &self.wake, None);
             let fetching = self.shared.control.phase() == Phase::Fetch;
             match heard {
-                // It came as the worker was told not to work on: no attempt may be charged for that.
+                // It arrived when the worker was stopped: no attempt may be charged.
                 Heard::Event(Event::Answer(Answer::Leased(_))) if !fetching => return Err(Nothing::Orders),
                 Heard::Event(Event::Answer(answer)) => return Ok(answer),
                 Heard::Event(Event::Closed(why)) => return Err(away(why)),
@@ -163,7 +164,7 @@ impl Slot {
         }
     }
 
-    /// There was no job: the end, unless there may be one yet.
+    /// There was no job: the end, unless another may still come.
     fn drained(&mut self, asked: Mark) -> Result<Lease, Nothing> {
         match self.shared.turns.found_nothing(asked) {
             Emptiness::AskAgain => {}
@@ -176,10 +177,10 @@ impl Slot {
         Err(Nothing::Orders)
     }
 
-    /// Takes back a GET that waits: behind QUIT the server hands back, uncharged, what the GET may have got.
+    /// Withdraws a waiting GET: on QUIT the server returns a job that the GET may have got, without a charge.
     ///
-    /// The answers have to be read to the end: closing with some unread would reset the connection, the server
-    /// might never see the QUIT, and would take the lease for lost.
+    /// All replies must be read: closing with unread ones would reset the connection, so the server might not
+    /// see the QUIT, and count the lease as crashed.
     fn take_back(&mut self) {
         let Some(Link { mut connection, .. }) = self.link.take() else { return };
         connection.send(&Command::Quit);
@@ -218,11 +219,11 @@ impl Slot {
         } += 1;
     }
 
-    /// Says that the server is away and waits before the next attempt.
+    /// Logs that the server can't be reached, and waits before the next attempt.
     fn stay_away(&mut self, why: &str, retry_after: Option<Duration>) {
         match &self.link {
             Some(link) => {
-                // A server that answers PING and refuses GET is no reason to begin anew with short waits.
+                // A server that answers PING and refuses GET must not restart the short waits.
                 if link.made.after(LONGEST_WAIT) <= self.shared.now() {
                     self.backoff.reset();
                 }
@@ -240,7 +241,7 @@ impl Slot {
         }
     }
 
-    /// Waits for orders, or until the time is over. A server that goes away meanwhile is noticed.
+    /// Waits for a change of phase, or until the time is over. Notices if the server disconnects meanwhile.
     fn idle(&mut self, at_most: Option<Duration>) {
         let incoming = self.link.as_ref().map_or_else(never, |link| link.connection.incoming().clone());
         let timer = at_most.map_or_else(never, after);
@@ -258,7 +259,7 @@ impl Slot {
     }
 }
 
-/// Waits for the connection to say something, for orders, or until the deadline has passed.
+/// Waits for data from the connection, for a change of phase, or until the deadline.
 fn listen(
     shared: &Shared,
     connection: &mut Connection,

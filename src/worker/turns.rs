@@ -1,8 +1,8 @@
-//! How much a worker is to do: the count of jobs after which it stops, and whether the queues are drained.
+//! When a worker has done enough: after a number of jobs, or when its queues are drained.
 
 use parking_lot::Mutex;
 
-/// What the slots of a worker keep count of together.
+/// What the slots of a worker count together.
 #[derive(Debug)]
 pub(super) struct Turns {
     counts: Mutex<Counts>,
@@ -10,26 +10,26 @@ pub(super) struct Turns {
 
 #[derive(Debug)]
 struct Counts {
-    /// How many jobs may still be begun; `None` for no end.
+    /// How many jobs may still be started; `None` for no limit.
     left: Option<u64>,
-    /// How many slots are between their GET and the end of what came of it.
+    /// How many slots have sent a GET whose job, if it got one, has not ended.
     busy: usize,
     /// How many jobs have ended.
     ended: u64,
 }
 
-/// When a GET was sent, counted in jobs that had ended before.
+/// When a GET was sent: the number of jobs that had ended before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(u64);
 
 /// What a GET that found nothing means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Emptiness {
-    /// There is nothing to do, and nobody at work who could make something.
+    /// There is nothing to do, and no running job could submit more.
     Drained,
-    /// A job has ended since the GET, and may have submitted others.
+    /// A job has ended since the GET, and may have submitted more.
     AskAgain,
-    /// Others are still at work: ask again when one of them has ended.
+    /// Other jobs still run: ask again when one of them has ended.
     Others,
 }
 
@@ -38,7 +38,7 @@ impl Turns {
         Turns { counts: Mutex::new(Counts { left: jobs, busy: 0, ended: 0 }) }
     }
 
-    /// Takes the right to work on one more job; false if there is none left.
+    /// Reserves one more job to run; false if none is left.
     pub(super) fn take(&self) -> bool {
         let mut counts = self.counts.lock();
         match &mut counts.left {
