@@ -21,6 +21,7 @@ pub mod native;
 mod number;
 mod spec;
 
+pub(crate) use decoder::is_beanstalkd;
 pub use decoder::{Decoder, FrameLimits, HEADER_BYTES_MAX, Step};
 pub(crate) use spec::FEW_QUEUES;
 pub use spec::Spec;

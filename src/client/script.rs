@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use memchr::{memchr, memchr_iter};
 
 use super::{WRITE_BYTES, WRITE_COMMANDS_MAX};
-use crate::protocol::HEADER_BYTES_MAX;
 use crate::protocol::native::body_behind;
+use crate::protocol::{HEADER_BYTES_MAX, is_beanstalkd};
 
 /// How much is read at a time. More than the longest header, so that a header is always seen whole.
 const ROOM_BYTES: usize = 128 * 1024;
@@ -33,6 +33,8 @@ pub(super) struct Script<R> {
     place: Place,
     /// The line that the last command begins on.
     begun: u64,
+    /// Whether the server reads that line in the beanstalkd dialect, in which `len=` means nothing.
+    beanstalkd: bool,
 }
 
 /// Where the unread bytes begin.
@@ -92,7 +94,17 @@ impl<R: Read> Script<R> {
     pub(super) fn new(input: R) -> Script<R> {
         let bytes = vec![0; ROOM_BYTES];
         let place = Place::Outside;
-        Script { input, bytes, start: 0, end: 0, input_ended: false, line: 1, place, begun: 1 }
+        Script {
+            input,
+            bytes,
+            start: 0,
+            end: 0,
+            input_ended: false,
+            line: 1,
+            place,
+            begun: 1,
+            beanstalkd: false,
+        }
     }
 
     /// Whether a command that is sent now would be taken for one.
@@ -163,12 +175,14 @@ impl<R: Read> Script<R> {
             }
             _ if line[0] == b'#' => {}
             _ => {
-                let body = body_behind(line);
+                let beanstalkd = is_beanstalkd(line, self.beanstalkd);
+                let body = if beanstalkd { None } else { body_behind(line) };
                 if body.is_some_and(|size| is_held(size, unread.len() - length - lf)) {
                     let ending = Ending::InsideBody { line: self.line };
                     return self.starved_or_ended(ending);
                 }
                 self.begun = self.line;
+                self.beanstalkd = beanstalkd;
                 batch.begins.push(self.line);
                 batch.bytes.extend_from_slice(line);
                 batch.bytes.push(b'\n');
@@ -191,7 +205,9 @@ impl<R: Read> Script<R> {
         } else {
             self.begun = self.line;
             batch.begins.push(self.line);
-            self.place = Place::Line { body: body_behind(sight) };
+            self.beanstalkd = is_beanstalkd(sight, self.beanstalkd);
+            let body = if self.beanstalkd { None } else { body_behind(sight) };
+            self.place = Place::Line { body };
         }
         Step::Forward
     }
@@ -364,6 +380,17 @@ mod tests {
             &[2, 3],
             Ending::Whole,
         );
+    }
+
+    #[test]
+    fn no_body_follows_a_line_that_the_server_reads_as_beanstalkds() {
+        check(b"len= len=0\r", b"len= len=0\r\n", &[1], &[2], Ending::Whole);
+        // A line that begins with no letter is in the dialect of the line before.
+        let input = b"x len=4:\r\n7 len=4:\r\nPING\n7 len=4:\r\nbody\n";
+        check(input, input, &[1, 2, 3, 4], &[2, 3, 4, 6], Ending::Whole);
+        // A lower-case word that ends in an LF alone is a mistake in the native dialect.
+        let input = b"x len=4:\r\ntask len=4:\nbody\n7 len=4:\nbody\n";
+        check(input, input, &[1, 2, 4], &[2, 4, 6], Ending::Whole);
     }
 
     #[test]

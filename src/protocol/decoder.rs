@@ -211,11 +211,8 @@ impl Decoder {
             return self.unfinished(buf);
         };
         let end = self.searched + found;
+        self.beanstalkd = is_beanstalkd(&buf[..end], self.beanstalkd);
         let line = without_cr(&buf[..end]);
-        let typed = line.len() == end;
-        // A lower-case word that is no verb and ends in LF alone was probably typed, so explain more.
-        let is_word = line.first().is_some_and(u8::is_ascii_lowercase);
-        self.beanstalkd = self.speaks_beanstalkd(line) && !(is_word && typed && beanstalk::is_nothing(line));
         let (dialect, decoded) = if self.beanstalkd {
             let (verb, decoded) = beanstalk::decode(line, &buf[end + 1..], &self.limits);
             (Dialect::Beanstalk(verb), decoded)
@@ -238,19 +235,9 @@ impl Decoder {
         }
     }
 
-    /// Whether the line that begins with these bytes is in the beanstalkd dialect, whose verbs are in lower
-    /// case. A line that begins with no letter is in the dialect of the line before.
-    fn speaks_beanstalkd(&self, line: &[u8]) -> bool {
-        match line.first() {
-            Some(b'a'..=b'z') => true,
-            Some(b'A'..=b'Z') => false,
-            _ => self.beanstalkd,
-        }
-    }
-
     /// A line whose LF has not arrived: it is incomplete, or too long already.
     fn unfinished(&mut self, buf: &[u8]) -> Step {
-        let oversize = if self.speaks_beanstalkd(buf) {
+        let oversize = if begins_beanstalkd(buf, self.beanstalkd) {
             beanstalk::outgrown(buf)
         } else {
             native::outgrown(buf, self.searched, &self.limits)
@@ -345,6 +332,25 @@ impl Decoder {
     fn farewell(&mut self) -> Step {
         self.skipping = Skipping::Rest;
         Step::Farewell { text: HTTP_FAREWELL }
+    }
+}
+
+/// Whether a line, given without its LF, is read in the beanstalkd dialect; `before` says it of the line before.
+/// A program that forwards lines needs this to know what follows each of them.
+pub(crate) fn is_beanstalkd(line: &[u8], before: bool) -> bool {
+    // A lower-case word that is no verb and ends in LF alone was probably typed, so explain more.
+    let is_word = line.first().is_some_and(u8::is_ascii_lowercase);
+    let typed = is_word && line.last() != Some(&b'\r');
+    begins_beanstalkd(line, before) && !(typed && beanstalk::is_nothing(line))
+}
+
+/// Whether a line that begins with these bytes can be in the beanstalkd dialect, whose verbs are in lower case.
+/// A line that begins with no letter is in the dialect of the line before.
+fn begins_beanstalkd(line: &[u8], before: bool) -> bool {
+    match line.first() {
+        Some(b'a'..=b'z') => true,
+        Some(b'A'..=b'Z') => false,
+        _ => before,
     }
 }
 
