@@ -629,11 +629,37 @@ fn session_with_many_leases_ends_in_slices() {
     (0..5).for_each(|_| {
         bench.leased(session, options());
     });
-    assert!(!bench.state.end_session(bench.now, session, Ending::Quit, 2));
-    assert_eq!(bench.state.counts(), StateCounts { ready: 2, leased: 3, ..StateCounts::default() });
-    assert!(!bench.state.end_session(bench.now, session, Ending::Quit, 2));
+    // The first slices only sort the leases.
+    for ready in [0, 0, 2, 4] {
+        assert!(!bench.state.end_session(bench.now, session, Ending::Quit, 2));
+        assert_eq!(bench.state.counts(), StateCounts { ready, leased: 5 - ready, ..StateCounts::default() });
+    }
     assert!(bench.state.end_session(bench.now, session, Ending::Quit, 2));
     assert_eq!(bench.state.counts().ready, 5);
+}
+
+#[test]
+fn jobs_of_a_lost_session_are_returned_most_urgent_first_over_all_of_them() {
+    for ending in [Ending::Lost, Ending::Quit] {
+        let mut bench = Bench::new();
+        let holder = bench.session();
+        // Those that are leased last, and so lapse last, are the most urgent.
+        let mut ids: Vec<_> = (0..1000).map(|n| bench.leased(holder, urgent(1000 - n))).collect();
+        let waiting: Vec<_> = (0..1000).map(|_| bench.session()).collect();
+        waiting.iter().for_each(|&session| bench.wait(session, &["default"]));
+        let mut served = Vec::new();
+        loop {
+            let ended = bench.state.end_session(bench.now, holder, ending, 256);
+            served.extend(bench.woken());
+            if ended {
+                break;
+            }
+        }
+        assert_eq!(served, waiting, "all of them, in the order in which they wait");
+        let handed = served.iter().map(|&session| bench.state.take_handed(session).unwrap().id);
+        ids.reverse();
+        assert_eq!(handed.collect::<Vec<_>>(), ids);
+    }
 }
 
 // ---- waiting ----

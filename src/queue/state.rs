@@ -201,6 +201,8 @@ enum PauseEnd {
 struct Session {
     /// What it has leased, the first to lapse first.
     leases: BTreeSet<(Moment, JobId)>,
+    /// Once it ends: what it had leased, the most urgent first.
+    returning: BTreeSet<(Priority, JobId)>,
     standing: Option<Standing>,
     /// A job that it was handed while it waited, and that it has not taken yet.
     handed: Option<JobId>,
@@ -297,25 +299,30 @@ impl State {
         SessionId(u32::try_from(self.sessions.len() - 1).expect("fewer than 2^32 connections"))
     }
 
-    /// Ends a session, at most `most` of its leases now: returns whether it has ended. Until then, call it again.
+    /// Ends a session in slices of `most` leases. Returns whether it has ended; until then, call it again.
+    ///
+    /// Its jobs are returned most urgent first. So the first slices return nothing: they sort the leases, as one
+    /// session may have a million of them. A lease that has been sorted does not lapse any more.
     pub fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
         self.leave(session);
-        // It never saw this one, so nothing can have gone wrong with it.
-        let unseen = self.take_handed(session).map(|lease| lease.id);
-        let leases = self.session(session).leases.iter().take(usize::try_from(most).unwrap_or(usize::MAX));
-        let ids = leases.map(|&(_, id)| id).filter(|&id| Some(id) != unseen).chain(unseen);
-        let mut leased: Vec<_> = ids.map(|id| (self.slot(id).priority, id)).collect();
-        // Whoever waits gets the most urgent of them.
-        leased.sort_unstable();
-        for (_, id) in leased {
+        for _ in 0..most {
+            let Some((_, id)) = self.session_mut(session).leases.pop_first() else { break };
+            let priority = self.slot(id).priority;
+            self.session_mut(session).returning.insert((priority, id));
+        }
+        if !self.session(session).leases.is_empty() {
+            return false;
+        }
+        for _ in 0..most {
+            let Some((_, id)) = self.session_mut(session).returning.pop_first() else { break };
+            // The session has not seen a job that it has not taken yet, so nothing can have gone wrong with it.
+            let seen = self.session(session).handed != Some(id);
             match ending {
-                Ending::Lost if Some(id) != unseen => {
-                    self.crash(now, id, Crash::Lost);
-                }
+                Ending::Lost if seen => self.crash(now, id, Crash::Lost),
                 Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
             }
         }
-        let ended = self.session(session).leases.is_empty();
+        let ended = self.session(session).returning.is_empty();
         if ended {
             self.forget_session(session);
         }

@@ -43,7 +43,9 @@ pub(crate) struct Model {
     pub(crate) line: Vec<(SessionId, Vec<QueueNo>)>,
     /// Sessions that were handed a job while they waited, and have not taken it.
     pub(crate) handed: Vec<(SessionId, JobId)>,
-    /// The same, but only of the operation that runs: the caller empties it.
+    /// Sessions that end in slices.
+    pub(crate) leaving: BTreeMap<SessionId, Leaving>,
+    /// The same as `handed`, but only of the operation that runs: the caller empties it.
     pub(crate) woken: Vec<(SessionId, JobId)>,
     /// Sessions that want to be told before a lease of theirs lapses while they wait.
     pub(crate) wary: Vec<SessionId>,
@@ -76,6 +78,15 @@ pub(crate) struct ModelJob {
     pub(crate) delay: Duration,
     /// Of a dead job: the how manieth death its death was.
     pub(crate) turn: u64,
+}
+
+/// A session that ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leaving {
+    /// Jobs that will be returned most urgent first. Their leases do not lapse any more.
+    sorted: Vec<JobId>,
+    /// A job that it was handed and did not take.
+    unseen: Option<JobId>,
 }
 
 #[derive(Clone, Debug)]
@@ -172,6 +183,7 @@ impl Model {
             queues: Vec::new(),
             line: Vec::new(),
             handed: Vec::new(),
+            leaving: BTreeMap::new(),
             woken: Vec::new(),
             wary: Vec::new(),
             attached: BTreeMap::new(),
@@ -397,20 +409,27 @@ impl Model {
     /// At most `most` of its leases now; whether it has ended.
     pub(crate) fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
         self.leave(session);
-        // It never knew of this job, so nothing can have gone wrong with it.
         let unseen = self.take_handed(session);
         let leases = self.leases_of(session);
-        let mut now_back: Vec<_> = leases.iter().take(most as usize).map(|&(_, id)| id).collect();
-        now_back.extend(unseen.filter(|id| !now_back.contains(id)));
-        now_back.sort_by_key(|&id| (self.expect(id).options.priority, id));
-        for id in now_back {
+        let leaving = self.leaving.entry(session).or_default();
+        leaving.unseen = leaving.unseen.or(unseen);
+        leaving.sorted.extend(leases.iter().map(|&(_, id)| id).take(most as usize));
+        if leases.len() as u64 > most {
+            return false;
+        }
+        let Leaving { mut sorted, unseen } = leaving.clone();
+        sorted.sort_by_key(|&id| (self.expect(id).options.priority, id));
+        for id in sorted.iter().copied().take(most as usize) {
+            self.leaving.get_mut(&session).expect("it is leaving").sorted.retain(|other| *other != id);
             match ending {
+                // It never knew of the unseen job, so nothing can have gone wrong with it.
                 Ending::Lost if Some(id) != unseen => self.crash(now, id, LOST),
                 Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
             }
         }
-        let ended = self.leases_of(session).is_empty();
+        let ended = sorted.len() as u64 <= most;
         if ended {
+            self.leaving.remove(&session);
             self.attached.remove(&session);
             self.forget_unused_queues();
         }
@@ -587,8 +606,8 @@ impl Model {
     pub(crate) fn deadlines(&self) -> Vec<(Moment, Due)> {
         let jobs = self.jobs.iter().filter_map(|job| match job.place {
             Place::Delayed(until) => Some((until, Due::DelayOver(job.id))),
-            Place::Leased(until, _) => Some((until, Due::LeaseLapsed(job.id))),
-            Place::Ready | Place::Dead => None,
+            Place::Leased(until, _) if !self.is_sorted(job.id) => Some((until, Due::LeaseLapsed(job.id))),
+            Place::Ready | Place::Leased(..) | Place::Dead => None,
         });
         let pauses = self.queues.iter().filter_map(|queue| match queue.paused {
             Some(Pause::Until(end)) => Some((end, Due::PauseOver(queue.number))),
@@ -672,6 +691,7 @@ impl Model {
         model.default_past = QueuePast::default();
         model.line.clear();
         model.handed.clear();
+        model.leaving.clear();
         model.forget_unused_queues();
         model
     }
@@ -821,13 +841,19 @@ impl Model {
         self.queue(queue).is_some_and(|queue| queue.paused.is_some())
     }
 
-    /// What a session has leased, the first to lapse first.
+    fn is_sorted(&self, id: JobId) -> bool {
+        self.leaving.values().any(|leaving| leaving.sorted.contains(&id))
+    }
+
+    /// What a session has leased, the first to lapse first. Jobs that it is about to return are left out.
     pub(crate) fn leases_of(&self, session: SessionId) -> Vec<(Moment, JobId)> {
         let mut leases: Vec<_> = self
             .jobs
             .iter()
             .filter_map(|job| match job.place {
-                Place::Leased(until, holder) if holder == session => Some((until, job.id)),
+                Place::Leased(until, holder) if holder == session && !self.is_sorted(job.id) => {
+                    Some((until, job.id))
+                }
                 _ => None,
             })
             .collect();
