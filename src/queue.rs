@@ -15,13 +15,16 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::change::Change;
-use crate::clock::{Clock, Moment, Now, Stopwatch};
+use crate::clock::{Clock, Now, Stopwatch};
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, Lease, QueueName};
-use state::{Ending, SessionId, State, Warn};
+use crate::job::JobId;
+use locked::Wakeups;
+pub use locked::{Locked, Wait, Waited, Waiter};
+use state::{Ending, SessionId, State};
 
 mod budget;
 mod idset;
+mod locked;
 mod random;
 pub mod state;
 mod table;
@@ -66,38 +69,6 @@ pub struct Queue<R: Recorder> {
     clock: Clock,
 }
 
-/// What the lock guards.
-pub struct Locked<R> {
-    state: State,
-    recorder: R,
-    /// By session number: where its thread sleeps while it waits for a job.
-    waiters: Vec<Arc<Waiter>>,
-    /// The moment that the timekeeper sleeps to; `None` while it is awake or has nothing to wait for.
-    sleeping_to: Option<Moment>,
-    timekeeper_idle: bool,
-    stopped: bool,
-    /// Set while a change is made, so that it stays set if the change panics.
-    changing: bool,
-    /// Whether somebody has seen that a change has panicked, and has told everybody.
-    broken: bool,
-    /// How often [`Queue::locked`] has taken the lock.
-    times_locked: u64,
-}
-
-/// Who has to be woken after the lock is released.
-struct Wakeups {
-    waiters: Vec<Arc<Waiter>>,
-    timekeeper: bool,
-}
-
-/// Where one session's thread waits, and why it may have been woken.
-#[derive(Debug, Default)]
-pub struct Waiter {
-    condvar: Condvar,
-    /// Set under the queue's lock: the wait is over, with or without a job.
-    cancelled: AtomicBool,
-}
-
 /// A panic under the lock may have left a change half made: nothing in the queue can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
@@ -114,144 +85,6 @@ impl From<Broken> for Refusal {
     fn from(broken: Broken) -> Refusal {
         Refusal::new(Code::Internal, broken.to_string())
     }
-}
-
-/// How a wait for a job ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Waited<P> {
-    /// With a job, and the place in the record of changes that has to be durable before the job is shown.
-    Leased(Lease, P),
-    /// At its deadline.
-    TimedOut,
-    /// Because one of the session's own leases is about to lapse.
-    LapsesSoon,
-    /// [`Queue::cancel`] ended it.
-    Cancelled,
-    /// It was refused: see [`State::room_for`].
-    Refused(Refusal),
-}
-
-impl<R> Locked<R> {
-    /// Whether somebody has to be woken, for which the lock must be released.
-    pub fn has_wakeups(&mut self) -> bool {
-        !self.state.effects().wakes.is_empty()
-    }
-
-    fn take_wakeups(&mut self) -> Wakeups {
-        let wakes = std::mem::take(&mut self.state.effects().wakes);
-        let waiters = wakes.iter().map(|session| self.waiters[session.0 as usize].clone()).collect();
-        Wakeups { waiters, timekeeper: self.outruns_timekeeper() }
-    }
-
-    /// Whether something is due before the timekeeper would wake, so that it has to be woken. Says so once
-    /// for each deadline.
-    fn outruns_timekeeper(&mut self) -> bool {
-        let outruns = self.timekeeper_idle
-            && match (self.state.next_deadline(), self.sleeping_to) {
-                (Some(next), Some(sleeping_to)) => next < sleeping_to,
-                (Some(_), None) => true,
-                (None, _) => false,
-            };
-        if outruns {
-            self.timekeeper_idle = false;
-        }
-        outruns
-    }
-
-    /// Makes a change. If it panics, every later change is refused.
-    fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> Result<T, Broken> {
-        if self.changing {
-            return Err(Broken);
-        }
-        self.changing = true;
-        let result = change(self);
-        self.changing = false;
-        Ok(result)
-    }
-}
-
-impl<R: Recorder> Locked<R> {
-    /// Calls `verb` with the state at the moment `now`, and records what it changed. Returns also the place
-    /// of everything recorded up to then.
-    pub fn with<T>(&mut self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
-        let result = verb(&mut self.state, now);
-        (result, self.record())
-    }
-
-    /// Leases a job of the named queues (if none is named, of those that the session watches), if there is
-    /// one. Returns also the place that has to be durable before the job is shown to anybody.
-    pub fn lease(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        queues: &[QueueName],
-    ) -> Option<(Lease, R::Position)> {
-        let lease = self.state.lease(now, session, queues)?;
-        let position = self.recorder.position_of(lease.id);
-        self.record();
-        Some((lease, position))
-    }
-
-    fn record(&mut self) -> R::Position {
-        let mut changes = std::mem::take(&mut self.state.effects().changes);
-        if !changes.is_empty() {
-            self.recorder.record(&changes, &self.state);
-            changes.clear();
-        }
-        // Puts the allocation back for the next time.
-        self.state.effects().changes = changes;
-        self.recorder.position()
-    }
-
-    /// One round of a wait: ends it, or prepares to sleep.
-    fn wait(
-        &mut self,
-        now: Now,
-        waiter: &Waiter,
-        session: SessionId,
-        wait: &Wait<'_>,
-    ) -> Option<Waited<R::Position>> {
-        // It asks in the first round, and again if the lease that it was given has lapsed before it woke.
-        let asks = !self.state.is_waiting(session);
-        // A job takes precedence over a warning.
-        let warned = self.state.take_warned(session);
-        if asks
-            && let Some(lease) =
-                self.state.take_handed(session).or_else(|| self.state.lease(now, session, wait.queues))
-        {
-            let position = self.recorder.position_of(lease.id);
-            return Some(Waited::Leased(lease, position));
-        }
-        let lapses_soon = asks && wait.warn == Warn::BeforeLapse && self.state.lapses_soon(now, session);
-        let over = if waiter.cancelled.load(Ordering::Relaxed) {
-            Waited::Cancelled
-        } else if warned || lapses_soon {
-            Waited::LapsesSoon
-        } else if wait.deadline.is_some_and(|deadline| deadline <= now.mono) {
-            Waited::TimedOut
-        } else {
-            if asks {
-                if let Err(refusal) = self.state.room_for(wait.queues) {
-                    return Some(Waited::Refused(refusal));
-                }
-                self.state.wait(session, wait.queues, wait.warn);
-            }
-            return None;
-        };
-        self.state.leave(session);
-        Some(over)
-    }
-}
-
-/// What a session waits for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wait<'a> {
-    /// A job of one of these queues; if none is named, of those that the session watches.
-    pub queues: &'a [QueueName],
-    /// Whether the wait also ends before one of the session's own leases lapses.
-    pub warn: Warn,
-    /// When it ends without a job; `None` for never.
-    pub deadline: Option<Moment>,
 }
 
 /// Declared before the lock is taken, so that it is dropped after the lock is released. If a change has
@@ -276,17 +109,7 @@ impl<R: Recorder> Queue<R> {
         recorder: R,
         on_broken: impl Fn() + Send + Sync + 'static,
     ) -> Queue<R> {
-        let locked = Locked {
-            state,
-            recorder,
-            waiters: Vec::new(),
-            sleeping_to: None,
-            timekeeper_idle: false,
-            stopped: false,
-            changing: false,
-            broken: false,
-            times_locked: 0,
-        };
+        let locked = Locked::new(state, recorder);
         Queue {
             locked: Mutex::new(locked),
             trying: AtomicBool::new(false),
