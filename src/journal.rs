@@ -1,113 +1,108 @@
-//! The journal: what has to outlive the process, in files that only ever grow at their end.
+//! The journal: appended changes survive the end of the process.
 //!
-//! Changes are appended in the order in which they happen and get a [`Position`]; whoever must not go on before
-//! a change is safe waits for its position. Batches of changes are written by one thread at a time, and synced as
-//! the [`Fsync`] policy asks: all who wait meanwhile share the next write and the next sync.
+//! Changes are appended in the order in which they happen. Each gets a [`Position`]; a thread that must not go on before a
+//! change is safe waits for its position. One thread at a time writes batches of changes and syncs them as the
+//! [`Fsync`] policy asks. Threads that wait meanwhile share the next write and the next sync.
 //!
-//! What the files hold is described in docs/journal.md, and byte by byte at the heads of `journal/segment.rs`,
-//! `journal/batch.rs` and `journal/record.rs`. This room knows changes to jobs; it does not know what a queue does
-//! with them, and no socket or worker.
+//! The files are described in docs/journal.md, and byte by byte at the heads of `journal/segment.rs`, `journal/batch.rs`
+//! and `journal/record.rs`. This room knows changes to jobs. It does not know what a queue does with them, or sockets, or
+//! workers.
+//!
+//! Its files import each other in one direction: formats and storage, then recovery, then [`space`](mod@space) (when to
+//! compact and who may use which segment, as a pure policy) and the account that it decides from, then the reserve of
+//! segments, the tail that writes batches, the writer, and compaction, which uses the writer as any other user does.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::change::Change;
+pub use crate::change::JobSize;
 use crate::clock::Stopwatch;
 use crate::job::{JobId, QueueName};
 pub use crate::stats::JournalStats;
 
+mod account;
 mod batch;
+mod buffer;
 mod compaction;
 mod failure;
+mod files;
 #[doc(hidden)]
 pub mod fuzz;
 mod histogram;
 mod options;
 mod record;
 mod recovery;
+mod reserve;
 mod salvage;
 mod segment;
-mod spares;
+mod space;
 pub mod storage;
+mod sync;
+mod tail;
+mod threads;
 mod verify;
 mod waiters;
 mod writer;
 
+use account::Account;
+pub use buffer::Position;
+use compaction::Compactor;
 pub use compaction::Keeper;
 pub use failure::{Failure, OnFailure, OpenError, Unavailable};
+use files::Files;
 pub use options::{Fsync, Options, SEGMENT_BYTES_MIN, Sabotage};
 pub use recovery::TornTail;
+use reserve::Reserve;
 pub use salvage::{Salvaged, salvage};
 pub use segment::{Damage, FORMAT_VERSION};
+pub use space::{Live, Room};
 use storage::Storage;
+use sync::Syncs;
+use tail::Tail;
+use threads::Threads;
 pub use verify::{Report, verify};
-use writer::{Shared, Threads};
-
-/// A place in the journal: all changes up to one of them. Counts from the start of the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position(u64);
+use writer::Writer;
 
 /// What was found when a journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Records read.
     pub records: u64,
-    /// Bytes of them, with all that surrounds them.
+    /// Bytes read that are headers, batches or records.
     pub bytes: u64,
     /// Segments read.
     pub segments: usize,
-    /// A last batch that had not been written in whole.
+    /// A last batch that was not written completely.
     pub torn: Option<TornTail>,
-    /// Whether the server before had stopped in good order, or there was none.
+    /// Whether the server before ended gracefully, or there was none.
     pub clean: bool,
-    /// The highest id that was ever given; 0 where none was.
+    /// The highest id that was ever given; 0 if none was.
     pub highest_id: u64,
     /// How long it took.
     pub duration: Duration,
 }
 
-/// What has to be kept, as its owner counts it: all that is in the journal beyond it is dead weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Live {
-    /// Jobs that are there.
-    pub jobs: u64,
-    /// The [`job_bytes`] of all of them, and the [`pause_bytes`] of all paused queues.
-    pub bytes: u64,
-}
-
-/// Whether a new job may be appended, as far as that is known without waiting: see [`Journal::room`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// There is room.
-    Yes,
-    /// The disk is full, and what is left is set aside for what ends the jobs that exist.
-    No,
-    /// More than a segment's worth is appended and not written yet: write first, with [`Journal::has_room`].
-    MustWrite,
-}
-
-/// What a job adds to [`Live::bytes`]: the least that a record of it takes with the priority and the reason that it
-/// has now, whatever its counts and its place are.
+/// What a job adds to [`Live::bytes`]: the smallest size of its record with its present priority and reason, whatever its
+/// counts and its place are.
 ///
-/// Counts and places change without a word to the journal; leaving them out makes this a few bytes less than
-/// the record, and a sum that is easily kept.
+/// Counts and places change without a word to the journal. Leaving them out makes this a few bytes less than the record,
+/// and a sum that is easy to keep.
 pub fn job_bytes(job: &JobSize<'_>) -> u64 {
     record::job_bytes(job)
 }
 
-/// The least size of segments in which every record of so many bytes fits, whatever other records share its batch.
+/// What a paused queue adds to [`Live::bytes`].
+pub fn pause_bytes(queue: &QueueName) -> u64 {
+    record::pause_bytes(queue)
+}
+
+/// The smallest size of segments in which every record of this size fits, whatever other records share its batch.
 pub fn segment_bytes_for(record_bytes: u64) -> u64 {
     let batch = record_bytes + batch::HEADER_BYTES as u64;
     segment::HEADER_BYTES as u64 + (batch * writer::BATCH_PARTS).div_ceil(writer::BATCH_PARTS - 1) + 1
 }
-
-/// What a paused queue adds to [`Live::bytes`].
-pub fn pause_bytes(queue: &QueueName) -> u64 {
-    queue.as_str().len() as u64 + 3
-}
-
-pub use crate::change::JobSize;
 
 /// Reads a journal as [`Journal::open`] does, calls `replay` with every change in order, and changes nothing.
 ///
@@ -151,7 +146,7 @@ fn recovered(
     }
 }
 
-/// An open journal. Clones share it; it stops when the last one is dropped, without a clean mark unless
+/// An open journal. Clones share it. It stops when the last one is dropped, without a clean mark unless
 /// [`Journal::close`] was called.
 #[derive(Clone)]
 pub struct Journal {
@@ -159,14 +154,18 @@ pub struct Journal {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
+    account: Arc<Account>,
+    reserve: Arc<Reserve>,
+    writer: Arc<Writer>,
+    compactor: Arc<Compactor>,
     threads: Threads,
+    options: Options,
     recovered: Recovered,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shared.stop();
+        self.writer.stop();
         self.threads.join();
     }
 }
@@ -178,79 +177,100 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `storage`, creates it where there is none, and calls `replay` with every change that
-    /// it holds, in order. Blocks until all is read and the tail is durable.
+    /// Opens the journal in `storage`, creates it if there is none, and calls `replay` with every change in it, in order.
+    /// Blocks until everything is read and the tail is durable.
     ///
-    /// A [`Change::Status`] or [`Change::Gone`] of a job that is not there is to be passed over: its job has been
-    /// compacted away since. A [`Change::Job`] takes the place of an earlier one with its id.
+    /// Skip a [`Change::Status`] or [`Change::Gone`] of a job that does not exist: compaction has removed its job. A
+    /// [`Change::Job`] replaces an earlier one with its id.
     ///
     /// # Errors
     /// [`OpenError`]; nothing that was acknowledged has then been changed or removed.
     pub fn open(
         storage: Arc<dyn Storage>,
-        options: Options,
+        mut options: Options,
         replay: &mut dyn FnMut(Change),
     ) -> Result<(Journal, Recovered), OpenError> {
         let started = Stopwatch::start();
-        let (scan, highest_id) = replay_scan(&*storage, replay)?;
+        options.segment_bytes = options.segment_bytes.max(SEGMENT_BYTES_MIN);
+        let (mut scan, highest_id) = replay_scan(&*storage, replay)?;
         let torn = scan.settle(&*storage)?;
         let mut recovered = recovered(&scan, torn, highest_id, Duration::ZERO);
-        let shared = Shared::start(storage, options, scan)?;
-        let threads = Threads::spawn(&shared)?;
+
+        let files = Arc::new(Files::new(storage, &options));
+        let account = Arc::new(Account::new(options.segment_bytes, scan.segments.clone()));
+        let spares = std::mem::take(&mut scan.spares);
+        let last_id = scan.segments.last().map_or(0, |segment| segment.id);
+        let next_id = spares.last().map_or(last_id, |spare| spare.id) + 1;
+        let reserve = Arc::new(Reserve::new(Arc::clone(&files), Arc::clone(&account), spares, next_id));
+        let syncs = Arc::new(Syncs::new(Arc::clone(&files), scan.chain.next));
+        let parts = (Arc::clone(&files), Arc::clone(&account), Arc::clone(&reserve), Arc::clone(&syncs));
+        let tail = Tail::new(parts.0, parts.1, parts.2, parts.3, options.fsync, &scan);
+        let writer = Writer::start(options.clone(), Arc::clone(&account), Arc::clone(&reserve), syncs, tail);
+        let writer = Arc::new(writer.map_err(OpenError::Unavailable)?);
+        let parts = (Arc::clone(&files), Arc::clone(&account), Arc::clone(&reserve), Arc::clone(&writer));
+        let compactor = Arc::new(Compactor::new(parts.0, parts.1, parts.2, parts.3, options.sabotage));
+        let threads = match options.background {
+            true => Threads::start(&files, &writer, &reserve, &compactor, options.fsync)?,
+            false => Threads::default(),
+        };
         recovered.duration = started.elapsed();
-        let inner = Inner { shared, threads, recovered: recovered.clone() };
+        let inner =
+            Inner { account, reserve, writer, compactor, threads, options, recovered: recovered.clone() };
         Ok((Journal { inner: Arc::new(inner) }, recovered))
     }
 
     /// Puts the journal in the failed state: nothing more is kept or acknowledged, and
     /// [`Options::on_failure`] is called. Does nothing if it has failed already.
     pub fn fail(&self, failure: Failure) {
-        self.inner.shared.fail(failure);
+        self.inner.writer.fail(failure);
     }
 
-    /// Appends a change, and returns the place up to which to wait for it. Does no I/O and never blocks for long:
-    /// it is called under the queue's lock, so that the journal's order is the order of what happened.
+    /// Appends a change, and returns the position to wait for. It does no I/O and never blocks for long: it is called under
+    /// the queue's lock, so that the journal has the order in which changes happened.
     ///
-    /// What nobody waits for is written with what somebody does; see [`Journal::nudge`].
+    /// A change that nobody waits for is written with the next one that somebody waits for; see [`Journal::nudge`].
     pub fn append(&self, change: &Change) -> Position {
-        self.inner.shared.append(change)
+        // Anything but a job's whole record is of no use once that is written again.
+        let is_dead = matches!(change, Change::Status(..) | Change::Gone(_));
+        self.inner.writer.append(is_dead, |out| record::encode(change, out))
     }
 
-    /// Tells how much of what was appended has to be kept. Cheap; to be called once after opening, and whenever
-    /// changes were appended, before the queue's lock is let go.
+    /// Tells the journal how much must be kept. Cheap. Call it once after opening, and whenever changes were appended, before
+    /// the queue's lock is released.
     pub fn set_live(&self, live: Live) {
-        self.inner.shared.set_live(live);
+        self.inner.account.set_live(live);
+        self.inner.reserve.notify_if_waiting();
     }
 
-    /// The place of the change that was appended last.
+    /// The position of the change that was appended last.
     pub fn appended(&self) -> Position {
-        self.inner.shared.appended()
+        self.inner.writer.appended()
     }
 
-    /// The place up to which the policy's promise holds.
+    /// The position up to which the policy's promise holds.
     pub fn durable(&self) -> Position {
-        self.inner.shared.promised()
+        self.inner.writer.promised()
     }
 
-    /// Has what was appended written soon, for those who do not wait.
+    /// Has what was appended written soon, although nobody waits for it.
     pub fn nudge(&self) {
-        self.inner.shared.nudge();
+        self.inner.writer.nudge();
     }
 
-    /// Blocks until the policy's promise holds for all changes up to `position`: synced under [`Fsync::Always`],
-    /// written otherwise.
+    /// Blocks until the policy's promise holds for all changes up to `position`: they are synced under [`Fsync::Always`],
+    /// otherwise written.
     ///
     /// # Errors
-    /// [`Unavailable`] once a write or a sync has failed, and ever after.
+    /// [`Unavailable`] once the journal has failed.
     pub fn wait(&self, position: Position) -> Result<(), Unavailable> {
-        self.inner.shared.wait(position)
+        self.inner.writer.wait(position)
     }
 
-    /// As [`Journal::wait`], but where another thread is writing, does not wait for it and returns false. What `prepare`
-    /// has made is called instead, once, by whoever comes to know; it must not block.
+    /// As [`Journal::wait`], but if another thread is writing, it does not wait and returns false. Then what `prepare` returns
+    /// is called once, by the thread that writes up to `position` or fails to. It must not block.
     ///
     /// # Errors
-    /// [`Unavailable`] once a write or a sync has failed, and ever after; whoever is called gets the same.
+    /// [`Unavailable`] once the journal has failed. The call gets the same.
     pub fn wait_or_call<C>(
         &self,
         position: Position,
@@ -259,80 +279,120 @@ impl Journal {
     where
         C: FnOnce(Result<(), Unavailable>) + Send + 'static,
     {
-        self.inner.shared.wait_or_call(position, || Box::new(prepare()))
+        self.inner.writer.wait_or_call(position, || Box::new(prepare()))
     }
 
     /// Blocks until all changes up to `position` are synced, whatever the policy.
     ///
     /// # Errors
-    /// [`Unavailable`] once a write or a sync has failed, and ever after.
+    /// [`Unavailable`] once the journal has failed.
     pub fn sync(&self, position: Position) -> Result<(), Unavailable> {
-        self.inner.shared.wait(position)?;
-        self.inner.shared.sync(position)
+        self.inner.writer.wait(position)?;
+        self.inner.writer.sync(position)
     }
 
-    /// Begins to keep the journal small: from now on, whenever what is in it is too much beside what has to be kept, the
-    /// oldest segment is emptied and removed, with traffic or without. The journal is then at most three times
-    /// [`Live::bytes`] and four segments.
+    /// Keeps the journal small from now on: whenever too much of it is dead, the oldest segment is emptied and removed, with
+    /// traffic or without. The journal then takes at most three times [`Live::bytes`] and four segments.
     pub fn start_compaction(&self, keeper: Weak<dyn Keeper>) {
-        self.inner.shared.start_compaction(keeper);
+        self.inner.compactor.start(keeper);
     }
 
-    /// Compacts inside this call, as long as there is something to gain: for tests without threads.
+    /// Compacts inside this call until nothing more is to be gained: for tests without threads.
     ///
     /// # Errors
-    /// [`Unavailable`] once a write or a sync has failed, and ever after.
+    /// [`Unavailable`] once the journal has failed.
     #[doc(hidden)]
     pub fn compact(&self) -> Result<(), Unavailable> {
-        self.inner.shared.compact()
+        self.inner.compactor.compact()
     }
 
-    /// Whether a new job whose record takes so many bytes may be appended, without waiting: it counts everything that
-    /// was appended before. Does no I/O and takes no lock that is held during any, so it may be called under the
+    /// Whether a new job whose record takes this many bytes may be appended, judged without waiting. It counts everything that
+    /// was appended before. It does no I/O and takes no lock that is held during any, so it may be called under the
     /// queue's lock.
     pub fn room(&self, bytes: u64) -> Room {
-        self.inner.shared.room(bytes)
+        self.inner.account.facts().room(bytes, || self.free_bytes(), self.inner.account.unwritten())
     }
 
-    /// As [`Journal::room`], but waits where that says [`Room::MustWrite`]. False only while the disk is full, and
-    /// while there is space yet for what ends the jobs that there are: their ACK, FAIL and DELETE go on. All else but reasons
+    /// As [`Journal::room`], but on [`Room::MustWrite`] it writes and asks again. It is false only while the disk is full.
+    /// There is still room for what ends existing jobs then: ACK, FAIL and DELETE work. Everything except new jobs and reasons
     /// of failures is appended without asking.
     ///
-    /// Blocks while more than a segment's worth is appended and not written yet, so that a disk that turns out to be full
-    /// never has more to take than was set aside.
+    /// It blocks while more than a segment's worth is not written yet, so that a disk that turns out to be full never has to
+    /// take more than the reserve.
     pub fn has_room(&self, bytes: u64) -> bool {
-        self.inner.shared.has_room(bytes)
+        loop {
+            match self.room(bytes) {
+                Room::Yes => return true,
+                Room::No => return false,
+                Room::MustWrite => {}
+            }
+            if self.wait(self.appended()).is_err() {
+                // The caller gets this error when it waits for its job.
+                return true;
+            }
+        }
     }
 
-    /// Whether a failure's reason of so many bytes may be kept. False only where the disk has been full for a while.
-    /// Never blocks, like [`Journal::room`].
+    /// Whether the reason of a failure may be kept, with this many bytes. It is false only if the disk has been full for a
+    /// while. It never blocks, like [`Journal::room`].
     pub fn has_room_for_reason(&self, bytes: u64) -> bool {
-        self.inner.shared.has_room_for_reason(bytes)
+        self.inner.account.facts().has_room_for_reason(bytes, || self.free_bytes())
+    }
+
+    /// Room on the disk that nothing appended so far will take.
+    fn free_bytes(&self) -> u64 {
+        let Inner { account, reserve, .. } = &*self.inner;
+        (account.tail_room() + reserve.ready_bytes()).saturating_sub(account.unwritten())
     }
 
     /// Why it can no longer be written, if so.
     pub fn failure(&self) -> Option<Unavailable> {
-        self.inner.shared.failure()
+        self.inner.writer.failure()
     }
 
     /// What it has done since it was opened.
     pub fn stats(&self) -> JournalStats {
-        self.inner.shared.stats(&self.inner.recovered)
+        let Inner { account, reserve, writer, options, recovered, .. } = &*self.inner;
+        let counts = writer.counts();
+        let facts = account.facts();
+        let (segments, oldest_segment, newest_segment) = account.with_segments(|segments| {
+            let id = |segment: Option<&recovery::Segment>| segment.map_or(0, |segment| segment.id);
+            (segments.len() as u64, id(segments.front()), id(segments.back()))
+        });
+        JournalStats {
+            fsync: options.fsync.to_string(),
+            segments,
+            oldest_segment,
+            newest_segment,
+            segment_bytes: options.segment_bytes,
+            total_bytes: reserve.total_bytes(),
+            live_bytes: facts.live.bytes,
+            dead_bytes: facts.dead(),
+            batches: counts.batches,
+            records: counts.records,
+            syncs: counts.latency.count(),
+            sync_p50: counts.latency.percentile(50),
+            sync_p99: counts.latency.percentile(99),
+            sync_max: counts.latency.max(),
+            replayed_records: recovered.records,
+            replayed_bytes: recovered.bytes,
+            replayed_clean: recovered.clean,
+        }
     }
 
-    /// Writes and syncs what was appended, then a clean mark, and ends the journal's threads. Blocks until that is
-    /// done. Waiting for what is appended later is answered with [`Unavailable`].
+    /// Writes and syncs what was appended, then a clean mark, and ends the journal's threads. Blocks until that is done. A
+    /// wait for what is appended later returns [`Unavailable`].
     ///
     /// # Errors
-    /// [`Unavailable`] where a write or a sync failed, now or before.
+    /// [`Unavailable`] if a write or a sync failed, now or before.
     pub fn close(&self) -> Result<(), Unavailable> {
-        let closed = self.inner.shared.close();
+        let closed = self.inner.writer.close();
         self.inner.threads.join();
         closed
     }
 }
 
-/// The id that shows that it was given, for a change that names one.
+/// The id that a change shows to be used, if it names one.
 fn id_of(change: &Change) -> Option<JobId> {
     match change {
         Change::Job(spec, _) => Some(spec.id),

@@ -36,6 +36,17 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         "client and worker speak the wire like anybody else's program",
     ),
     (
+        &["src/journal/space.rs"],
+        &["Mutex", "Condvar", "Atomic", "Stopwatch", "std::fs", "std::thread", "log::"],
+        "the policy for space takes facts and returns decisions",
+    ),
+    (
+        &["src/journal/reserve.rs", "src/journal/account.rs", "src/journal/tail.rs", "src/journal/sync.rs"],
+        &["super::writer", "super::compaction"],
+        "what the writer and compaction use does not know them",
+    ),
+    (&["src/journal/writer.rs"], &["super::compaction"], "compaction uses the writer as any other user does"),
+    (
         &["src/stats.rs", "src/stats"],
         &["crate::journal", "crate::queue", "crate::broker", "crate::server", "crate::protocol"],
         "counters are plain values, so that any engine can fill them in",

@@ -71,6 +71,11 @@ pub(super) fn job_bytes(job: &JobSize<'_>) -> u64 {
     (fixed + variable + queue + key + job.body_bytes) as u64 + status_bytes(job.priority, job.reason)
 }
 
+/// The length of the pause that a paused queue needs, without its end.
+pub(super) fn pause_bytes(queue: &QueueName) -> u64 {
+    queue.as_str().len() as u64 + 3
+}
+
 /// The part of it that a status may change.
 pub(super) fn status_bytes(priority: Priority, reason: Option<&str>) -> u64 {
     let reason = reason.map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());

@@ -219,7 +219,7 @@ impl<'a> Copier<'a> {
     }
 
     fn begin(&mut self) {
-        let salt = super::writer::random_salt();
+        let salt = super::files::random_salt();
         self.segment = segment::Header {
             id: self.next_id,
             salt,

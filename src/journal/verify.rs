@@ -97,7 +97,7 @@ impl Tally {
                 self.paused.remove(queue);
             }
             Change::Pause(queue, _) => {
-                self.paused.insert(queue.clone(), super::pause_bytes(queue));
+                self.paused.insert(queue.clone(), record::pause_bytes(queue));
             }
             Change::IdsUsed(id) => self.highest_id = self.highest_id.max(id.0),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, Thread};
 
-use super::Unavailable;
+use super::failure::Unavailable;
 
 const WAITS: u8 = 0;
 const REACHED: u8 = 1;

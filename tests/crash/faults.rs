@@ -61,7 +61,7 @@ const ROLES: [Role; 7] = [
     Role { thread: "journal-sync", policy: Policy::Interval, plan: LONGER, syscalls: &["fdatasync"] },
     // Makes segments ahead.
     Role {
-        thread: "journal-spares",
+        thread: "journal-reserve",
         policy: Policy::Always,
         plan: CROWD,
         syscalls: &["openat", "pwrite64", "fdatasync", "/renameat", "fsync"],
@@ -425,7 +425,7 @@ fn nothing_is_told_before_it_is_synced_and_no_name_is_left_unsynced() {
         Strace::watch(thread(&server, name), syscalls, &site.home().join(name))
     };
     let connection = watch("connection", &["pwrite64", "fdatasync"]);
-    let spares = watch("journal-spares", &["pwrite64", "fdatasync", "/renameat", "fsync"]);
+    let spares = watch("journal-reserve", &["pwrite64", "fdatasync", "/renameat", "fsync"]);
     let compaction = watch("journal-compact", &["/unlinkat", "fsync"]);
     let plan = Plan { rounds: Some(300), ..ALONE };
     let clients = Load::start(server.address, &history, plan, seed(), Some(first)).end();
@@ -470,7 +470,7 @@ fn disk_that_was_full_for_a_moment_takes_jobs_again_once_some_are_done() {
     let site = Site::new(Policy::Always, SEGMENT_BYTES);
     let server = site.start();
     let mut talk = server.connect();
-    let spares = thread(&server, "journal-spares");
+    let spares = thread(&server, "journal-reserve");
     let injection = Injection { syscall: "pwrite64", fault: Fault::Enospc, number: 1, for_good: false };
     let strace = Strace::attach(spares, injection, &site.home().join("strace"));
     let body = "x".repeat(700);
@@ -522,7 +522,7 @@ fn while_no_segment_can_be_made_only_new_jobs_are_refused() {
     allow(&history, true, false);
     // Overwriting what is there needs no room.
     let injection = Injection { syscall: "openat", fault: Fault::Enospc, number: 1, for_good: true };
-    let spares = thread(&server, "journal-spares");
+    let spares = thread(&server, "journal-reserve");
     let strace = Strace::attach(spares, injection, &site.home().join("strace"));
     until("a job to be refused", || {
         submit(&mut client, &history, 500).expect("it answers");
