@@ -52,7 +52,7 @@ impl Filled {
     fn next_submission(&mut self) -> Submission {
         let [queue] = self.queues[self.submitted % self.queues.len()].clone();
         self.submitted += 1;
-        Submission { queue, ..Submission::new([b'x'; BODY_BYTES]) }
+        Submission::new([b'x'; BODY_BYTES]).to(&queue)
     }
 
     fn submit(&mut self, submission: Submission) {

@@ -231,8 +231,21 @@ impl fmt::Display for JobState {
     }
 }
 
-/// What a submitter may ask for, beyond queue and body.
+/// What a submitter may ask for, beyond queue and body. [`Submission`] has the same setters; options of their own
+/// are for many submissions that share them.
+///
+/// ```
+/// use std::time::Duration;
+/// use djqs::{Options, QueueName, Submission};
+///
+/// let (logs, often) = (QueueName::new("logs")?, Options::default().attempts(100).backoff(Duration::from_secs(5)));
+/// let jobs = (1..=9).map(|host| Submission::new(format!("CLEANUP_LOGS: web{host}")).to(&logs).options(&often));
+/// # assert_eq!(jobs.clone().last().unwrap().options.attempts, 100);
+/// # assert!(jobs.clone().all(|job| job.queue == logs));
+/// # Ok::<(), djqs::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// The lowest goes first. Default 1024.
     pub priority: Priority,
@@ -261,6 +274,44 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Sets the priority: see [`Options::priority`].
+    pub fn priority(mut self, priority: u32) -> Options {
+        self.priority = Priority(priority);
+        self
+    }
+
+    /// Sets the delay: see [`Options::delay`].
+    pub fn delay(mut self, delay: Duration) -> Options {
+        self.delay = delay;
+        self
+    }
+
+    /// Sets the time to run: see [`Options::ttr`].
+    pub fn ttr(mut self, ttr: Duration) -> Options {
+        self.ttr = ttr;
+        self
+    }
+
+    /// Sets the limit of attempts: see [`Options::attempts`].
+    pub fn attempts(mut self, attempts: u32) -> Options {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets the wait after the first failure: see [`Options::backoff`].
+    pub fn backoff(mut self, backoff: Duration) -> Options {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Sets the unique key, or that there is none: see [`Options::key`].
+    pub fn key(mut self, key: impl Into<Option<Key>>) -> Options {
+        self.key = key.into();
+        self
+    }
+}
+
 /// A job as it is submitted: a body, and what else is asked for.
 ///
 /// ```
@@ -280,6 +331,7 @@ impl Default for Options {
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Submission {
     /// The queue it goes to.
     pub queue: QueueName,
@@ -295,14 +347,26 @@ impl Submission {
         Submission { queue: QueueName::default(), options: Options::default(), body: body.as_ref().into() }
     }
 
-    /// Sets the queue. Names are checked here, so that a submission can't fail later because of its name; a
-    /// [`QueueName`] that exists already can be assigned to the field.
+    /// Sets the queue. Names are checked here, so that a submission can't fail later because of its name. See
+    /// [`Submission::to`] for a name that exists already.
     ///
     /// # Errors
     /// [`BadQueueName`] if the text breaks the naming rule.
     pub fn queue(mut self, name: &str) -> Result<Submission, BadQueueName> {
         self.queue = QueueName::new(name)?;
         Ok(self)
+    }
+
+    /// Sets the queue to one whose name is checked already.
+    pub fn to(mut self, queue: &QueueName) -> Submission {
+        self.queue = queue.clone();
+        self
+    }
+
+    /// Replaces all options.
+    pub fn options(mut self, options: &Options) -> Submission {
+        self.options = options.clone();
+        self
     }
 
     /// Sets the unique key: see [`Options::key`].

@@ -14,8 +14,8 @@ fn broker() -> (Broker, ManualClock) {
 }
 
 fn delayed(seconds: u64) -> Submission {
-    let options = Options { delay: Duration::from_secs(seconds), ..Options::default() };
-    Submission { options, ..Submission::new(*b"later") }
+    let options = Options::default().delay(Duration::from_secs(seconds));
+    Submission::new(*b"later").options(&options)
 }
 
 /// Carries out a command and settles, as a connection does.
@@ -90,8 +90,8 @@ fn purge_takes_what_comes_due_while_it_goes_on() {
         for number in 0..3000 {
             // Some are ready when it begins, some come due a little later.
             let delay = Duration::from_millis(number % 16);
-            let options = Options { delay, ..Options::default() };
-            submitter.submit(Submission { options, ..Submission::new(*b"work") }).unwrap();
+            let options = Options::default().delay(delay);
+            submitter.submit(Submission::new(*b"work").options(&options)).unwrap();
         }
         purger.purge(&djqs::QueueName::default(), None).unwrap();
         let jobs = broker.stats().jobs;

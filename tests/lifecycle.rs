@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn accept(&mut self, queue: &str, options: Options) -> Accepted {
-        let submission = Submission { queue: name(queue), options, ..Submission::new(*b"work") };
+        let submission = Submission::new("work").to(&name(queue)).options(&options);
         self.state.submit(self.now, submission).expect("there is room")
     }
 
@@ -152,15 +152,15 @@ fn options() -> Options {
 }
 
 fn urgent(priority: u32) -> Options {
-    Options { priority: Priority(priority), ..options() }
+    options().priority(priority)
 }
 
 fn delayed(delay: Duration) -> Options {
-    Options { delay, ..options() }
+    options().delay(delay)
 }
 
 fn attempts(attempts: u32) -> Options {
-    Options { attempts, ..options() }
+    options().attempts(attempts)
 }
 
 fn counts(failures: u32, crashes: u32, returns: u32) -> Counts {
@@ -252,7 +252,7 @@ fn full_of_jobs(limit: u64, first: Options) -> (Bench, u64) {
     let mut bench = Bench::new();
     bench.state = State::new(limit, 1);
     bench.submit(first);
-    let tiny = || Submission { options: attempts(0), ..Submission::new(*b"x") };
+    let tiny = || Submission::new("x").attempts(0);
     let count = 1 + std::iter::from_fn(|| bench.state.submit(bench.now, tiny()).ok()).count() as u64;
     (bench, count)
 }
@@ -310,9 +310,7 @@ fn memory_stays_within_a_twentieth_of_its_limit_whatever_is_named() {
     for how in ["wait", "pause", "watch", "use", "default"] {
         let mut bench = Bench::new();
         bench.state = State::new(LIMIT, 1);
-        while bench.state.submit(bench.now, Submission { queue: name("a"), ..Submission::new(*b"x") }).is_ok()
-        {
-        }
+        while bench.state.submit(bench.now, Submission::new("x").to(&name("a"))).is_ok() {}
         let most = LIMIT + LIMIT / 20;
         let mut refused = 0;
         for n in 0..2_000 {
@@ -428,7 +426,7 @@ fn only_the_holder_can_say_how_it_went() {
 fn backoff_doubles_each_time_with_up_to_a_quarter_of_jitter() {
     let mut bench = Bench::new();
     let session = bench.session();
-    bench.leased(session, Options { attempts: 0, ..options() });
+    bench.leased(session, options().attempts(0));
     let mut base = options().backoff;
     for _ in 0..20 {
         let Failed::RetryIn(wait) = bench.fail(session, JobId(1), None, false, None) else {
@@ -555,7 +553,7 @@ fn job_handed_back_with_a_delay_waits_for_it() {
 fn expired_lease_returns_job_to_ready() {
     let mut bench = Bench::new();
     let (slow, other) = (bench.session(), bench.session());
-    let id = bench.leased(slow, Options { ttr: SECOND, ..options() });
+    let id = bench.leased(slow, options().ttr(SECOND));
     bench.pass(SECOND - MS);
     assert_eq!(bench.is(id), JobState::Leased);
     bench.pass(MS);
@@ -571,7 +569,7 @@ fn expired_lease_returns_job_to_ready() {
 fn touch_starts_the_lease_anew() {
     let mut bench = Bench::new();
     let session = bench.session();
-    let id = bench.leased(session, Options { ttr: SECOND, ..options() });
+    let id = bench.leased(session, options().ttr(SECOND));
     for _ in 0..5 {
         bench.pass(SECOND - MS);
         bench.state.touch(bench.now, session, id, None).expect("it is leased");
@@ -707,7 +705,7 @@ fn waiter_that_leaves_is_passed_over() {
 fn waiter_gets_what_others_give_back_or_lose() {
     let mut bench = Bench::new();
     let (holder, waiter) = (bench.session(), bench.session());
-    let lapsing = bench.leased(holder, Options { ttr: SECOND, ..options() });
+    let lapsing = bench.leased(holder, options().ttr(SECOND));
     bench.wait(waiter, &["default"]);
     bench.pass(SECOND);
     assert_eq!(bench.woken(), [waiter], "as its lease lapses");
@@ -742,7 +740,7 @@ fn job_whose_lease_lapsed_before_its_waiter_came_is_not_taken() {
     let mut bench = Bench::new();
     let session = bench.session();
     bench.wait(session, &["default"]);
-    let id = bench.submit(Options { ttr: MS, ..options() });
+    let id = bench.submit(options().ttr(MS));
     bench.pass(MS);
     assert_eq!(bench.state.take_handed(session), None);
     assert_eq!(bench.is(id), JobState::Ready);
@@ -754,7 +752,7 @@ fn job_whose_lease_lapsed_before_its_waiter_came_is_not_taken() {
 fn second_submission_with_a_key_gets_the_first_one_s_id_and_state() {
     let mut bench = Bench::new();
     let session = bench.session();
-    let with_key = || Options { key: key("order:9"), ..options() };
+    let with_key = || options().key(key("order:9"));
     let id = bench.submit(with_key());
     assert_eq!(bench.accept("default", with_key()), Accepted { id, duplicate: Some(JobState::Ready) });
     bench.get(session).expect("it is ready");
@@ -768,8 +766,8 @@ fn second_submission_with_a_key_gets_the_first_one_s_id_and_state() {
 fn dead_job_keeps_its_key() {
     let mut bench = Bench::new();
     let session = bench.session();
-    let id = bench.dead(session, Options { key: key("order:9"), ..options() });
-    let again = bench.accept("default", Options { key: key("order:9"), ..options() });
+    let id = bench.dead(session, options().key(key("order:9")));
+    let again = bench.accept("default", options().key(key("order:9")));
     assert_eq!(again, Accepted { id, duplicate: Some(JobState::Dead) });
 }
 
@@ -777,16 +775,16 @@ fn dead_job_keeps_its_key() {
 fn key_is_free_again_after_ack() {
     let mut bench = Bench::new();
     let session = bench.session();
-    let id = bench.leased(session, Options { key: key("order:9"), ..options() });
+    let id = bench.leased(session, options().key(key("order:9")));
     bench.state.ack(session, id).expect("it is leased");
-    assert_ne!(bench.submit(Options { key: key("order:9"), ..options() }), id);
+    assert_ne!(bench.submit(options().key(key("order:9"))), id);
 }
 
 #[test]
 fn key_is_free_again_after_delete_and_purge() {
     let mut bench = Bench::new();
     let session = bench.session();
-    let with_key = || Options { key: key("order:9"), ..options() };
+    let with_key = || options().key(key("order:9"));
     let id = bench.submit(with_key());
     bench.state.delete(session, id).expect("it is there");
     bench.submit(with_key());
@@ -797,8 +795,8 @@ fn key_is_free_again_after_delete_and_purge() {
 #[test]
 fn keys_of_two_queues_do_not_meet() {
     let mut bench = Bench::new();
-    bench.submit_to("a", Options { key: key("order:9"), ..options() });
-    bench.submit_to("b", Options { key: key("order:9"), ..options() });
+    bench.submit_to("a", options().key(key("order:9")));
+    bench.submit_to("b", options().key(key("order:9")));
 }
 
 // ---- the operator's verbs ----
@@ -1108,7 +1106,7 @@ fn dead_job_outlives_the_process_with_counts_and_reason() {
     let mut bench = Bench::new();
     bench.state.set_journaled();
     let session = bench.session();
-    let id = bench.leased(session, Options { key: key("order:9"), ..options() });
+    let id = bench.leased(session, options().key(key("order:9")));
     bench.state.give_back(bench.now, session, id, Duration::ZERO).expect("it is leased");
     bench.get(session).expect("it is ready");
     bench.fail(session, id, None, true, Some("no such order"));
@@ -1116,7 +1114,7 @@ fn dead_job_outlives_the_process_with_counts_and_reason() {
     let changes = bench.changes();
     let mut next = bench.restarted(changes, SECOND);
     assert_eq!(next.peek(id), before);
-    let again = next.accept("default", Options { key: key("order:9"), ..options() });
+    let again = next.accept("default", options().key(key("order:9")));
     assert_eq!(again, Accepted { id, duplicate: Some(JobState::Dead) });
 }
 
@@ -1167,7 +1165,7 @@ fn next_deadline_is_the_earliest_of_delays_leases_and_pauses() {
     let mut bench = Bench::new();
     let session = bench.session();
     let at = |millis| Some(Moment::from_millis(millis));
-    bench.leased(session, Options { ttr: 300 * MS, ..options() });
+    bench.leased(session, options().ttr(300 * MS));
     assert_eq!(bench.state.next_deadline(), at(300));
     bench.submit(delayed(200 * MS));
     assert_eq!(bench.state.next_deadline(), at(200));

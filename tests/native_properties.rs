@@ -10,7 +10,7 @@ use djqs::protocol::native::{
 };
 use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, Reply, Retry, Wait};
 use djqs::stats::{QueueStats, ServerStats, StateCounts, Totals};
-use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Refusal, Submission};
+use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, QueueName, Refusal, Submission};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -80,16 +80,17 @@ fn submission() -> impl Strategy<Value = Submission> {
         duration(),
         prop::option::of(key()),
     )
-        .prop_map(|(priority, delay, ttr, attempts, backoff, key)| Options {
-            priority: Priority(priority),
-            delay,
-            ttr,
-            attempts,
-            backoff,
-            key,
+        .prop_map(|(priority, delay, ttr, attempts, backoff, key)| {
+            Options::default()
+                .priority(priority)
+                .delay(delay)
+                .ttr(ttr)
+                .attempts(attempts)
+                .backoff(backoff)
+                .key(key)
         });
     (queue_name(), prop_oneof![Just(Options::default()), options], body())
-        .prop_map(|(queue, options, body)| Submission { queue, options, body })
+        .prop_map(|(queue, options, body)| Submission::new(body).to(&queue).options(&options))
 }
 
 fn fail() -> impl Strategy<Value = Command> {

@@ -53,8 +53,8 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     until_one_waits(&queue);
 
     // All under one lock, so before the waiter can look: the job is handed to it, and its lease is over.
-    let options = Options { ttr: Duration::from_millis(1), ..Options::default() };
-    let submission = Submission { options, ..Submission::new(*b"work") };
+    let options = Options::default().ttr(Duration::from_millis(1));
+    let submission = Submission::new(*b"work").options(&options);
     let (id, ()) = queue
         .with(queue.clock().now(), |state, now| {
             let id = state.submit(now, submission).expect("there is room").id;
@@ -80,8 +80,8 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
     let now = || queue.clock().now();
     let session = queue.open_session();
     let submit = |state: &mut State, now, ttr| {
-        let options = Options { ttr: Duration::from_secs(ttr), ..Options::default() };
-        state.submit(now, Submission { options, ..Submission::new(*b"work") }).expect("there is room").id
+        let options = Options::default().ttr(Duration::from_secs(ttr));
+        state.submit(now, Submission::new(*b"work").options(&options)).expect("there is room").id
     };
     let (first, ()) = queue.with(now(), |state, now| submit(state, now, 10)).unwrap();
     queue.locked(|locked| locked.lease(now(), session, &[])).unwrap().expect("there is a job");

@@ -47,7 +47,7 @@ impl Story {
     }
 
     fn lease(&mut self, id: JobId, job: &Submission, attempt: u32) {
-        let Submission { queue, options, body } = job.clone();
+        let Submission { queue, options, body, .. } = job.clone();
         let lease = Lease { id, queue: queue.clone(), attempt, ttr: options.ttr, body };
         self.say(&Command::Lease { queues: vec![queue], wait: Wait::Forever }, Answer::Leased(lease));
     }
@@ -70,7 +70,7 @@ impl Story {
 
 /// A job as a sound server shows it, if nothing was done to it.
 fn shown(id: JobId, job: &Submission) -> Listed {
-    let Submission { queue, options, body } = job;
+    let Submission { queue, options, body, .. } = job;
     let delay_ms = options.delay.as_millis() as u64;
     Listed {
         id: id.0,
@@ -99,7 +99,7 @@ fn is_content(complaint: Option<String>) {
 }
 
 fn keyed() -> Options {
-    Options { key: Some(Key::new("k").unwrap()), ..Options::default() }
+    Options::default().key(Some(Key::new("k").unwrap()))
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn sound_server_is_not_complained_of() {
     let mut story = Story::new();
     let (first, job) = story.submit(Options::default());
     let (second, keyed) = story.submit(keyed());
-    let (third, delayed) = story.submit(Options { delay: Duration::from_secs(9), ..Options::default() });
+    let (third, delayed) = story.submit(Options::default().delay(Duration::from_secs(9)));
     story.lease(first, &job, 1);
     story.say(&Command::Ack { id: first }, Answer::Done);
     story.lease(second, &keyed, 1);
@@ -259,7 +259,7 @@ fn leased_job_must_be_ready_after_a_restart() {
 fn delay_that_a_restart_shortened_or_lengthened_is_found() {
     for (left, good) in [(9000, true), (8000, false), (10_000, false)] {
         let mut story = Story::new();
-        let (id, job) = story.submit(Options { delay: Duration::from_secs(9), ..Options::default() });
+        let (id, job) = story.submit(Options::default().delay(Duration::from_secs(9)));
         let complaint = story.restart(vec![Listed { remaining_ms: Some(left), ..shown(id, &job) }]);
         if good { is_content(complaint) } else { complains(complaint, "and may be one of") }
     }
@@ -268,7 +268,7 @@ fn delay_that_a_restart_shortened_or_lengthened_is_found() {
 #[test]
 fn delayed_job_that_is_handed_out_early_is_found() {
     let mut story = Story::new();
-    let (id, job) = story.submit(Options { delay: Duration::from_secs(9), ..Options::default() });
+    let (id, job) = story.submit(Options::default().delay(Duration::from_secs(9)));
     story.lease(id, &job, 1);
     complains(story.restart(vec![]), "does not fit together");
 }

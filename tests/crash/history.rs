@@ -577,7 +577,7 @@ impl History {
         {
             self.complain(format!("a worker was given job {id} of the queue {queue}, which is paused"));
         }
-        let Submission { queue, options, body } = &self.jobs[&tag].submission;
+        let Submission { queue, options, body, .. } = &self.jobs[&tag].submission;
         if (queue, options.ttr, body) != (&lease.queue, lease.ttr, &lease.body) {
             self.complain(format!(
                 "job {id} was given to a worker as {lease:?}, and was submitted otherwise"
@@ -684,7 +684,7 @@ impl History {
         };
         self.is_told(tag, id);
         self.must_not_have_ended(sent, tag, "PEEK");
-        let Submission { queue, options, body } = &self.jobs[&tag].submission;
+        let Submission { queue, options, body, .. } = &self.jobs[&tag].submission;
         let shown =
             (&found.queue, found.priority, found.ttr, found.attempts, found.backoff, &found.key, &found.body);
         let was =
@@ -797,7 +797,7 @@ impl Entry {
 impl fmt::Debug for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Known { submission, sent, answered, id, told, base, entries } = self;
-        let Submission { queue, options, body } = submission;
+        let Submission { queue, options, body, .. } = submission;
         let id = id.map_or(0, |id| id.0);
         write!(f, "job {id} (told: {told}) of {queue}, {} bytes, {options:?}, ", body.len())?;
         writeln!(f, "sent {sent:?}, answered {answered:?}, shown as {base:?}")?;

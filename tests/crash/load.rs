@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use djqs::protocol::{Command, LIST_LIMIT_DEFAULT, Retry, Wait};
-use djqs::{JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
+use djqs::{JobId, JobState, Key, Lease, Options, QueueName, Submission};
 
 use crate::dice::Dice;
 use crate::fate::Place;
@@ -188,7 +188,7 @@ pub(crate) fn submission(
     let mut body = tag.to_string().into_bytes();
     let (low, high) = if dice.percent(10) { (0, 256) } else { (b' '.into(), 127) };
     body.extend((0..length).map(|_| dice.within(low, high) as u8));
-    Submission { queue, options, body: body.into() }
+    Submission::new(body).to(&queue).options(&options)
 }
 
 fn get(queues: &[&str], wait: Duration) -> Command {
@@ -198,18 +198,17 @@ fn get(queues: &[&str], wait: Duration) -> Command {
 /// Options as submitters have them; no lease of them lapses while a test runs.
 fn options(dice: &mut Dice, submitter: u64) -> Options {
     let key = dice.percent(20).then(|| Key::new(&format!("key:{submitter}.{}", dice.within(0, 12))).unwrap());
-    Options {
-        priority: Priority(dice.one_of(&[0, 1, 1024, 1024, 1024, u32::MAX])),
-        delay: match dice.within(0, 20) {
+    Options::default()
+        .priority(dice.one_of(&[0, 1, 1024, 1024, 1024, u32::MAX]))
+        .delay(match dice.within(0, 20) {
             0 => Duration::from_secs(3600),
             1..4 => dice.millis(1, 600),
             _ => Duration::ZERO,
-        },
-        ttr: Duration::from_secs(3600),
-        attempts: dice.one_of(&[0, 1, 2, 3, 10]),
-        backoff: dice.one_of(&[Duration::ZERO, Duration::from_millis(30), Duration::from_secs(1)]),
-        key,
-    }
+        })
+        .ttr(Duration::from_secs(3600))
+        .attempts(dice.one_of(&[0, 1, 2, 3, 10]))
+        .backoff(dice.one_of(&[Duration::ZERO, Duration::from_millis(30), Duration::from_secs(1)]))
+        .key(key)
 }
 
 fn submit(client: &mut Client, number: u64) -> Result<(), Gone> {
@@ -311,12 +310,10 @@ fn failure(dice: &mut Dice, id: JobId) -> Command {
 fn lapse(client: &mut Client, held: &mut Option<Lease>) -> Result<(), Gone> {
     let Some(lease) = held.take() else {
         if client.history().jobs() <= JOBS_MAX {
-            let options = Options {
-                ttr: client.dice.millis(1, 40),
-                attempts: client.dice.one_of(&[0, 2, 3, 5]),
-                backoff: Duration::from_millis(5),
-                ..Options::default()
-            };
+            let options = Options::default()
+                .ttr(client.dice.millis(1, 40))
+                .attempts(client.dice.one_of(&[0, 2, 3, 5]))
+                .backoff(Duration::from_millis(5));
             let submission = submission(&mut client.history(), queue("lapsing"), options, 60);
             client.converse(&[Command::Submit(submission)])?;
         }
@@ -359,7 +356,7 @@ fn operate(client: &mut Client) -> Result<(), Gone> {
 fn fill_desk(client: &mut Client) -> Result<(), Gone> {
     let mut commands = Vec::new();
     for _ in 0..client.dice.within(1, 6) {
-        let options = Options { ttr: Duration::from_secs(3600), ..Options::default() };
+        let options = Options::default().ttr(Duration::from_secs(3600));
         let submission = submission(&mut client.history(), queue("desk"), options, 40);
         commands.push(Command::Submit(submission));
     }
@@ -395,7 +392,7 @@ fn open_and_close_gates(client: &mut Client) -> Result<(), Gone> {
     let name = client.dice.one_of(&["gate", "gate.2"]);
     let mut commands = Vec::new();
     if client.history().jobs() <= JOBS_MAX {
-        let options = Options { ttr: Duration::from_secs(3600), ..Options::default() };
+        let options = Options::default().ttr(Duration::from_secs(3600));
         let submission = submission(&mut client.history(), queue(name), options, 20);
         commands.push(Command::Submit(submission));
     }

@@ -620,18 +620,17 @@ impl Life {
         let attempts = [0, 1, 2, 3, 10];
         let backoffs_ms = [0, 1, 3, 10, 700_000, 3_500_000, 5_000_000];
         let priorities = [0, 1, 1024, 1024, 1024, 1025, u32::MAX];
-        let options = Options {
-            priority: Priority(self.random.pick(&priorities).expect("there are some")),
-            delay: if self.random.percent(60) { Duration::ZERO } else { self.random_time() },
-            ttr: self.random_time().max(Duration::from_millis(1)),
-            attempts: self.random.pick(&attempts).expect("there are some"),
-            backoff: Duration::from_millis(self.random.pick(&backoffs_ms).expect("there are some")),
-            key: if self.random.percent(30) {
+        let options = Options::default()
+            .priority(self.random.pick(&priorities).expect("there are some"))
+            .delay(if self.random.percent(60) { Duration::ZERO } else { self.random_time() })
+            .ttr(self.random_time().max(Duration::from_millis(1)))
+            .attempts(self.random.pick(&attempts).expect("there are some"))
+            .backoff(Duration::from_millis(self.random.pick(&backoffs_ms).expect("there are some")))
+            .key(if self.random.percent(30) {
                 Some(self.keys[self.random.below(self.keys.len() as u64) as usize].clone())
             } else {
                 None
-            },
-        };
+            });
         let body = (0..self.random.below(5)).map(|_| self.random.next() as u8).collect();
         Op::Submit { queue: self.random_queue(), options, body }
     }
@@ -868,8 +867,7 @@ impl Life {
     }
 
     fn submit(&mut self, queue: QueueNo, options: Options, body: Arc<[u8]>) {
-        let submission =
-            Submission { queue: self.names[queue].clone(), options: options.clone(), body: body.clone() };
+        let submission = Submission::new(&body).to(&self.names[queue]).options(&options);
         let seen = self.state.submit(self.now, submission);
         let expected = self.model.submit(self.now, queue, &options, &body);
         if let Err(refusal) = &seen {
@@ -1251,8 +1249,8 @@ fn later(now: Now, millis: u64) -> Now {
 fn rare_bytes() -> u64 {
     let memory = |key: Option<Key>| {
         let mut state = State::new(u64::MAX, 0);
-        let options = Options { key, ..Options::default() };
-        let submission = Submission { options, ..Submission::new(*b"") };
+        let options = Options::default().key(key);
+        let submission = Submission::new(*b"").options(&options);
         let now = Now { mono: Moment::from_millis(0), wall_ms: 0 };
         state.submit(now, submission).expect("there is room");
         state.memory().0

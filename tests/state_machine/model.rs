@@ -700,7 +700,7 @@ impl Model {
 
     pub(crate) fn peek(&self, now: Now, id: JobId) -> Option<Job> {
         let job = self.job(id)?;
-        let Options { priority, ttr, attempts, backoff, ref key, delay: _ } = job.options;
+        let Options { priority, ttr, attempts, backoff, ref key, delay: _, .. } = job.options;
         Some(Job {
             id,
             queue: self.names[job.queue].clone(),
@@ -820,7 +820,7 @@ impl Model {
     /// What the journal has to keep, by its own measure.
     pub(crate) fn live_bytes(&self, measure: &Measure) -> u64 {
         let jobs = self.jobs.iter().map(|job| {
-            let Options { priority, ttr, attempts, backoff, ref key, delay: _ } = job.options;
+            let Options { priority, ttr, attempts, backoff, ref key, delay: _, .. } = job.options;
             (measure.job)(&JobSize {
                 id: job.id,
                 queue: &self.names[job.queue],

@@ -166,7 +166,7 @@ impl Status {
 impl Listed {
     /// Whether it is what was submitted.
     fn is_of(&self, submission: &Submission) -> bool {
-        let Submission { queue, options, body } = submission;
+        let Submission { queue, options, body, .. } = submission;
         self.queue == queue.as_str()
             && self.priority == u64::from(options.priority.0)
             && u128::from(self.ttr_ms) == options.ttr.as_millis()
