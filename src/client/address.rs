@@ -11,6 +11,11 @@ const DEFAULT_PORT: u16 = 11300;
 /// Where a server listens: `HOST`, `HOST:PORT` or `unix:PATH`.
 ///
 /// A host is a name or an IP address; without a port it is 11300. An IPv6 address with a port is in brackets.
+/// `tls://` is refused: TLS is not supported.
+///
+/// A connection over TCP breaks when the server's machine acknowledges nothing for 60 s, or for 30 s with a
+/// [`Worker`](crate::Worker): the machine or the network has failed. A Unix socket has no such limit. The kernel
+/// closes it when the server ends.
 ///
 /// ```
 /// use djqs::client::Address;

@@ -13,7 +13,7 @@ use super::address::{Address, Place};
 use crate::error::Error;
 use crate::protocol::native::{Answer, read_answer};
 
-/// How long one address of the server may take to accept a connection.
+/// How long one address of a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to a server. Threads may share it: one writes while another reads.
@@ -23,13 +23,13 @@ pub(crate) struct Wire(Socket);
 impl Wire {
     /// Connects. A name is resolved, and all of its addresses are tried in turn.
     ///
-    /// If a server's machine acknowledges nothing for `silence_max`, the connection breaks, even while this side
-    /// waits for a reply: it then asks the other machine now and then whether it is there. A Unix socket needs
-    /// neither, because the kernel closes it when the server ends.
+    /// A TCP connection breaks when the server's machine has acknowledged nothing for `silence_max`. While this
+    /// side waits for a reply, it probes that machine. A Unix socket has no such limit and needs none: when the
+    /// server ends, the kernel closes the connection.
     pub(crate) fn connect(address: &Address, silence_max: Duration) -> Result<Wire, Error> {
         let socket = match &address.place {
             Place::Tcp(host, port) => connect_tcp(host, *port, silence_max),
-            Place::Unix(path) => connect_unix(path),
+            Place::Unix(path) => connect_unix(path, CONNECT_TIMEOUT),
         };
         match socket {
             Ok(socket) => Ok(Wire(socket)),
@@ -102,9 +102,17 @@ fn connect_to(address: SocketAddr, silence_max: Duration) -> io::Result<Socket> 
     Ok(socket)
 }
 
-fn connect_unix(path: &Path) -> io::Result<Socket> {
+fn connect_unix(path: &Path, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.connect(&SockAddr::unix(path)?)?;
+    // The kernel makes a client wait while the server's queue of new connections is full. This limits the wait.
+    socket.set_write_timeout(Some(timeout))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, "the server accepts no connection")
+        }
+        _ => error,
+    })?;
+    socket.set_write_timeout(None)?;
     Ok(socket)
 }
 
@@ -253,6 +261,24 @@ mod tests {
         assert_eq!(answers[2], Answer::Empty);
         let end = replies.wait(&mut source);
         assert!(matches!(end, Err(Error::Disconnected { source: None })), "{end:?}");
+    }
+
+    #[test]
+    fn server_that_accepts_nobody_is_given_up_on() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("socket");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect_unix(&path, Duration::from_millis(20)) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        assert!(waiting.iter().all(|socket| socket.write_timeout().unwrap().is_none()));
     }
 
     #[test]
