@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use smol_str::SmolStr;
 
+#[cfg(feature = "serde")]
+use crate::error::BadJson;
+
 /// The longest duration a job may ask for (delay, time to run, backoff): 2³²−1 seconds, beanstalkd's limit.
 pub const MAX_DURATION: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -347,6 +350,16 @@ impl Submission {
         Submission { queue: QueueName::default(), options: Options::default(), body: body.as_ref().into() }
     }
 
+    /// A submission whose body is a task name and a value as JSON: `RESIZE: {"width":9}`. [`Lease::json`] reads it.
+    ///
+    /// # Errors
+    /// [`BadJson`] if the value can't be JSON, such as a map whose keys are not text.
+    #[cfg(feature = "serde")]
+    pub fn json<T: serde_core::Serialize + ?Sized>(task: &str, value: &T) -> Result<Submission, BadJson> {
+        let json = serde_json::to_string(value).map_err(BadJson)?;
+        Ok(Submission::new(format!("{task}: {json}")))
+    }
+
     /// Sets the queue. Names are checked here, so that a submission can't fail later because of its name. See
     /// [`Submission::to`] for a name that exists already.
     ///
@@ -442,6 +455,51 @@ pub struct Lease {
     pub body: Arc<[u8]>,
 }
 
+impl Lease {
+    /// The body before and after its first `: `. Without one, all of it and nothing.
+    pub(crate) fn task_and_args(&self) -> (&[u8], &[u8]) {
+        match self.body.windows(2).position(|pair| pair == b": ") {
+            Some(at) => (&self.body[..at], &self.body[at + 2..]),
+            None => (&self.body, b""),
+        }
+    }
+
+    /// Reads the JSON in the body: all of a body that begins with `{` or `[`, otherwise the part after the task
+    /// name and its `: `, as in `RESIZE: {"width":9}`.
+    ///
+    /// ```
+    /// use djqs::{Client, Submission, protocol::Wait};
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Size {
+    ///     width: u32,
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = djqs::Broker::in_memory(djqs::broker::Config::default());
+    /// # let server = djqs::server::Server::bind("127.0.0.1:0".parse()?, broker, Default::default())?;
+    /// # let address = server.local_addr()?.to_string();
+    /// # std::thread::spawn(move || server.run());
+    /// let mut client = Client::connect(&address)?;
+    /// client.submit(Submission::json("RESIZE", &Size { width: 9 })?.attempts(2))?;
+    /// let lease = client.get(&[], Wait::Forever)?.expect("there is a job");
+    /// assert_eq!(lease.json::<Size>()?.width, 9);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BadJson`] if that is not JSON, or not a `T`.
+    #[cfg(feature = "serde")]
+    pub fn json<T: serde_core::de::DeserializeOwned>(&self) -> Result<T, BadJson> {
+        let json = match (self.body.first(), self.task_and_args()) {
+            (Some(b'{' | b'['), _) | (_, (_, [])) => &self.body[..],
+            (_, (_, args)) => args,
+        };
+        serde_json::from_slice(json).map_err(BadJson)
+    }
+}
+
 /// Everything there is to know of a job, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -477,5 +535,32 @@ impl Job {
     /// The number of the attempt that runs now, or would run next: 1 for the first.
     pub fn attempt(&self) -> u32 {
         self.counts.spent().saturating_add(1)
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    fn read(body: &[u8]) -> Option<serde_json::Value> {
+        let (id, queue, ttr) = (JobId(1), QueueName::default(), Duration::from_secs(60));
+        Lease { id, queue, attempt: 1, ttr, body: body.into() }.json().ok()
+    }
+
+    #[test]
+    fn json_is_the_body_or_what_follows_the_task_name() {
+        let object = serde_json::json!({ "a": 1 });
+        assert_eq!(read(br#"{"a": 1}"#), Some(object.clone()));
+        assert_eq!(read(br#"RESIZE: {"a": 1}"#), Some(object.clone()));
+        assert_eq!(read(b"[1, 2]"), Some(serde_json::json!([1, 2])));
+        assert_eq!(read(b"RESIZE: 7"), Some(7.into()));
+        assert_eq!(read(b"7"), Some(7.into()));
+        assert_eq!(
+            (read(b""), read(b"RESIZE"), read(b"RESIZE: {"), read(b"RESIZE: \xff")),
+            (None, None, None, None)
+        );
+        let submission = Submission::json("RESIZE", &object).unwrap();
+        assert_eq!(&submission.body[..], br#"RESIZE: {"a":1}"#);
+        assert!(Submission::json("RESIZE", &std::collections::HashMap::from([((1, 2), 3)])).is_err());
     }
 }

@@ -17,6 +17,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `programs` | yes | the programs `server`, `worker` and `client`, and the crates that only they need |
+//! | `serde` | yes | bodies as JSON: [`Submission::json`], [`Lease::json`], [`worker::WorkerJob::json`]; needs no more crates |
 //!
 //! A program that uses the library needs none of it: `djqs = { version = "0.1", default-features = false }`.
 //!
@@ -100,6 +101,8 @@ pub mod internal {
 
 pub use broker::Broker;
 pub use client::Client;
+#[cfg(feature = "serde")]
+pub use error::BadJson;
 pub use error::{Code, Error, Refusal};
 pub use job::{Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
 pub use worker::Worker;

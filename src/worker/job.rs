@@ -7,6 +7,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
+#[cfg(feature = "serde")]
+use crate::error::BadJson;
 use crate::job::{JobId, Lease, QueueName};
 
 /// A job that this worker holds, as its handler sees it.
@@ -75,6 +77,15 @@ impl WorkerJob {
         String::from_utf8_lossy(self.split().1)
     }
 
+    /// Reads the JSON in the body: see [`Lease::json`].
+    ///
+    /// # Errors
+    /// [`BadJson`] if it is not JSON, or not a `T`.
+    #[cfg(feature = "serde")]
+    pub fn json<T: serde_core::de::DeserializeOwned>(&self) -> Result<T, BadJson> {
+        self.lease.json()
+    }
+
     /// Whether the job is cancelled: its lease is lost, or the worker has to stop now.
     ///
     /// A long-running handler should check this now and then, and return early with any outcome. If the lease
@@ -98,11 +109,7 @@ impl WorkerJob {
 
     /// The body before and after its first `: `.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
-        let body = self.body();
-        match body.windows(2).position(|pair| pair == b": ") {
-            Some(at) => (&body[..at], &body[at + 2..]),
-            None => (body, b""),
-        }
+        self.lease.task_and_args()
     }
 
     /// Asks the run to end, and gives it time.
