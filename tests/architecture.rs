@@ -1,5 +1,6 @@
-//! The layout's promises, as absences: who must not know whom. See docs/architecture.md.
+//! The promises of docs/architecture.md: who imports whom, and what must not stand where.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -114,5 +115,141 @@ fn every_dependency_has_its_reason() {
             assert!(explained, "{line} has no sentence that says why it is there");
         }
         before = line;
+    }
+}
+
+/// A module by the names on its path: `["queue", "state"]` is src/queue/state.rs.
+type Module = Vec<String>;
+
+/// Every file of the library, and the modules that its code names.
+fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    let of = |file: &Path| -> Module {
+        let path = file.strip_prefix(&src).unwrap().with_extension("");
+        path.iter().map(|name| name.to_str().unwrap().to_owned()).collect()
+    };
+    files.retain(|file| !["bin", "lib"].contains(&of(file)[0].as_str()));
+    let modules: BTreeSet<Module> = files.iter().map(|file| of(file)).collect();
+    let found = files.iter().map(|file| {
+        let module = of(file);
+        let named = paths(&code(file)).into_iter().filter_map(|path| resolve(&module, &path, &modules));
+        let named = named.filter(|named| *named != module).collect();
+        (module, named)
+    });
+    found.collect()
+}
+
+/// The paths in a piece of code that begin with `crate`, `super` or `self`, with their braces expanded.
+fn paths(code: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    for start in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if !before.is_some_and(|c| is_name(c) || c == ':') {
+                expand(&code[at..], String::new(), &mut paths);
+            }
+        }
+    }
+    paths
+}
+
+/// Adds the paths that `text` begins with, each behind `prefix`. Returns how much of the text they take.
+fn expand(text: &str, prefix: String, paths: &mut Vec<String>) -> usize {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
+    let path = prefix + &text[..end];
+    if !text[end..].starts_with('{') || !path.ends_with("::") {
+        paths.push(path);
+        return end;
+    }
+    let mut at = end + 1;
+    loop {
+        at += text[at..].find(|c: char| !(c.is_whitespace() || c == ',')).expect("braces are closed");
+        match text[at..].chars().next() {
+            Some('}') => return at + 1,
+            Some(c) if c.is_alphanumeric() || c == '_' => at += expand(&text[at..], path.clone(), paths),
+            // `*`, and what stands behind `as`.
+            Some(c) => at += c.len_utf8(),
+            None => return at,
+        }
+    }
+}
+
+/// The module that a path in `module` leads to, or whose item it names.
+fn resolve(module: &Module, path: &str, modules: &BTreeSet<Module>) -> Option<Module> {
+    let mut names = path.split("::").map(str::trim).peekable();
+    let mut found = match names.next()? {
+        "crate" => Vec::new(),
+        "self" => module.clone(),
+        _ => module[..module.len() - 1].to_vec(),
+    };
+    while names.next_if_eq(&"super").is_some() {
+        found.pop();
+    }
+    for name in names {
+        found.push(name.to_owned());
+        if !modules.contains(&found) {
+            found.pop();
+            break;
+        }
+    }
+    Some(found).filter(|found| modules.contains(found))
+}
+
+#[test]
+fn modules_import_what_the_picture_says() {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
+    let picture = text.split("## Who imports whom").nth(1).unwrap().split("```").nth(1).unwrap();
+    let names = |list: &str| -> Vec<String> {
+        let names = list.split([',', ' ']).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
+    };
+    let mut basics: Vec<String> = Vec::new();
+    let mut drawn: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in picture.lines().filter(|line| !line.is_empty()) {
+        let (importers, imported) = line.split_once(" import").unwrap();
+        let imported = imported.trim_start_matches('s').trim();
+        for importer in names(importers) {
+            let imported = match imported {
+                "nothing" | "the five above, and nothing else" => Vec::new(),
+                list => names(list),
+            };
+            if ["nothing", "job"].contains(&line.split_whitespace().last().unwrap()) {
+                basics.push(importer.clone());
+            }
+            drawn.insert(importer, imported.into_iter().collect());
+        }
+    }
+    assert_eq!(basics.len(), 5, "the picture has five basic modules: {basics:?}");
+
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, named) in imports() {
+        let importer = module[0].clone();
+        let is_basic = |name: &str| basics.iter().any(|basic| basic == name);
+        let imported = named.iter().map(|named| named[0].clone()).filter(|name| *name != importer);
+        let imported: Vec<String> = imported.filter(|name| is_basic(&importer) || !is_basic(name)).collect();
+        found.entry(importer).or_default().extend(imported);
+    }
+    assert_eq!(found, drawn, "left: the code; right: docs/architecture.md");
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let imports = imports();
+    // A file and the folder of its parts are one.
+    let related = |a: &Module, b: &Module| a.starts_with(b) || b.starts_with(a);
+    let next =
+        |module: &Module| imports[module].iter().filter(|named| !related(module, named)).collect::<Vec<_>>();
+    for start in imports.keys() {
+        let (mut seen, mut left) = (BTreeSet::new(), next(start));
+        while let Some(module) = left.pop() {
+            assert!(module != start, "{} imports itself through others", start.join("/"));
+            if seen.insert(module) {
+                left.extend(next(module));
+            }
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::text::number;
 use crate::job::MAX_DURATION;
+use crate::protocol::number::number;
 
 /// A text is no duration. `Display` says the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
