@@ -17,9 +17,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::change::Change;
-pub use crate::change::JobSize;
+pub use crate::change::{JobSize, job_bytes, pause_bytes};
 use crate::clock::Stopwatch;
-use crate::job::{JobId, QueueName};
+use crate::job::JobId;
 pub use crate::stats::JournalStats;
 
 mod account;
@@ -82,20 +82,6 @@ pub struct Recovered {
     pub highest_id: u64,
     /// How long it took.
     pub duration: Duration,
-}
-
-/// What a job adds to [`Live::bytes`]: the smallest size of its record with its present priority and reason, whatever its
-/// counts and its place are.
-///
-/// Counts and places change without a word to the journal. Leaving them out makes this a few bytes less than the record,
-/// and a sum that is easy to keep.
-pub fn job_bytes(job: &JobSize<'_>) -> u64 {
-    record::job_bytes(job)
-}
-
-/// What a paused queue adds to [`Live::bytes`].
-pub fn pause_bytes(queue: &QueueName) -> u64 {
-    record::pause_bytes(queue)
 }
 
 /// The smallest size of segments in which every record of this size fits, whatever other records share its batch.

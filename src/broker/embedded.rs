@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use super::{Config, Gauges, JournalOptions, OpenError, Recovered, Storage, Unavailable};
-use crate::change::{Change, Measure};
+use crate::change::Change;
 use crate::clock::{Clock, Moment};
 use crate::job::{JobId, QueueName};
-use crate::journal::{self, Failure, Journal, Keeper};
+use crate::journal::{Failure, Journal, Keeper};
 use crate::queue::Queue;
 use crate::queue::state::State;
 use crate::stats::{ServerDetails, ServerStats};
@@ -64,7 +64,7 @@ impl Engine {
         mut options: JournalOptions,
     ) -> Result<(Arc<Engine>, Recovered), OpenError> {
         let mut state = State::new(config.memory_max, config.seed);
-        state.set_measure(Measure { job: journal::job_bytes, pause: journal::pause_bytes });
+        state.sum_live_bytes();
         options.on_failure = options.on_failure.or_else(|| config.on_failure.clone());
         let now = config.clock.now();
         let (journal, recovered) = Journal::open(storage, options, &mut |change| state.restore(now, change))?;
@@ -240,7 +240,7 @@ mod tests {
         let in_memory = Broker::in_memory(config.clone());
         assert_eq!(locks_taken_by_submissions(&in_memory, 64_000), 1_000);
 
-        let disk = Arc::new(journal::storage::SimulatedDisk::new());
+        let disk = Arc::new(crate::journal::storage::SimulatedDisk::new());
         let options = JournalOptions { fsync: Fsync::Never, ..JournalOptions::default() };
         let (durable, _) = Broker::open(config, disk, options).unwrap();
         let taken = locks_taken_by_submissions(&durable, 64_000);
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn after_a_panic_under_the_lock_nothing_is_acknowledged_and_what_was_comes_back() {
         let (config, failures) = counting_failures();
-        let disk = Arc::new(journal::storage::SimulatedDisk::new());
+        let disk = Arc::new(crate::journal::storage::SimulatedDisk::new());
         let (broker, _) = Broker::open(config, disk.clone(), JournalOptions::default()).unwrap();
         let mut session = broker.connect();
         let before = session.submit(Submission::new(*b"TASK: 1")).unwrap();

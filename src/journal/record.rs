@@ -24,7 +24,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::change::{Change, JobSize, JobSpec, JobStatus, PauseState, Place};
+use crate::change::{Change, JobSpec, JobStatus, PauseState, Place, millis};
 use crate::job::{Counts, JobId, Key, Priority, QueueName};
 
 const TAG_JOB: u8 = 1;
@@ -56,31 +56,6 @@ pub(super) enum Record {
 /// A record that breaks the format, though its checksum is right: what breaks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadRecord(pub(super) &'static str);
-
-/// The length of a job's record where it is ready and all its counts are below 128.
-pub(super) fn job_bytes(job: &JobSize<'_>) -> u64 {
-    let (queue, key) = (job.queue.as_str().len(), job.key.map_or(0, |key| key.as_str().len()));
-    let variable = int_length(job.id.0)
-        + int_length(millis(job.ttr))
-        + int_length(u64::from(job.attempts))
-        + int_length(millis(job.backoff))
-        + int_length(key as u64)
-        + int_length(job.body_bytes as u64);
-    // The tag, the length of the queue's name, the time of submission, the place, three counts.
-    let fixed = 1 + 1 + 4 + 1 + 3;
-    (fixed + variable + queue + key + job.body_bytes) as u64 + status_bytes(job.priority, job.reason)
-}
-
-/// The length of the pause that a paused queue needs, without its end.
-pub(super) fn pause_bytes(queue: &QueueName) -> u64 {
-    queue.as_str().len() as u64 + 3
-}
-
-/// The part of it that a status may change.
-pub(super) fn status_bytes(priority: Priority, reason: Option<&str>) -> u64 {
-    let reason = reason.map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());
-    (int_length(u64::from(priority.0)) + reason) as u64
-}
 
 /// Appends `change` to `out`.
 pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
@@ -299,16 +274,6 @@ fn take_byte(rest: &mut &[u8]) -> Result<u8, BadRecord> {
     take(rest, 1).map(|bytes| bytes[0])
 }
 
-/// Whole milliseconds; a part of one is cut, and what is beyond 584 million years is that.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn int_length(value: u64) -> usize {
-    let bits = 64 - (value | 1).leading_zeros() as usize;
-    bits.div_ceil(7)
-}
-
 fn put_int(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -340,6 +305,7 @@ fn take_u32(rest: &mut &[u8]) -> Result<u32, BadRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::{JobSize, int_length, job_bytes};
     use proptest::prelude::*;
 
     fn status() -> impl Strategy<Value = JobStatus> {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::failure::OpenError;
-use super::record::{self, Record};
+use super::record::Record;
 use super::recovery::{Scan, TornTail};
 use super::storage::Storage;
-use crate::change::JobSize;
+use crate::change::{self, JobSize};
 use crate::change::{Change, JobStatus, PauseState};
 use crate::job::{JobId, QueueName};
 
@@ -79,7 +79,7 @@ impl Tally {
         match change {
             Change::Job(spec, status) => {
                 self.jobs
-                    .insert(spec.id, (record::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
+                    .insert(spec.id, (change::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
                 self.highest_id = self.highest_id.max(spec.id.0);
             }
             Change::Status(id, status) => {
@@ -97,7 +97,7 @@ impl Tally {
                 self.paused.remove(queue);
             }
             Change::Pause(queue, _) => {
-                self.paused.insert(queue.clone(), record::pause_bytes(queue));
+                self.paused.insert(queue.clone(), change::pause_bytes(queue));
             }
             Change::IdsUsed(id) => self.highest_id = self.highest_id.max(id.0),
         }
@@ -109,5 +109,5 @@ impl Tally {
 }
 
 fn status_bytes(status: &JobStatus) -> u64 {
-    record::status_bytes(status.priority, status.reason.as_deref())
+    change::status_bytes(status.priority, status.reason.as_deref())
 }

@@ -14,7 +14,7 @@ use super::budget::{Budget, Purpose};
 use super::idset::IdSet;
 use super::random::SplitMix;
 use super::table::Table;
-use crate::change::{Change, Measure};
+use crate::change::Change;
 use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{
@@ -142,10 +142,10 @@ pub struct State {
     /// Numbers for jobs that became dead: the lowest has been dead for longest.
     deaths: u64,
     totals: Totals,
-    /// Where there is a journal: how large records are there.
-    measure: Option<Measure>,
+    /// Whether `live_bytes` is kept.
+    sums_live_bytes: bool,
     journaled: bool,
-    /// What of the journal has to be kept, in bytes, as measured.
+    /// How many bytes the journal has to keep: see [`State::live`].
     live_bytes: u64,
     random: SplitMix,
     effects: Effects,
@@ -259,7 +259,7 @@ impl State {
             urgent: 0,
             deaths: 0,
             totals: Totals::default(),
-            measure: None,
+            sums_live_bytes: false,
             journaled: false,
             live_bytes: 0,
             random: SplitMix(seed),
@@ -267,9 +267,9 @@ impl State {
         }
     }
 
-    /// Keeps the sum behind [`State::live`] from now on: to be called on an empty state.
-    pub fn set_measure(&mut self, measure: Measure) {
-        self.measure = Some(measure);
+    /// Keeps the sum behind [`State::live`] from now on. Call it on an empty state.
+    pub fn sum_live_bytes(&mut self) {
+        self.sums_live_bytes = true;
     }
 
     /// From now on, leaves what the journal must be told in [`Effects::changes`].

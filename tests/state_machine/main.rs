@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::internal::change::{Change, JobSize, Measure};
+use djqs::internal::change::Change;
 use djqs::internal::clock::{ManualClock, Moment, Now};
 use djqs::internal::queue::state::{
     Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State, Warn,
@@ -35,17 +35,6 @@ const OPS_PRINTED: usize = 40;
 
 /// Every so many operations, more or less, all there is to see is compared.
 const OPS_BETWEEN_COMPARISONS: u64 = 300;
-
-/// A journal's idea of the sizes of its records: such that it matters if any part of a job is left out of account.
-const MEASURE: Measure = Measure {
-    job: |job: &JobSize<'_>| {
-        let texts = [job.queue.as_str(), job.key.map_or("", Key::as_str), job.reason.unwrap_or_default()];
-        let numbers = [job.id.0, job.ttr.as_millis() as u64, job.attempts.into(), job.priority.0.into()];
-        let bytes = texts.map(str::len).iter().sum::<usize>() + 3 * job.body_bytes;
-        1 + bytes as u64 + numbers.iter().sum::<u64>() + job.backoff.as_millis() as u64
-    },
-    pause: |name| 11 + name.as_str().len() as u64,
-};
 
 /// What has to happen now and then for the comparison to be worth anything.
 const WORTH_COMPARING: [&str; 17] = [
@@ -447,7 +436,7 @@ impl Life {
         let mut state = State::new(memory_max, random.next());
         let journal = random.percent(profile.journal_percent).then(Vec::new);
         if journal.is_some() {
-            state.set_measure(MEASURE);
+            state.sum_live_bytes();
             state.set_journaled();
         }
         Life {
@@ -1056,7 +1045,7 @@ impl Life {
         let now =
             Now { mono: Moment::from_millis(self.random.below(1_000)), wall_ms: self.now.wall_ms + millis };
         let mut state = State::new(memory_max, self.random.next());
-        state.set_measure(MEASURE);
+        state.sum_live_bytes();
         for change in changes {
             state.restore(now, change.clone());
             if self.random.percent(1) {
@@ -1171,7 +1160,7 @@ impl Life {
         assert_eq!(state.waiting(), model.line.len() as u64);
         assert_eq!(state.queue_count(), model.queues.len() as u64);
         assert_eq!(state.memory(), (model.memory(), model.memory_max));
-        let live_bytes = if self.journal.is_some() { model.live_bytes(&MEASURE) } else { 0 };
+        let live_bytes = if self.journal.is_some() { model.live_bytes() } else { 0 };
         assert_eq!(state.live(), (model.jobs.len() as u64, live_bytes));
         if let Some(first) = model.deadlines().iter().map(|&(at, _)| at).min() {
             let next = state.next_deadline();

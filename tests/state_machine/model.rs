@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use djqs::internal::change::{JobSize, Measure};
+use djqs::internal::change::{JobSize, job_bytes, pause_bytes};
 use djqs::internal::clock::{Moment, Now};
 use djqs::internal::queue::state::{
     Accepted, COUNTED_IN_SLOT, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES,
@@ -817,11 +817,11 @@ impl Model {
             + terms.len() as u64 * TERMS_OVERHEAD_BYTES
     }
 
-    /// What the journal has to keep, by its own measure.
-    pub(crate) fn live_bytes(&self, measure: &Measure) -> u64 {
+    /// How many bytes the journal has to keep.
+    pub(crate) fn live_bytes(&self) -> u64 {
         let jobs = self.jobs.iter().map(|job| {
             let Options { priority, ttr, attempts, backoff, ref key, delay: _, .. } = job.options;
-            (measure.job)(&JobSize {
+            job_bytes(&JobSize {
                 id: job.id,
                 queue: &self.names[job.queue],
                 ttr,
@@ -834,7 +834,7 @@ impl Model {
             })
         });
         let paused = self.queues.iter().filter(|queue| queue.paused.is_some());
-        jobs.sum::<u64>() + paused.map(|queue| (measure.pause)(&self.names[queue.number])).sum::<u64>()
+        jobs.sum::<u64>() + paused.map(|queue| pause_bytes(&self.names[queue.number])).sum::<u64>()
     }
 
     pub(crate) fn is_paused(&self, queue: QueueNo) -> bool {

@@ -38,8 +38,8 @@ impl State {
         (self.budget.taken(), self.budget.limit())
     }
 
-    /// How many jobs there are, and what of the journal has to be kept for them and for paused queues, in bytes, as the
-    /// [`Measure`](crate::change::Measure) has it.
+    /// How many jobs there are, and how many bytes the journal has to keep for them and for paused queues: the sum of
+    /// [`job_bytes`](crate::change::job_bytes) and [`pause_bytes`](crate::change::pause_bytes).
     pub fn live(&self) -> (u64, u64) {
         let StateCounts { ready, delayed, leased, dead } = self.counts;
         (ready + delayed + leased + dead, self.live_bytes)

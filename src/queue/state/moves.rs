@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::change::JobSize;
+use crate::change::{JobSize, job_bytes, pause_bytes};
 
 impl State {
     /// Hands ready jobs to those who wait for them, unless the queue is paused.
@@ -118,9 +118,9 @@ impl State {
 
     /// Pauses a queue or ends its pause, and keeps the account of what the journal has to keep.
     pub(super) fn set_pause(&mut self, queue: QueueIx, pause: Option<PauseEnd>) {
-        let measure = self.measure;
+        let sums = self.sums_live_bytes;
         let found = self.queue_mut(queue);
-        let bytes = measure.map_or(0, |measure| (measure.pause)(&found.name));
+        let bytes = if sums { pause_bytes(&found.name) } else { 0 };
         let was = std::mem::replace(&mut found.paused, pause);
         self.live_bytes += if pause.is_some() { bytes } else { 0 };
         self.live_bytes -= if was.is_some() { bytes } else { 0 };
@@ -128,9 +128,11 @@ impl State {
 
     /// What a job's record takes in the journal, where there is one.
     fn live_size(&self, id: JobId, slot: &Slot) -> u64 {
-        let Some(measure) = self.measure else { return 0 };
+        if !self.sums_live_bytes {
+            return 0;
+        }
         let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
-        (measure.job)(&JobSize {
+        job_bytes(&JobSize {
             id,
             queue: &self.queue(slot.queue).name,
             ttr,
