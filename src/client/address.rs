@@ -29,12 +29,12 @@ const DEFAULT_PORT: u16 = 11300;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     text: String,
-    pub(super) place: Place,
+    pub(super) endpoint: Endpoint,
 }
 
 /// What an address stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Endpoint {
     /// A host, which may have to be resolved, and a TCP port.
     Tcp(String, u16),
     /// A Unix socket.
@@ -58,19 +58,19 @@ impl FromStr for Address {
     type Err = BadAddress;
 
     fn from_str(text: &str) -> Result<Address, BadAddress> {
-        let place = match text.strip_prefix("unix:") {
+        let endpoint = match text.strip_prefix("unix:") {
             Some("") => return Err(BadAddress::NoPath),
-            Some(path) => Place::Unix(path.into()),
+            Some(path) => Endpoint::Unix(path.into()),
             None if text.starts_with("tls://") => return Err(BadAddress::Tls),
             None => host_and_port(text).ok_or(BadAddress::Malformed)?,
         };
-        Ok(Address { text: text.to_owned(), place })
+        Ok(Address { text: text.to_owned(), endpoint })
     }
 }
 
-fn host_and_port(text: &str) -> Option<Place> {
+fn host_and_port(text: &str) -> Option<Endpoint> {
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return Some(Place::Tcp(ip.to_string(), DEFAULT_PORT));
+        return Some(Endpoint::Tcp(ip.to_string(), DEFAULT_PORT));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(bracketed) => {
@@ -83,7 +83,7 @@ fn host_and_port(text: &str) -> Option<Place> {
     let is_in_names = |c: char| c.is_alphanumeric() || "-._".contains(c);
     let is_name = !host.is_empty() && (text.starts_with('[') || host.chars().all(is_in_names));
     let port = port.map_or(Some(DEFAULT_PORT), |port| port.parse().ok().filter(|port| *port > 0))?;
-    is_name.then(|| Place::Tcp(host.to_owned(), port))
+    is_name.then(|| Endpoint::Tcp(host.to_owned(), port))
 }
 
 /// Why a text is not an [`Address`]. Its own text says what would be one.
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn address_is_a_host_with_or_without_a_port_or_a_path() {
-        let tcp = |host: &str, port| Ok(Place::Tcp(host.to_owned(), port));
+        let tcp = |host: &str, port| Ok(Endpoint::Tcp(host.to_owned(), port));
         let cases = [
             ("127.0.0.1:1", tcp("127.0.0.1", 1)),
             ("127.0.0.1", tcp("127.0.0.1", 11300)),
@@ -127,13 +127,13 @@ mod tests {
             ("[::1]:65535", tcp("::1", 65535)),
             ("queue", tcp("queue", 11300)),
             ("queue_1.example:7", tcp("queue_1.example", 7)),
-            ("unix:/run/a b.sock", Ok(Place::Unix("/run/a b.sock".into()))),
-            ("unix:s", Ok(Place::Unix("s".into()))),
+            ("unix:/run/a b.sock", Ok(Endpoint::Unix("/run/a b.sock".into()))),
+            ("unix:s", Ok(Endpoint::Unix("s".into()))),
             ("unix:", Err(BadAddress::NoPath)),
             ("tls://queue", Err(BadAddress::Tls)),
         ];
         for (text, expected) in cases {
-            assert_eq!(text.parse::<Address>().map(|address| address.place), expected, "{text}");
+            assert_eq!(text.parse::<Address>().map(|address| address.endpoint), expected, "{text}");
         }
         for bad in [
             "",

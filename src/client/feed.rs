@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::address::Address;
-use super::script::{Batch, Ending, Script};
+use super::script::{Chunk, Script, ScriptEnd};
 use super::wire::{Replies, Wire};
 use super::{SILENCE_MAX, WRITES_AHEAD};
 use crate::error::Error;
@@ -172,7 +172,7 @@ pub fn feed(
     let wire = Arc::new(Wire::connect(server, SILENCE_MAX).map_err(FeedError::Unreachable)?);
     let sent = Arc::new(Mutex::new(Sent::default()));
     let bytes_sent = Arc::new(AtomicU64::new(0));
-    let (begins, batches) = bounded(WRITES_AHEAD);
+    let (begins, chunks) = bounded(WRITES_AHEAD);
     let sending = Sending {
         wire: Arc::clone(&wire),
         begins,
@@ -182,7 +182,7 @@ pub fn feed(
     let started = thread::Builder::new().name("sender".into()).spawn(move || sending.run(Script::new(input)));
     started
         .map_err(|source| FeedError::Unreachable(Error::Connect { server: server.to_string(), source }))?;
-    let lines = Lines { batches, current: Vec::new().into_iter() };
+    let lines = Lines { chunks, current: Vec::new().into_iter() };
     let mut receiving = Receiving { lines, last_line: 0, tally: Tally::default(), bytes_sent };
     let received = receiving.run(&wire, sink);
     // Wakes the sender out of a write: from here on, what it has sent is what it had sent.
@@ -193,7 +193,7 @@ pub fn feed(
     receiving.account(why, &mut sent)
 }
 
-/// What has been sent. Its lock is held while a batch is being written, so that whoever takes it sees what is
+/// What has been sent. Its lock is held while a chunk is being written, so that whoever takes it sees what is
 /// so.
 struct Sent {
     /// How many commands are sent whole.
@@ -201,7 +201,7 @@ struct Sent {
     /// The line behind the last of them.
     next_line: u64,
     /// How the script ended, once it has.
-    ended: Option<io::Result<Ending>>,
+    ended: Option<io::Result<ScriptEnd>>,
     /// Whether the connection is over, so that nothing more may be sent.
     closed: bool,
 }
@@ -215,7 +215,7 @@ impl Default for Sent {
 /// The sending thread's side.
 struct Sending {
     wire: Arc<Wire>,
-    /// Tells the receiver the lines that commands begin on, a batch at a time. It holds so many batches and
+    /// Tells the receiver the lines that commands begin on, a chunk at a time. It holds so many chunks and
     /// no more, which is what limits how far the sender is ahead.
     begins: Sender<Vec<u64>>,
     sent: Arc<Mutex<Sent>>,
@@ -224,12 +224,12 @@ struct Sending {
 
 impl Sending {
     fn run(self, mut script: Script<impl Read>) {
-        let mut batch = Batch::default();
+        let mut chunk = Chunk::default();
         let ended = loop {
-            match script.next_batch(&mut batch) {
-                Ok(None) if self.send(&mut batch) => {}
+            match script.next_chunk(&mut chunk) {
+                Ok(None) if self.send(&mut chunk) => {}
                 Ok(None) => return,
-                Ok(Some(ending)) => break Ok(ending),
+                Ok(Some(end)) => break Ok(end),
                 Err(error) => break Err(error),
             }
         };
@@ -242,24 +242,24 @@ impl Sending {
         }
     }
 
-    /// Sends a batch; says whether to go on.
-    fn send(&self, batch: &mut Batch) -> bool {
+    /// Sends a chunk; says whether to go on.
+    fn send(&self, chunk: &mut Chunk) -> bool {
         // The receiver is told first, so that it knows of every command that is answered.
-        if !batch.begins.is_empty() && self.begins.send(std::mem::take(&mut batch.begins)).is_err() {
+        if !chunk.begins.is_empty() && self.begins.send(std::mem::take(&mut chunk.begins)).is_err() {
             return false;
         }
         let mut sent = self.sent.lock();
         if sent.closed {
             return false;
         }
-        let bytes = write_what_goes(&self.wire, &batch.bytes);
+        let bytes = write_what_goes(&self.wire, &chunk.bytes);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        let whole = batch.ends.partition_point(|end| end.offset <= bytes);
+        let whole = chunk.ends.partition_point(|end| end.offset <= bytes);
         sent.whole += whole as u64;
-        if let Some(last) = batch.ends[..whole].last() {
+        if let Some(last) = chunk.ends[..whole].last() {
             sent.next_line = last.next_line;
         }
-        bytes == batch.bytes.len()
+        bytes == chunk.bytes.len()
     }
 }
 
@@ -279,7 +279,7 @@ fn write_what_goes(mut wire: &Wire, bytes: &[u8]) -> usize {
 
 /// The lines that the commands begin on whose replies are still to come, in order.
 struct Lines {
-    batches: Receiver<Vec<u64>>,
+    chunks: Receiver<Vec<u64>>,
     current: vec::IntoIter<u64>,
 }
 
@@ -288,7 +288,7 @@ impl Iterator for Lines {
 
     fn next(&mut self) -> Option<u64> {
         if self.current.as_slice().is_empty() {
-            self.current = self.batches.try_recv().ok()?.into_iter();
+            self.current = self.chunks.try_recv().ok()?.into_iter();
         }
         self.current.next()
     }
@@ -342,8 +342,8 @@ impl Receiving {
         // An answer too many may mean that those before it were to other commands than it seemed.
         let in_step = all_answered && matches!(why, Error::Disconnected { .. });
         match sent.ended.take() {
-            Some(Ok(Ending::Whole)) if in_step => Ok(tally),
-            Some(Ok(Ending::InsideBody { line })) if in_step => Err(FeedError::InsideBody { line, tally }),
+            Some(Ok(ScriptEnd::Whole)) if in_step => Ok(tally),
+            Some(Ok(ScriptEnd::InsideBody { line })) if in_step => Err(FeedError::InsideBody { line, tally }),
             Some(Err(source)) if in_step => Err(FeedError::Input { source, tally }),
             _ => {
                 // A command can be refused before its body is sent whole; where that ends, nobody knows then.

@@ -30,7 +30,7 @@ pub(super) struct Script<R> {
     input_ended: bool,
     /// The number of the line that `start` is on, counted from 1.
     line: u64,
-    place: Place,
+    position: Position,
     /// The line that the last command begins on.
     begun: u64,
     /// Whether the server reads that line in the beanstalkd dialect, in which `len=` means nothing.
@@ -39,7 +39,7 @@ pub(super) struct Script<R> {
 
 /// Where the unread bytes begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// Before a command.
     Outside,
     /// In a comment too long to be seen whole.
@@ -52,7 +52,7 @@ enum Place {
 
 /// Commands to be sent in one write.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct Chunk {
     /// What to send.
     pub(super) bytes: Vec<u8>,
     /// For each command that begins in it: the line that it is on.
@@ -64,7 +64,7 @@ pub(super) struct Batch {
 /// The end of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
-    /// How much of the batch has to be sent for the command to be whole.
+    /// How much of the chunk has to be sent for the command to be whole.
     pub(super) offset: usize,
     /// The number of the line behind the command.
     pub(super) next_line: u64,
@@ -72,7 +72,7 @@ pub(super) struct End {
 
 /// How a script ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum ScriptEnd {
     /// Behind a command, or with the line `QUIT`.
     Whole,
     /// Inside the body of the command that begins on this line.
@@ -86,14 +86,14 @@ enum Step {
     /// More have to come first.
     Starved,
     /// There is nothing more.
-    Ended(Ending),
+    Ended(ScriptEnd),
 }
 
 impl<R: Read> Script<R> {
     /// A text of commands, from its first line.
     pub(super) fn new(input: R) -> Script<R> {
         let bytes = vec![0; ROOM_BYTES];
-        let place = Place::Outside;
+        let position = Position::Outside;
         Script {
             input,
             bytes,
@@ -101,7 +101,7 @@ impl<R: Read> Script<R> {
             end: 0,
             input_ended: false,
             line: 1,
-            place,
+            position,
             begun: 1,
             beanstalkd: false,
         }
@@ -109,24 +109,24 @@ impl<R: Read> Script<R> {
 
     /// Whether a command that is sent now would be taken for one.
     pub(super) fn is_outside(&self) -> bool {
-        self.place == Place::Outside
+        self.position == Position::Outside
     }
 
-    /// Puts the next commands into the batch: those that have come already, up to a limit. Blocks only where
-    /// there is none. `Some` where the script has ended; the batch is then empty.
+    /// Puts the next commands into the chunk: those that have come already, up to a limit. Blocks only where
+    /// there is none. `Some` where the script has ended; the chunk is then empty.
     ///
     /// # Errors
     /// The input's.
-    pub(super) fn next_batch(&mut self, batch: &mut Batch) -> io::Result<Option<Ending>> {
-        batch.bytes.clear();
-        batch.begins.clear();
-        batch.ends.clear();
-        while !batch.is_full() {
-            match self.step(batch) {
+    pub(super) fn next_chunk(&mut self, chunk: &mut Chunk) -> io::Result<Option<ScriptEnd>> {
+        chunk.bytes.clear();
+        chunk.begins.clear();
+        chunk.ends.clear();
+        while !chunk.is_full() {
+            match self.step(chunk) {
                 Step::Forward => {}
-                _ if !batch.bytes.is_empty() => break,
+                _ if !chunk.bytes.is_empty() => break,
                 Step::Starved => self.read()?,
-                Step::Ended(ending) => return Ok(Some(ending)),
+                Step::Ended(end) => return Ok(Some(end)),
             }
         }
         Ok(None)
@@ -146,24 +146,24 @@ impl<R: Read> Script<R> {
         Ok(())
     }
 
-    fn step(&mut self, batch: &mut Batch) -> Step {
-        match self.place {
-            Place::Outside => self.next_line(batch),
-            Place::Comment => self.skip_comment(),
-            Place::Line { body } => self.pass_line(batch, body),
-            Place::Body { left: 0 } => self.leave_body(batch),
-            Place::Body { left } => self.pass_body(batch, left),
+    fn step(&mut self, chunk: &mut Chunk) -> Step {
+        match self.position {
+            Position::Outside => self.next_line(chunk),
+            Position::Comment => self.skip_comment(),
+            Position::Line { body } => self.pass_line(chunk, body),
+            Position::Body { left: 0 } => self.leave_body(chunk),
+            Position::Body { left } => self.pass_body(chunk, left),
         }
     }
 
-    fn next_line(&mut self, batch: &mut Batch) -> Step {
+    fn next_line(&mut self, chunk: &mut Chunk) -> Step {
         let unread = &self.bytes[self.start..self.end];
         let (length, lf) = match memchr(b'\n', unread) {
             Some(length) => (length, 1),
-            None if self.input_ended && unread.is_empty() => return Step::Ended(Ending::Whole),
+            None if self.input_ended && unread.is_empty() => return Step::Ended(ScriptEnd::Whole),
             None if self.input_ended => (unread.len(), 0),
             None if unread.len() < ROOM_BYTES => return Step::Starved,
-            None => return self.begin_long_line(batch),
+            None => return self.begin_long_line(chunk),
         };
         let line = &unread[..length];
         match line.trim_ascii() {
@@ -171,24 +171,24 @@ impl<R: Read> Script<R> {
             b"QUIT" => {
                 self.input_ended = true;
                 self.start = self.end;
-                return Step::Ended(Ending::Whole);
+                return Step::Ended(ScriptEnd::Whole);
             }
             _ if line[0] == b'#' => {}
             _ => {
                 let beanstalkd = is_beanstalkd(line, self.beanstalkd);
                 let body = if beanstalkd { None } else { body_behind(line) };
                 if body.is_some_and(|size| is_held(size, unread.len() - length - lf)) {
-                    let ending = Ending::InsideBody { line: self.line };
-                    return self.starved_or_ended(ending);
+                    let end = ScriptEnd::InsideBody { line: self.line };
+                    return self.starved_or_ended(end);
                 }
                 self.begun = self.line;
                 self.beanstalkd = beanstalkd;
-                batch.begins.push(self.line);
-                batch.bytes.extend_from_slice(line);
-                batch.bytes.push(b'\n');
+                chunk.begins.push(self.line);
+                chunk.bytes.extend_from_slice(line);
+                chunk.bytes.push(b'\n');
                 match body {
-                    Some(left) => self.place = Place::Body { left },
-                    None => batch.end(self.line + 1),
+                    Some(left) => self.position = Position::Body { left },
+                    None => chunk.end(self.line + 1),
                 }
             }
         }
@@ -198,16 +198,16 @@ impl<R: Read> Script<R> {
     }
 
     /// A line that fills the whole room, and goes on.
-    fn begin_long_line(&mut self, batch: &mut Batch) -> Step {
+    fn begin_long_line(&mut self, chunk: &mut Chunk) -> Step {
         let sight = &self.bytes[self.start..self.end];
         if sight[0] == b'#' {
-            self.place = Place::Comment;
+            self.position = Position::Comment;
         } else {
             self.begun = self.line;
-            batch.begins.push(self.line);
+            chunk.begins.push(self.line);
             self.beanstalkd = is_beanstalkd(sight, self.beanstalkd);
             let body = if self.beanstalkd { None } else { body_behind(sight) };
-            self.place = Place::Line { body };
+            self.position = Position::Line { body };
         }
         Step::Forward
     }
@@ -215,78 +215,78 @@ impl<R: Read> Script<R> {
     fn skip_comment(&mut self) -> Step {
         let Some(length) = memchr(b'\n', &self.bytes[self.start..self.end]) else {
             self.start = self.end;
-            return self.starved_or_ended(Ending::Whole);
+            return self.starved_or_ended(ScriptEnd::Whole);
         };
         self.start += length + 1;
         self.line += 1;
-        self.place = Place::Outside;
+        self.position = Position::Outside;
         Step::Forward
     }
 
-    fn pass_line(&mut self, batch: &mut Batch, body: Option<u64>) -> Step {
+    fn pass_line(&mut self, chunk: &mut Chunk, body: Option<u64>) -> Step {
         let unread = &self.bytes[self.start..self.end];
         let length = match memchr(b'\n', unread) {
             Some(length) => length + 1,
             None if unread.is_empty() && !self.input_ended => return Step::Starved,
             None if !self.input_ended => {
-                batch.bytes.extend_from_slice(unread);
+                chunk.bytes.extend_from_slice(unread);
                 self.start = self.end;
                 return Step::Forward;
             }
             None => unread.len(),
         };
         let line = &unread[..length];
-        batch.bytes.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
-        batch.bytes.push(b'\n');
+        chunk.bytes.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        chunk.bytes.push(b'\n');
         self.start += length;
         self.line += 1;
         match body {
-            Some(left) => self.place = Place::Body { left },
-            None => self.leave_command(batch),
+            Some(left) => self.position = Position::Body { left },
+            None => self.leave_command(chunk),
         }
         Step::Forward
     }
 
-    fn pass_body(&mut self, batch: &mut Batch, left: u64) -> Step {
+    fn pass_body(&mut self, chunk: &mut Chunk, left: u64) -> Step {
         let unread = &self.bytes[self.start..self.end];
         if unread.is_empty() {
-            return self.starved_or_ended(Ending::InsideBody { line: self.begun });
+            return self.starved_or_ended(ScriptEnd::InsideBody { line: self.begun });
         }
         let part = &unread[..unread.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
-        batch.bytes.extend_from_slice(part);
+        chunk.bytes.extend_from_slice(part);
         self.start += part.len();
         self.line += memchr_iter(b'\n', part).count() as u64;
-        self.place = Place::Body { left: left - part.len() as u64 };
+        self.position = Position::Body { left: left - part.len() as u64 };
         Step::Forward
     }
 
     /// The LF behind a body. Where something else stands there, `len` was wrong: it is passed on all the
     /// same, for the server to refuse and close.
-    fn leave_body(&mut self, batch: &mut Batch) -> Step {
+    fn leave_body(&mut self, chunk: &mut Chunk) -> Step {
         let length = match &self.bytes[self.start..self.end] {
             [] | [b'\r'] if !self.input_ended => return Step::Starved,
             [b'\n', ..] => 1,
             [b'\r', b'\n', ..] => 2,
             [] | [b'\r'] => self.end - self.start,
             _ => {
-                self.leave_command(batch);
+                self.leave_command(chunk);
                 return Step::Forward;
             }
         };
-        batch.bytes.push(b'\n');
+        chunk.bytes.push(b'\n');
         self.start += length;
         self.line += 1;
-        self.leave_command(batch);
+        self.leave_command(chunk);
         Step::Forward
     }
 
-    fn leave_command(&mut self, batch: &mut Batch) {
-        batch.end(self.line);
-        self.place = Place::Outside;
+    fn leave_command(&mut self, chunk: &mut Chunk) {
+        chunk.end(self.line);
+        self.position = Position::Outside;
     }
 
-    fn starved_or_ended(&self, ending: Ending) -> Step {
-        if self.input_ended { Step::Ended(ending) } else { Step::Starved }
+    fn starved_or_ended(&self, end: ScriptEnd) -> Step {
+        if self.input_ended { Step::Ended(end) } else { Step::Starved }
     }
 }
 
@@ -295,7 +295,7 @@ fn is_held(size: u64, come: usize) -> bool {
     size <= HELD_BODY_BYTES_MAX as u64 && (come as u64) < size
 }
 
-impl Batch {
+impl Chunk {
     fn is_full(&self) -> bool {
         self.begins.len() >= WRITE_COMMANDS_MAX || self.bytes.len() >= WRITE_BYTES
     }
@@ -326,26 +326,26 @@ mod tests {
 
     /// All that a script sends: the bytes, the lines that commands begin on, the lines behind them, and its
     /// end.
-    fn all(input: impl Read) -> (Vec<u8>, Vec<u64>, Vec<u64>, Ending) {
+    fn all(input: impl Read) -> (Vec<u8>, Vec<u64>, Vec<u64>, ScriptEnd) {
         let mut script = Script::new(input);
         let (mut bytes, mut begins, mut next_lines) = (Vec::new(), Vec::new(), Vec::new());
-        let mut batch = Batch::default();
+        let mut chunk = Chunk::default();
         loop {
-            if let Some(ending) = script.next_batch(&mut batch).unwrap() {
-                return (bytes, begins, next_lines, ending);
+            if let Some(end) = script.next_chunk(&mut chunk).unwrap() {
+                return (bytes, begins, next_lines, end);
             }
-            assert!(batch.ends.iter().all(|end| end.offset <= batch.bytes.len()));
-            bytes.extend_from_slice(&batch.bytes);
-            begins.extend_from_slice(&batch.begins);
-            next_lines.extend(batch.ends.iter().map(|end| end.next_line));
+            assert!(chunk.ends.iter().all(|end| end.offset <= chunk.bytes.len()));
+            bytes.extend_from_slice(&chunk.bytes);
+            begins.extend_from_slice(&chunk.begins);
+            next_lines.extend(chunk.ends.iter().map(|end| end.next_line));
         }
     }
 
     #[track_caller]
-    fn check(input: &[u8], sent: &[u8], begins: &[u64], next_lines: &[u64], ending: Ending) {
+    fn check(input: &[u8], sent: &[u8], begins: &[u64], next_lines: &[u64], end: ScriptEnd) {
         for bite in [1, 7, usize::MAX] {
             let outcome = all(Bites(input, bite));
-            let expected = (sent.to_vec(), begins.to_vec(), next_lines.to_vec(), ending);
+            let expected = (sent.to_vec(), begins.to_vec(), next_lines.to_vec(), end);
             assert!(outcome == expected, "{bite} bytes a read: {} {:?}", outcome.0.escape_ascii(), &outcome);
         }
     }
@@ -353,22 +353,22 @@ mod tests {
     #[test]
     fn blank_lines_and_comments_are_left_out_but_counted() {
         let input = b"# tasks\n\nPING\n \t\r\n#\n PING\n";
-        check(input, b"PING\n PING\n", &[3, 6], &[4, 7], Ending::Whole);
+        check(input, b"PING\n PING\n", &[3, 6], &[4, 7], ScriptEnd::Whole);
     }
 
     #[test]
     fn last_line_without_lf_is_sent_with_one() {
-        check(b"PING\nSTATS", b"PING\nSTATS\n", &[1, 2], &[2, 3], Ending::Whole);
-        check(b"TASK len=2:\nab", b"TASK len=2:\nab\n", &[1], &[3], Ending::Whole);
-        check(b"TASK len=2:\nab\r", b"TASK len=2:\nab\n", &[1], &[3], Ending::Whole);
-        check(b"# nothing", b"", &[], &[], Ending::Whole);
+        check(b"PING\nSTATS", b"PING\nSTATS\n", &[1, 2], &[2, 3], ScriptEnd::Whole);
+        check(b"TASK len=2:\nab", b"TASK len=2:\nab\n", &[1], &[3], ScriptEnd::Whole);
+        check(b"TASK len=2:\nab\r", b"TASK len=2:\nab\n", &[1], &[3], ScriptEnd::Whole);
+        check(b"# nothing", b"", &[], &[], ScriptEnd::Whole);
     }
 
     #[test]
     fn body_behind_its_line_is_passed_on_raw() {
         let input = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
         let sent = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
-        check(input, sent, &[1, 2, 8, 10], &[2, 8, 10, 11], Ending::Whole);
+        check(input, sent, &[1, 2, 8, 10], &[2, 8, 10, 11], ScriptEnd::Whole);
     }
 
     #[test]
@@ -378,37 +378,37 @@ mod tests {
             b"TASK: len=9\nTASK key=k: len=9:\n",
             &[1, 2],
             &[2, 3],
-            Ending::Whole,
+            ScriptEnd::Whole,
         );
     }
 
     #[test]
     fn no_body_follows_a_line_that_the_server_reads_as_beanstalkds() {
-        check(b"len= len=0\r", b"len= len=0\r\n", &[1], &[2], Ending::Whole);
+        check(b"len= len=0\r", b"len= len=0\r\n", &[1], &[2], ScriptEnd::Whole);
         // A line that begins with no letter is in the dialect of the line before.
         let input = b"x len=4:\r\n7 len=4:\r\nPING\n7 len=4:\r\nbody\n";
-        check(input, input, &[1, 2, 3, 4], &[2, 3, 4, 6], Ending::Whole);
+        check(input, input, &[1, 2, 3, 4], &[2, 3, 4, 6], ScriptEnd::Whole);
         // A lower-case word that ends in an LF alone is a mistake in the native dialect.
         let input = b"x len=4:\r\ntask len=4:\nbody\n7 len=4:\nbody\n";
-        check(input, input, &[1, 2, 4], &[2, 4, 6], Ending::Whole);
+        check(input, input, &[1, 2, 4], &[2, 4, 6], ScriptEnd::Whole);
     }
 
     #[test]
     fn quit_ends_the_script() {
-        check(b"PING\n QUIT \r\nPING\n", b"PING\n", &[1], &[2], Ending::Whole);
+        check(b"PING\n QUIT \r\nPING\n", b"PING\n", &[1], &[2], ScriptEnd::Whole);
     }
 
     #[test]
     fn script_that_ends_inside_a_body_says_where_that_began() {
-        let ending = Ending::InsideBody { line: 2 };
-        check(b"PING\nTASK len=5:\nab\n", b"PING\n", &[1], &[2], ending);
-        check(b"PING\nTASK len=5:\n", b"PING\n", &[1], &[2], ending);
+        let end = ScriptEnd::InsideBody { line: 2 };
+        check(b"PING\nTASK len=5:\nab\n", b"PING\n", &[1], &[2], end);
+        check(b"PING\nTASK len=5:\n", b"PING\n", &[1], &[2], end);
         check(
             b"PING\nTASK len=18446744073709551615:",
             b"PING\nTASK len=18446744073709551615:\n",
             &[1, 2],
             &[2],
-            ending,
+            end,
         );
     }
 
@@ -419,7 +419,7 @@ mod tests {
             b"TASK len=2:\nabc\nPING\n",
             &[1, 2, 3],
             &[2, 3, 4],
-            Ending::Whole,
+            ScriptEnd::Whole,
         );
     }
 
@@ -431,18 +431,18 @@ mod tests {
         for bite in [1 << 16, usize::MAX] {
             let outcome = all(Bites(input.as_bytes(), bite));
             assert!(outcome.0 == sent.as_bytes());
-            assert_eq!((outcome.1, outcome.2, outcome.3), (vec![1, 3, 6], vec![2, 5, 7], Ending::Whole));
+            assert_eq!((outcome.1, outcome.2, outcome.3), (vec![1, 3, 6], vec![2, 5, 7], ScriptEnd::Whole));
         }
     }
 
     #[test]
-    fn batch_is_limited_in_commands() {
+    fn chunk_is_limited_in_commands() {
         let mut script = Script::new(Cursor::new("PING\n".repeat(WRITE_COMMANDS_MAX + 1)));
-        let mut batch = Batch::default();
-        assert_eq!(script.next_batch(&mut batch).unwrap(), None);
-        assert_eq!(batch.begins.len(), WRITE_COMMANDS_MAX);
-        assert_eq!(script.next_batch(&mut batch).unwrap(), None);
-        assert_eq!(batch.begins, [WRITE_COMMANDS_MAX as u64 + 1]);
+        let mut chunk = Chunk::default();
+        assert_eq!(script.next_chunk(&mut chunk).unwrap(), None);
+        assert_eq!(chunk.begins.len(), WRITE_COMMANDS_MAX);
+        assert_eq!(script.next_chunk(&mut chunk).unwrap(), None);
+        assert_eq!(chunk.begins, [WRITE_COMMANDS_MAX as u64 + 1]);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use memchr::memchr;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
-use super::address::{Address, Place};
+use super::address::{Address, Endpoint};
 use crate::error::Error;
 use crate::protocol::native::{Answer, read_answer};
 
@@ -27,9 +27,9 @@ impl Wire {
     /// side waits for a reply, it probes that machine. A Unix socket has no such limit and needs none: when the
     /// server ends, the kernel closes the connection.
     pub(crate) fn connect(address: &Address, silence_max: Duration) -> Result<Wire, Error> {
-        let socket = match &address.place {
-            Place::Tcp(host, port) => connect_tcp(host, *port, silence_max),
-            Place::Unix(path) => connect_unix(path, CONNECT_TIMEOUT),
+        let socket = match &address.endpoint {
+            Endpoint::Tcp(host, port) => connect_tcp(host, *port, silence_max),
+            Endpoint::Unix(path) => connect_unix(path, CONNECT_TIMEOUT),
         };
         match socket {
             Ok(socket) => Ok(Wire(socket)),
