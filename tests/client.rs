@@ -203,8 +203,7 @@ fn body_of_many_megabytes_is_sent_and_refused_without_losing_the_place() {
 fn input_that_ends_inside_a_body_is_told_and_nothing_of_it_carried_out() {
     let server = Server::start(&[]);
     let output = run(&mut client(server.address), "PING\nTASK len=50:\nab\n");
-    let problem =
-        "client: line 2: the input ends inside this command's body (len=): it was not carried out\n";
+    let problem = "client: line 2: the input ends inside this command's body (len=): it was not executed\n";
     check(&output, 1, "PONG\n", problem);
     assert_eq!(server.stat("submitted_total"), "0");
 }

@@ -1,11 +1,10 @@
-//! Carries out a text of commands: one thread sends while another receives, so that replies stream out in
-//! order while more commands go in. It knows at every moment which lines were answered, so that nothing is
-//! silently lost when the connection breaks.
+//! Sends a text of commands and passes on the replies in order. One thread sends while another receives. If the
+//! connection breaks, the error says which lines were answered.
 //!
-//! In the text a command is a line or, where the line's header has `len=N`, the line with the N bytes and the
-//! LF behind it, as on the wire. Blank lines and lines that begin with `#` are left out, but counted. A last
-//! line without an LF is sent with one. A line `QUIT` ends the text. At its end `QUIT` is sent in any case,
-//! so that what was leased here is handed back without an attempt being charged.
+//! In the text a command is a line. If the line's header has `len=N`, the next N bytes and an LF belong to the
+//! command, as on the wire. Blank lines and lines that begin with `#` are not sent, but counted. A last line
+//! without an LF is sent with one. A line `QUIT` ends the text. `QUIT` is sent at the end of every text: it
+//! returns the jobs that were leased here, and no attempt is charged.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -24,59 +23,59 @@ use super::{SILENCE_MAX, WRITES_AHEAD};
 use crate::error::Error;
 use crate::protocol::native::Answer;
 
-/// How much one read of replies takes, in bytes.
-const ROOM_BYTES: usize = 128 * 1024;
+/// The first size of the buffer for replies.
+const BUFFER_BYTES: usize = 128 * 1024;
 
-/// Where the replies go.
+/// Takes the replies of [`feed`].
 pub trait Sink {
-    /// Takes one reply: the number of the line that its command begins on, its bytes as they came, and what
-    /// they say.
+    /// Takes one reply: the number of the line on which its command begins, the reply's bytes, and what they
+    /// mean.
     ///
     /// # Errors
-    /// Where it can't be taken: [`feed`] ends with [`FeedError::Output`].
+    /// [`feed`] ends with [`FeedError::Output`].
     fn reply(&mut self, line: u64, raw: &[u8], answer: &Answer) -> io::Result<()>;
 
-    /// Hears that all replies that have come so far are handed over, and that more may be long in coming: the
-    /// time to flush.
+    /// Is called before each wait for more replies. Flush here.
     ///
     /// # Errors
     /// As for [`Sink::reply`].
     fn pause(&mut self, tally: &Tally) -> io::Result<()>;
 }
 
-/// How far a text of commands has come.
+/// The progress of a text of commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Commands that were answered.
     pub answered: u64,
-    /// Those of them that were answered with a refusal.
+    /// Commands that were refused. They count as answered, too.
     pub refused: u64,
     /// Bytes that were sent.
     pub bytes_sent: u64,
 }
 
-/// Why a text of commands was not carried out to its end.
+/// Why [`feed`] ended before the end of the text.
 #[derive(Debug)]
 pub enum FeedError {
     /// No connection could be made; nothing was sent.
     Unreachable(Error),
     /// The connection broke.
     Lost(Lost),
-    /// The text could not be read on. All that was sent before is answered.
+    /// The text could not be read. All commands before that are answered.
     Input {
         /// Why not.
         source: io::Error,
-        /// How far it came.
+        /// The progress until then.
         tally: Tally,
     },
-    /// The text ends inside a body: that command was not carried out. All that was sent before is answered.
+    /// The text ends inside a body: the server did not execute that command. All commands before it are
+    /// answered.
     InsideBody {
-        /// The line that the command begins on.
+        /// The line on which the command begins.
         line: u64,
-        /// How far it came.
+        /// The progress until then.
         tally: Tally,
     },
-    /// The sink failed. Commands may be on their way whose replies nobody has seen.
+    /// The sink failed. More commands may have been sent; the server may execute them.
     Output(io::Error),
 }
 
@@ -89,7 +88,7 @@ impl fmt::Display for FeedError {
             FeedError::InsideBody { line, .. } => {
                 write!(
                     f,
-                    "line {line}: the input ends inside this command's body (len=): it was not carried out"
+                    "line {line}: the input ends inside this command's body (len=): it was not executed"
                 )
             }
             FeedError::Output(source) => write!(f, "cannot write the replies: {source}"),
@@ -108,21 +107,21 @@ impl std::error::Error for FeedError {
     }
 }
 
-/// The account of a broken connection.
+/// Which commands were sent and answered when the connection broke.
 #[derive(Debug)]
 pub struct Lost {
-    /// What happened to it.
+    /// Why it broke.
     pub why: Error,
-    /// How many commands were handed to the network whole. The server may not have received them all.
+    /// How many commands were sent completely. The server may not have received all of them.
     pub sent: u64,
-    /// How many commands were answered: the first ones.
+    /// How many of those were answered: the first ones, since replies come in order.
     pub answered: u64,
-    /// How many of those answers were refusals.
+    /// How many of the answers were refusals.
     pub refused: u64,
-    /// The first line that is not answered, from which to go on.
+    /// The first line whose command was not answered. Continue from there.
     pub next_line: u64,
-    /// The last line of what was sent whole. Where it is not below `next_line`, the commands on the lines
-    /// between were sent but not answered: they may or may not have taken effect.
+    /// The last line of the last command that was sent completely. The commands from `next_line` to this line
+    /// were sent but not answered: they may or may not have taken effect.
     pub last_line_sent: u64,
 }
 
@@ -156,14 +155,13 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Sends the commands in `input` to `server` and hands each reply to `sink`, in order. Blocks
-/// until the last one is answered, for as long as the input goes on and the server takes. At most 17 × 1,024
-/// commands are on their way without being answered.
+/// Sends the commands in `input` to `server` and passes each reply to `sink`, in order. Blocks until the input
+/// has ended and every command is answered. At most 17 × 1,024 commands are sent ahead of their replies.
 ///
-/// Where it ends early, its sending thread stays until its read of `input` returns.
+/// After an error, the sending thread stays until its read of `input` returns.
 ///
 /// # Errors
-/// [`FeedError`]. A command that the server refuses is no error, but is counted in the [`Tally`].
+/// [`FeedError`]. A refused command is no error; the [`Tally`] counts it.
 pub fn feed(
     server: &Address,
     input: impl Read + Send + 'static,
@@ -185,24 +183,23 @@ pub fn feed(
     let lines = Lines { chunks, current: Vec::new().into_iter() };
     let mut receiving = Receiving { lines, last_line: 0, tally: Tally::default(), bytes_sent };
     let received = receiving.run(&wire, sink);
-    // Wakes the sender out of a write: from here on, what it has sent is what it had sent.
+    // Ends a write that blocks: the sender sends nothing more.
     wire.shut_down();
     let why = received.map_err(FeedError::Output)?;
     let mut sent = sent.lock();
     sent.closed = true;
-    receiving.account(why, &mut sent)
+    receiving.result(why, &mut sent)
 }
 
-/// What has been sent. Its lock is held while a chunk is being written, so that whoever takes it sees what is
-/// so.
+/// What has been sent. The sender holds its lock during a write, so that the numbers are always right.
 struct Sent {
-    /// How many commands are sent whole.
+    /// How many commands were sent completely.
     whole: u64,
-    /// The line behind the last of them.
+    /// The line after the last of them.
     next_line: u64,
-    /// How the script ended, once it has.
+    /// How the script ended; `None` until it has.
     ended: Option<io::Result<ScriptEnd>>,
-    /// Whether the connection is over, so that nothing more may be sent.
+    /// Whether the connection has ended, so that nothing more may be sent.
     closed: bool,
 }
 
@@ -215,8 +212,8 @@ impl Default for Sent {
 /// The sending thread's side.
 struct Sending {
     wire: Arc<Wire>,
-    /// Tells the receiver the lines that commands begin on, a chunk at a time. It holds so many chunks and
-    /// no more, which is what limits how far the sender is ahead.
+    /// Tells the receiver the lines on which commands begin, a chunk at a time. Its capacity limits how far the
+    /// sender is ahead.
     begins: Sender<Vec<u64>>,
     sent: Arc<Mutex<Sent>>,
     bytes_sent: Arc<AtomicU64>,
@@ -234,17 +231,16 @@ impl Sending {
             }
         };
         self.sent.lock().ended = Some(ended);
-        // Whether this can be sent is seen by the receiver. Inside a command, QUIT would be taken for a part
-        // of it.
+        // If sending fails, the receiver notices. Inside a command, QUIT would be read as a part of it.
         match script.is_outside() {
             true => drop(self.wire.send(b"QUIT\n")),
             false => self.wire.finish_writing(),
         }
     }
 
-    /// Sends a chunk; says whether to go on.
+    /// Sends a chunk; returns whether to go on.
     fn send(&self, chunk: &mut Chunk) -> bool {
-        // The receiver is told first, so that it knows of every command that is answered.
+        // Tell the receiver first, so that it knows the line of every reply.
         if !chunk.begins.is_empty() && self.begins.send(std::mem::take(&mut chunk.begins)).is_err() {
             return false;
         }
@@ -252,7 +248,7 @@ impl Sending {
         if sent.closed {
             return false;
         }
-        let bytes = write_what_goes(&self.wire, &chunk.bytes);
+        let bytes = write_until_broken(&self.wire, &chunk.bytes);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
         let whole = chunk.ends.partition_point(|end| end.offset <= bytes);
         sent.whole += whole as u64;
@@ -263,9 +259,9 @@ impl Sending {
     }
 }
 
-/// Writes until all is written or the connection breaks, which the receiver then sees as well; says how much
-/// was.
-fn write_what_goes(mut wire: &Wire, bytes: &[u8]) -> usize {
+/// Writes until everything is written or the connection breaks, and returns how many bytes were written. The
+/// receiver reports the break.
+fn write_until_broken(mut wire: &Wire, bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
         match wire.write(&bytes[written..]) {
@@ -277,7 +273,7 @@ fn write_what_goes(mut wire: &Wire, bytes: &[u8]) -> usize {
     written
 }
 
-/// The lines that the commands begin on whose replies are still to come, in order.
+/// The lines of the commands that are not answered yet, in order.
 struct Lines {
     chunks: Receiver<Vec<u64>>,
     current: vec::IntoIter<u64>,
@@ -294,21 +290,21 @@ impl Iterator for Lines {
     }
 }
 
-/// The receiving side.
+/// The receiving thread's side.
 struct Receiving {
     lines: Lines,
-    /// The line that the last answered command begins on.
+    /// The line on which the last answered command begins.
     last_line: u64,
     tally: Tally,
     bytes_sent: Arc<AtomicU64>,
 }
 
 impl Receiving {
-    /// Hands over replies until the connection ends, as it always does; says how.
+    /// Passes on replies until the connection ends; returns how it ended.
     fn run(&mut self, wire: &Wire, sink: &mut impl Sink) -> io::Result<Error> {
-        let mut replies = Replies::new(ROOM_BYTES);
+        let mut replies = Replies::new(BUFFER_BYTES);
         loop {
-            let end = self.hand_over(&mut replies, sink)?;
+            let end = self.pass_on(&mut replies, sink)?;
             self.tally.bytes_sent = self.bytes_sent.load(Ordering::Relaxed);
             sink.pause(&self.tally)?;
             match end.map_or_else(|| replies.receive(wire), Err) {
@@ -319,8 +315,8 @@ impl Receiving {
         }
     }
 
-    /// Hands over the replies that have come. `Some` where the server has left the protocol.
-    fn hand_over(&mut self, replies: &mut Replies, sink: &mut impl Sink) -> io::Result<Option<Error>> {
+    /// Passes on the replies that have been read. `Some` if the server broke the protocol.
+    fn pass_on(&mut self, replies: &mut Replies, sink: &mut impl Sink) -> io::Result<Option<Error>> {
         loop {
             let (raw, answer) = match replies.next() {
                 Ok(Some(reply)) => reply,
@@ -335,27 +331,27 @@ impl Receiving {
         }
     }
 
-    /// What to say at the end of the connection.
-    fn account(mut self, why: Error, sent: &mut Sent) -> Result<Tally, FeedError> {
+    /// The result, once the connection has ended.
+    fn result(mut self, why: Error, sent: &mut Sent) -> Result<Tally, FeedError> {
         let tally = self.tally;
         let all_answered = tally.answered >= sent.whole;
-        // An answer too many may mean that those before it were to other commands than it seemed.
+        // If there is one answer too many, those before it may belong to other commands.
         let in_step = all_answered && matches!(why, Error::Disconnected { .. });
         match sent.ended.take() {
             Some(Ok(ScriptEnd::Whole)) if in_step => Ok(tally),
             Some(Ok(ScriptEnd::InsideBody { line })) if in_step => Err(FeedError::InsideBody { line, tally }),
             Some(Err(source)) if in_step => Err(FeedError::Input { source, tally }),
             _ => {
-                // A command can be refused before its body is sent whole; where that ends, nobody knows then.
+                // A command can be refused before all of its body is sent. Then its last line is not known.
                 let cut_off = tally.answered > sent.whole;
-                let behind_the_last = if cut_off { self.last_line } else { sent.next_line };
+                let after_the_last = if cut_off { self.last_line } else { sent.next_line };
                 let unanswered = if all_answered { None } else { self.lines.next() };
                 Err(FeedError::Lost(Lost {
                     why,
                     sent: sent.whole.max(tally.answered),
                     answered: tally.answered,
                     refused: tally.refused,
-                    next_line: unanswered.unwrap_or(behind_the_last),
+                    next_line: unanswered.unwrap_or(after_the_last),
                     last_line_sent: sent.next_line - 1,
                 }))
             }
@@ -363,7 +359,7 @@ impl Receiving {
     }
 }
 
-/// An answer that no command asked for. A server that has no room for one more connection sends a refusal.
+/// An answer without a command. A server that has no room for another connection sends a refusal.
 fn unasked(answer: Answer) -> Error {
     match answer {
         Answer::Refused(refusal) => Error::Refused(refusal),
@@ -381,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn account_of_a_lost_connection_reads_well() {
+    fn text_of_a_lost_connection() {
         assert_eq!(
             lost(1294, 1234, 0, 1241, 1300),
             "connection lost (the server closed it): 1234 of 1294 commands sent were answered \

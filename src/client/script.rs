@@ -1,8 +1,8 @@
-//! Cuts a text of commands into what is sent: knows where each command begins and ends, and leaves out blank
-//! lines and comments. What a command means is the server's business.
+//! Splits a text of commands into chunks to send. It finds where each command begins and ends, and drops blank
+//! lines and comments. It does not know what a command means: the server decides that.
 //!
-//! The bytes of a command are passed on as they are, in parts if it is long, so that neither a line nor a
-//! body of any length is held in memory whole.
+//! A command's bytes are sent unchanged. A long one is sent in parts, so that memory use does not depend on the
+//! length of a line or a body.
 
 use std::io::{self, Read};
 
@@ -12,18 +12,18 @@ use super::{WRITE_BYTES, WRITE_COMMANDS_MAX};
 use crate::protocol::native::body_behind;
 use crate::protocol::{HEADER_BYTES_MAX, is_beanstalkd};
 
-/// How much is read at a time. More than the longest header, so that a header is always seen whole.
-const ROOM_BYTES: usize = 128 * 1024;
-const _: () = assert!(ROOM_BYTES > HEADER_BYTES_MAX + HELD_BODY_BYTES_MAX + 4);
+/// The size of the read buffer. It is larger than the longest header, so that a header always fits.
+const BUFFER_BYTES: usize = 128 * 1024;
+const _: () = assert!(BUFFER_BYTES > HEADER_BYTES_MAX + HELD_BODY_BYTES_MAX + 4);
 
-/// A command with a body behind its line is held back until that is whole, if it is no larger than this: a
-/// server drops a client that begins a command and is slow to end it, and input may be slow.
+/// A body of up to this size is sent only once all of it has been read. Input may be slow, and a server
+/// disconnects a client that takes too long to complete a command.
 const HELD_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// A text of commands that is being read.
+/// Reads a text of commands.
 pub(super) struct Script<R> {
     input: R,
-    /// Bytes from `start` to `end` are unread; the rest is room.
+    /// The read buffer. The bytes from `start` to `end` have not been dealt with.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -31,68 +31,68 @@ pub(super) struct Script<R> {
     /// The number of the line that `start` is on, counted from 1.
     line: u64,
     position: Position,
-    /// The line that the last command begins on.
+    /// The line on which the last command begins.
     begun: u64,
     /// Whether the server reads that line in the beanstalkd dialect, in which `len=` means nothing.
     beanstalkd: bool,
 }
 
-/// Where the unread bytes begin.
+/// What the unread bytes begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
-    /// Before a command.
+    /// A new line.
     Outside,
-    /// In a comment too long to be seen whole.
+    /// The rest of a comment that does not fit into the buffer.
     Comment,
-    /// In a command's line too long to be seen whole, with so many bytes of body behind it.
+    /// The rest of a command's line that does not fit into the buffer. A body of this size may follow the line.
     Line { body: Option<u64> },
-    /// In a body that comes behind its line: so many bytes of it are left, and then its LF.
+    /// The rest of a body that follows its line: this many bytes, and then an LF.
     Body { left: u64 },
 }
 
-/// Commands to be sent in one write.
+/// Commands to send in one write.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     /// What to send.
     pub(super) bytes: Vec<u8>,
-    /// For each command that begins in it: the line that it is on.
+    /// The line number of each command that begins in this chunk.
     pub(super) begins: Vec<u64>,
-    /// Where commands end in it.
+    /// The end of each command that ends in this chunk.
     pub(super) ends: Vec<End>,
 }
 
 /// The end of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
-    /// How much of the chunk has to be sent for the command to be whole.
+    /// How many bytes of the chunk must be sent to complete the command.
     pub(super) offset: usize,
-    /// The number of the line behind the command.
+    /// The number of the line after the command.
     pub(super) next_line: u64,
 }
 
 /// How a script ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScriptEnd {
-    /// Behind a command, or with the line `QUIT`.
+    /// After a complete command, or with the line `QUIT`.
     Whole,
     /// Inside the body of the command that begins on this line.
     InsideBody { line: u64 },
 }
 
-/// What came of looking at the unread bytes.
+/// The result of looking at the unread bytes.
 enum Step {
-    /// Some of them are dealt with.
+    /// Some of them have been dealt with.
     Forward,
-    /// More have to come first.
+    /// More bytes must be read first.
     Starved,
-    /// There is nothing more.
+    /// The text has ended.
     Ended(ScriptEnd),
 }
 
 impl<R: Read> Script<R> {
-    /// A text of commands, from its first line.
+    /// Reads commands from `input`, whose first line is line 1.
     pub(super) fn new(input: R) -> Script<R> {
-        let bytes = vec![0; ROOM_BYTES];
+        let bytes = vec![0; BUFFER_BYTES];
         let position = Position::Outside;
         Script {
             input,
@@ -107,16 +107,16 @@ impl<R: Read> Script<R> {
         }
     }
 
-    /// Whether a command that is sent now would be taken for one.
+    /// Whether the last command that was sent is complete, so that another one can follow.
     pub(super) fn is_outside(&self) -> bool {
         self.position == Position::Outside
     }
 
-    /// Puts the next commands into the chunk: those that have come already, up to a limit. Blocks only where
-    /// there is none. `Some` where the script has ended; the chunk is then empty.
+    /// Fills the chunk with the next commands, up to a limit. Blocks only if no part of a command has been read.
+    /// `Some` if the text has ended; the chunk is then empty.
     ///
     /// # Errors
-    /// The input's.
+    /// Reading the input failed.
     pub(super) fn next_chunk(&mut self, chunk: &mut Chunk) -> io::Result<Option<ScriptEnd>> {
         chunk.bytes.clear();
         chunk.begins.clear();
@@ -162,7 +162,7 @@ impl<R: Read> Script<R> {
             Some(length) => (length, 1),
             None if self.input_ended && unread.is_empty() => return Step::Ended(ScriptEnd::Whole),
             None if self.input_ended => (unread.len(), 0),
-            None if unread.len() < ROOM_BYTES => return Step::Starved,
+            None if unread.len() < BUFFER_BYTES => return Step::Starved,
             None => return self.begin_long_line(chunk),
         };
         let line = &unread[..length];
@@ -197,7 +197,7 @@ impl<R: Read> Script<R> {
         Step::Forward
     }
 
-    /// A line that fills the whole room, and goes on.
+    /// A line that does not fit into the buffer.
     fn begin_long_line(&mut self, chunk: &mut Chunk) -> Step {
         let sight = &self.bytes[self.start..self.end];
         if sight[0] == b'#' {
@@ -260,8 +260,8 @@ impl<R: Read> Script<R> {
         Step::Forward
     }
 
-    /// The LF behind a body. Where something else stands there, `len` was wrong: it is passed on all the
-    /// same, for the server to refuse and close.
+    /// The LF after a body. If something else follows, `len` was wrong. It is sent too: the server refuses it and
+    /// closes.
     fn leave_body(&mut self, chunk: &mut Chunk) -> Step {
         let length = match &self.bytes[self.start..self.end] {
             [] | [b'\r'] if !self.input_ended => return Step::Starved,
@@ -290,9 +290,9 @@ impl<R: Read> Script<R> {
     }
 }
 
-/// Whether a body of this size is worth waiting for, when so much of it has come.
-fn is_held(size: u64, come: usize) -> bool {
-    size <= HELD_BODY_BYTES_MAX as u64 && (come as u64) < size
+/// Whether a command waits until the rest of its body has been read.
+fn is_held(size: u64, read: usize) -> bool {
+    size <= HELD_BODY_BYTES_MAX as u64 && (read as u64) < size
 }
 
 impl Chunk {
@@ -314,7 +314,7 @@ mod tests {
     use super::*;
     use crate::protocol::{Decoder, FrameLimits, Step as Decoded};
 
-    /// Gives at most so many bytes a read.
+    /// Gives at most this many bytes per read.
     struct Bites<'a>(&'a [u8], usize);
 
     impl Read for Bites<'_> {
@@ -324,8 +324,7 @@ mod tests {
         }
     }
 
-    /// All that a script sends: the bytes, the lines that commands begin on, the lines behind them, and its
-    /// end.
+    /// Everything that a script sends: the bytes, the line of each command, the line after each, and the end.
     fn all(input: impl Read) -> (Vec<u8>, Vec<u64>, Vec<u64>, ScriptEnd) {
         let mut script = Script::new(input);
         let (mut bytes, mut begins, mut next_lines) = (Vec::new(), Vec::new(), Vec::new());
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_and_comments_are_left_out_but_counted() {
+    fn blank_lines_and_comments_are_dropped_but_counted() {
         let input = b"# tasks\n\nPING\n \t\r\n#\n PING\n";
         check(input, b"PING\n PING\n", &[3, 6], &[4, 7], ScriptEnd::Whole);
     }
@@ -365,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn body_behind_its_line_is_passed_on_raw() {
+    fn body_after_its_line_is_sent_unchanged() {
         let input = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
         let sent = b"PING\nTASK len=11:\r\n\n# a\n\nQUIT\n\nPING len=1\n#\nPING\n";
         check(input, sent, &[1, 2, 8, 10], &[2, 8, 10, 11], ScriptEnd::Whole);
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn script_that_ends_inside_a_body_says_where_that_began() {
+    fn script_that_ends_inside_a_body_names_the_line_of_the_command() {
         let end = ScriptEnd::InsideBody { line: 2 };
         check(b"PING\nTASK len=5:\nab\n", b"PING\n", &[1], &[2], end);
         check(b"PING\nTASK len=5:\n", b"PING\n", &[1], &[2], end);
@@ -413,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn body_longer_than_it_says_is_left_to_the_server() {
+    fn body_longer_than_its_len_is_left_to_the_server() {
         check(
             b"TASK len=2:\nabc\nPING\n",
             b"TASK len=2:\nabc\nPING\n",
@@ -424,8 +423,8 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_bodies_larger_than_the_room_are_passed_on_in_parts() {
-        let long = "x".repeat(3 * ROOM_BYTES + 17);
+    fn lines_and_bodies_larger_than_the_buffer_are_sent_in_parts() {
+        let long = "x".repeat(3 * BUFFER_BYTES + 17);
         let input = format!("TASK: {long}\n#{long}\nTASK len={}:\n{long}\n\n{long}", long.len());
         let sent = format!("TASK: {long}\nTASK len={}:\n{long}\n{long}\n", long.len());
         for bite in [1 << 16, usize::MAX] {
@@ -446,8 +445,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each command gets one reply, so that replies are told apart by counting: client and server must
-        /// agree on what a command is.
+        /// Each command gets one reply, and the client matches replies to commands by counting: client and
+        /// server must agree on what a command is.
         #[test]
         fn server_sees_as_many_commands_as_were_sent(
             parts in prop::collection::vec(
