@@ -82,6 +82,7 @@ pub struct Client {
 
 /// A job that the server has accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Accepted {
     /// Its number.
     pub id: JobId,
@@ -92,6 +93,7 @@ pub struct Accepted {
 
 /// What becomes of a job that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AfterFailure {
     /// It will be tried again after this long.
     RetryIn(Duration),

@@ -1,5 +1,5 @@
-//! What can go wrong: a [`Refusal`] is the server's answer to a command that it did not carry out; an
-//! [`Error`] is what a client of the library gets, a refusal among others.
+//! The errors. A [`Refusal`] is the server's reply to a command that it did not execute. An [`Error`] is what
+//! [`Client`](crate::Client) returns: a refusal, or that the server could not be asked.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::job::{BadKey, BadQueueName};
 
-/// The stable word in an `ERR` reply. Programs branch on it; the text behind it is for people.
+/// The stable word in an `ERR` reply. Programs branch on it; the text after it is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
@@ -20,17 +20,17 @@ pub enum Code {
     TooBig,
     /// A queue name breaks the naming rule.
     BadName,
-    /// There is no such job, or none in the state that the command needs.
+    /// No such job exists, or it is not in the state that the command needs.
     NotFound,
-    /// The lease has lapsed, or is another connection's.
+    /// The lease has lapsed, or another connection has it.
     NotLeased,
-    /// The server has no room: memory, disk or connections. Comes with a time after which to try again.
+    /// The server has no room: memory, disk or connections. The refusal says when to try again.
     Full,
     /// The server takes no new jobs, or is about to stop.
     Draining,
     /// The journal can no longer be written.
     Unavailable,
-    /// A mistake of the server's own.
+    /// A bug in the server.
     Internal,
 }
 
@@ -77,29 +77,30 @@ impl fmt::Display for Code {
     }
 }
 
-/// The server's answer to a command that it did not carry out.
+/// The server's reply to a command that it did not execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
-    /// What kind of refusal.
+    /// The kind of refusal.
     pub code: Code,
-    /// When it is worth trying again; only with [`Code::Full`].
+    /// How long to wait before trying again; only with [`Code::Full`].
     pub retry_after: Option<Duration>,
-    /// What to do about it, for people: one line, printable, never branched upon.
+    /// What to do about it, for people: one printable line. It may change in any version.
     pub text: Cow<'static, str>,
 }
 
 impl Refusal {
-    /// A refusal without a time to try again.
+    /// A refusal that does not say when to try again.
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal { code, retry_after: None, text: text.into() }
     }
 
-    /// A refusal for want of room, to be tried again after `retry_after`.
+    /// A refusal because there is no room. The client should try again after `retry_after`.
     pub fn full(retry_after: Duration, text: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal { code: Code::Full, retry_after: Some(retry_after), text: text.into() }
     }
 
-    /// A command that is not well formed.
+    /// A refusal because the command is not well formed.
     pub fn usage(text: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal::new(Code::Usage, text)
     }
@@ -113,7 +114,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What a program that talks to a server through [`crate::Client`] can run into.
+/// Why a call of [`Client`](crate::Client) failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -124,9 +125,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// The connection broke while a reply was awaited: whether the command took effect is not known.
+    /// The connection broke before a reply arrived. The command may or may not have taken effect.
     Disconnected {
-        /// What the socket said; `None` where the server closed in good order.
+        /// The socket's error; `None` if the server closed the connection.
         source: Option<io::Error>,
     },
     /// The server refused the command; nothing changed.
@@ -135,7 +136,7 @@ pub enum Error {
     BadName(BadQueueName),
     /// A text is not a unique key; nothing was sent.
     BadKey(BadKey),
-    /// The server sent something that is no reply. Its text says what, escaped.
+    /// The server sent something that is not a reply. The text quotes it, escaped.
     BadReply(String),
 }
 

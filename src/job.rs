@@ -1,7 +1,7 @@
-//! The nouns: a job, what names it, and what its submitter may ask for.
+//! The basic types: a job, its id, queue, priority and key, and what its submitter may ask for.
 //!
-//! Every type here is valid by construction: a [`QueueName`] that exists obeys the naming rule, a
-//! [`Priority`] is in range. Text is parsed once, at the edge, by the dialects in [`crate::protocol`].
+//! Every type here is valid by construction: a [`QueueName`] obeys the naming rule, a [`Key`] the rule for keys. Text
+//! is parsed once, at the edge, by the dialects in [`crate::protocol`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub const MAX_QUEUE_NAME_BYTES: usize = 200;
 /// The longest failure reason that is kept with a job, in bytes; a longer one is cut.
 pub const MAX_REASON_BYTES: usize = 1024;
 
-/// A job's number: counts up from 1, never used twice in the life of a data directory.
+/// A job's id: a number that counts up from 1. No two jobs of a data directory ever have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
@@ -42,7 +42,7 @@ impl fmt::Display for JobId {
 pub struct Priority(pub u32);
 
 impl Priority {
-    /// Jobs of a priority below this are counted as urgent, as beanstalkd does: below the default.
+    /// Jobs of a priority below this, the default, are counted as urgent, as in beanstalkd.
     pub const URGENT_BELOW: Priority = Priority(1024);
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Priority {
 
 /// The name of a queue: 1 to 200 bytes of `A-Z a-z 0-9 + / ; . $ _ ( ) -`, not beginning with `-`.
 ///
-/// The rule is beanstalkd's rule for tubes, so that a name is good in both dialects.
+/// The rule is beanstalkd's rule for tubes, so that a name is valid in both dialects.
 ///
 /// ```
 /// use djqs::QueueName;
@@ -71,7 +71,7 @@ impl fmt::Display for Priority {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueName(SmolStr);
 
-/// Why a text is no queue name. Its text says what the rule is.
+/// A text is not a queue name. The error's text states the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadQueueName;
 
@@ -89,7 +89,7 @@ impl QueueName {
     /// Makes a name of `text`.
     ///
     /// # Errors
-    /// [`BadQueueName`] where the text breaks the rule.
+    /// [`BadQueueName`] if the text breaks the rule.
     pub fn new(text: &str) -> Result<QueueName, BadQueueName> {
         QueueName::from_bytes(text.as_bytes())
     }
@@ -97,7 +97,7 @@ impl QueueName {
     /// Makes a name of bytes as they come from a socket.
     ///
     /// # Errors
-    /// [`BadQueueName`] where the bytes break the rule.
+    /// [`BadQueueName`] if the bytes break the rule.
     pub fn from_bytes(bytes: &[u8]) -> Result<QueueName, BadQueueName> {
         let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"+/;.$_()-".contains(b);
         if bytes.is_empty()
@@ -118,7 +118,7 @@ impl QueueName {
 }
 
 impl Default for QueueName {
-    /// `default`, the queue of a command that names none.
+    /// `default`, the queue of a command that does not name one.
     fn default() -> Self {
         QueueName(SmolStr::new_static("default"))
     }
@@ -145,12 +145,12 @@ impl std::str::FromStr for QueueName {
 
 /// A unique key: 1 to 200 bytes of UTF-8 without spaces or control characters, not ending in `:`.
 ///
-/// Keys are unique within a queue: while one job of a queue holds a key, a second submission with it is
-/// answered with the first one's id.
+/// Keys are unique within a queue: while a job of the queue has the key, a second submission with it gets the id
+/// of that job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
-/// Why a text is no key. Its text says what the rule is.
+/// A text is not a key. The error's text states the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadKey;
 
@@ -168,7 +168,7 @@ impl Key {
     /// Makes a key of `text`.
     ///
     /// # Errors
-    /// [`BadKey`] where the text breaks the rule.
+    /// [`BadKey`] if the text breaks the rule.
     pub fn new(text: &str) -> Result<Key, BadKey> {
         let bad = |c: char| c.is_whitespace() || c.is_control();
         if text.is_empty() || text.len() > MAX_KEY_BYTES || text.ends_with(':') || text.contains(bad) {
@@ -183,7 +183,7 @@ impl Key {
     }
 }
 
-/// Where a job is in its life.
+/// The state of a job.
 ///
 /// ```text
 ///             TASK delay=…            TASK
@@ -198,13 +198,13 @@ impl Key {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobState {
-    /// May be handed to a worker at any moment.
+    /// A worker may get it at any moment.
     Ready,
-    /// Waits for its time: submitted or handed back with a delay, or backing off after a failure.
+    /// Waits: it was submitted or returned with a delay, or backs off after a failure.
     Delayed,
-    /// With a worker, until its lease lapses.
+    /// A worker has it, until its lease lapses.
     Leased,
-    /// Given up: its attempts are spent, or a worker said so. Kept to be looked at, retried or deleted.
+    /// Its attempts are spent, or a worker declared it dead. It is kept until it is retried or deleted.
     Dead,
 }
 
@@ -256,11 +256,11 @@ pub struct Options {
     pub delay: Duration,
     /// How long a lease lasts unless it is renewed. Default 60 s; at least 1 ms, at most [`MAX_DURATION`].
     pub ttr: Duration,
-    /// After how many failures and crashes together the job is dead; 0 for never. Default 10.
+    /// The number of failures and crashes after which the job is dead; 0 for never. Default 10.
     pub attempts: u32,
     /// The wait after the first failure, doubled each time, at most [`MAX_BACKOFF`]. Default 1 s.
     pub backoff: Duration,
-    /// While a job of the queue holds this key, a second submission gets the first one's id. Default none.
+    /// While a job of the queue has this key, a second submission gets that job's id. Default none.
     pub key: Option<Key>,
 }
 
@@ -340,7 +340,7 @@ pub struct Submission {
     pub queue: QueueName,
     /// What else is asked for.
     pub options: Options,
-    /// The work, as any bytes; the queue never looks inside.
+    /// The work, as any bytes; the server does not interpret it.
     pub body: Arc<[u8]>,
 }
 
@@ -422,19 +422,19 @@ impl Submission {
     }
 }
 
-/// How a job's past attempts ended. The three are kept apart, since they mean different things.
+/// How a job's past attempts ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// A worker said that it failed. Counts against the attempts.
+    /// A worker reported a failure. Counts as an attempt.
     pub failures: u32,
-    /// Its lease lapsed, or its worker went away. Counts against the attempts.
+    /// Its lease lapsed, or its worker disconnected. Counts as an attempt.
     pub crashes: u32,
-    /// A worker handed it back undone. Costs nothing.
+    /// A worker returned it undone. Does not count as an attempt.
     pub returns: u32,
 }
 
 impl Counts {
-    /// Failures and crashes together: what is held against the limit of attempts.
+    /// Failures and crashes together: the attempts that are used up.
     pub fn spent(&self) -> u32 {
         self.failures.saturating_add(self.crashes)
     }
@@ -442,6 +442,7 @@ impl Counts {
 
 /// A leased job, as its worker receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lease {
     /// The job's number.
     pub id: JobId,
@@ -456,6 +457,13 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// A first lease of a job in the queue `default`, for 60 s. Servers give leases; a test of a handler makes its own
+    /// and sets the fields that it needs.
+    pub fn new(id: JobId, body: impl AsRef<[u8]>) -> Lease {
+        let (queue, ttr) = (QueueName::default(), Options::default().ttr);
+        Lease { id, queue, attempt: 1, ttr, body: body.as_ref().into() }
+    }
+
     /// The body before and after its first `: `. Without one, all of it and nothing.
     pub(crate) fn task_and_args(&self) -> (&[u8], &[u8]) {
         match self.body.windows(2).position(|pair| pair == b": ") {
@@ -500,14 +508,15 @@ impl Lease {
     }
 }
 
-/// Everything there is to know of a job, at one moment.
+/// A job and all that is known about it, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Job {
     /// The job's number.
     pub id: JobId,
     /// Its queue.
     pub queue: QueueName,
-    /// Where it is in its life.
+    /// Its state.
     pub state: JobState,
     /// Its priority now.
     pub priority: Priority,
@@ -521,18 +530,39 @@ pub struct Job {
     pub key: Option<Key>,
     /// When it was submitted, to the second.
     pub created: SystemTime,
-    /// What is left of its delay or of its lease; `None` for ready and dead jobs.
+    /// The rest of its delay or of its lease; `None` for ready and dead jobs.
     pub remaining: Option<Duration>,
     /// How its past attempts ended.
     pub counts: Counts,
-    /// Why its last attempt failed, as its worker put it.
+    /// Why its last attempt failed, as its worker reported it.
     pub reason: Option<Arc<str>>,
     /// The work.
     pub body: Arc<[u8]>,
 }
 
 impl Job {
-    /// The number of the attempt that runs now, or would run next: 1 for the first.
+    /// A ready job that was submitted in 1970 with default [`Options`]. Servers show jobs; a test makes its own and sets
+    /// the fields that it needs.
+    pub fn new(id: JobId, body: impl AsRef<[u8]>) -> Job {
+        let Submission { queue, options, body } = Submission::new(body);
+        Job {
+            id,
+            queue,
+            state: JobState::Ready,
+            priority: options.priority,
+            ttr: options.ttr,
+            attempts: options.attempts,
+            backoff: options.backoff,
+            key: options.key,
+            created: SystemTime::UNIX_EPOCH,
+            remaining: None,
+            counts: Counts::default(),
+            reason: None,
+            body,
+        }
+    }
+
+    /// The number of the attempt that is running, or would run next: 1 for the first.
     pub fn attempt(&self) -> u32 {
         self.counts.spent().saturating_add(1)
     }

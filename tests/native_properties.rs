@@ -147,28 +147,29 @@ fn job() -> impl Strategy<Value = Job> {
     (job_id(), submission(), standing, prop::option::of(text())).prop_map(
         |(id, submission, standing, reason)| {
             let (state, attempts, created, remaining, counts) = standing;
-            Job {
-                id,
-                queue: submission.queue,
-                state,
-                priority: submission.options.priority,
-                ttr: submission.options.ttr,
-                attempts,
-                backoff: submission.options.backoff,
-                key: submission.options.key,
-                created: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(created)),
-                remaining,
-                counts,
-                reason,
-                body: submission.body,
-            }
+            let mut job = Job::new(id, &submission.body);
+            job.queue = submission.queue;
+            job.priority = submission.options.priority;
+            job.ttr = submission.options.ttr;
+            job.backoff = submission.options.backoff;
+            job.key = submission.options.key;
+            job.created += Duration::from_secs(u64::from(created));
+            (job.state, job.attempts, job.remaining) = (state, attempts, remaining);
+            (job.counts, job.reason) = (counts, reason);
+            job
         },
     )
 }
 
 fn lease() -> impl Strategy<Value = Lease> {
     (job_id(), queue_name(), any::<u32>(), lease_duration(), body())
-        .prop_map(|(id, queue, attempt, ttr, body)| Lease { id, queue, attempt, ttr, body })
+        .prop_map(|(id, queue, attempt, ttr, body)| lease_of(id, queue, attempt, ttr, &body))
+}
+
+fn lease_of(id: JobId, queue: QueueName, attempt: u32, ttr: Duration, body: &[u8]) -> Lease {
+    let mut lease = Lease::new(id, body);
+    (lease.queue, lease.attempt, lease.ttr) = (queue, attempt, ttr);
+    lease
 }
 
 fn queue_stats() -> impl Strategy<Value = QueueStats> {
@@ -185,8 +186,13 @@ fn queue_stats() -> impl Strategy<Value = QueueStats> {
 
 fn refusal() -> impl Strategy<Value = Refusal> {
     let text = "([!-~][ -~]{0,80})?".prop_filter("means something", |text| !text.starts_with("retry_after="));
-    (prop::sample::select(&Code::ALL[..]), prop::option::of(duration()), text)
-        .prop_map(|(code, retry_after, text)| Refusal { code, retry_after, text: text.into() })
+    (prop::sample::select(&Code::ALL[..]), prop::option::of(duration()), text).prop_map(
+        |(code, retry_after, text)| {
+            let mut refusal = Refusal::new(code, text);
+            refusal.retry_after = retry_after;
+            refusal
+        },
+    )
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -241,7 +247,9 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
 
 /// A job as PEEK shows it: the reason of its last failure is only in LIST.
 fn found(job: &Job) -> Job {
-    Job { reason: None, ..job.clone() }
+    let mut shown = job.clone();
+    shown.reason = None;
+    shown
 }
 
 fn check_lines(reply: &Reply, lines: &[Vec<u8>]) {

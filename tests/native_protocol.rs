@@ -8,7 +8,7 @@ use std::time::Duration;
 use decoding::{Event, decode};
 use djqs::protocol::native::{Answer, read_answer, write_command, write_reply};
 use djqs::protocol::{Command, FrameLimits, HEADER_BYTES_MAX, Reply};
-use djqs::{Code, JobId, JobState, Lease, QueueName, Refusal, Submission};
+use djqs::{Code, JobId, JobState, Lease, Refusal, Submission};
 
 mod decoding;
 
@@ -450,7 +450,7 @@ fn replies_are_written_as_the_reference_has_them() {
     reply(&Reply::Count(0), "OK count=0\n", &Answer::Count(0));
     reply(&Reply::Jobs(Vec::new()), "OK lines=0\n", &Answer::Lines(Vec::new()));
     reply(&Reply::Pong, "PONG\n", &Answer::Pong);
-    let refusal = Refusal { code: Code::Full, retry_after: Some(second), text: "no room".into() };
+    let refusal = Refusal::full(second, "no room");
     reply(&Reply::Refused(refusal.clone()), "ERR full retry_after=1s no room\n", &Answer::Refused(refusal));
     let bare = Refusal::new(Code::Internal, "");
     reply(&Reply::Refused(bare.clone()), "ERR internal\n", &Answer::Refused(bare));
@@ -458,13 +458,7 @@ fn replies_are_written_as_the_reference_has_them() {
 
 #[test]
 fn job_is_written_in_one_line_where_its_body_survives_that() {
-    let lease = |body: &[u8]| Lease {
-        id: JobId(7),
-        queue: QueueName::default(),
-        attempt: 1,
-        ttr: Duration::from_secs(60),
-        body: body.into(),
-    };
+    let lease = |body: &[u8]| Lease::new(JobId(7), body);
     for (body, wire) in [
         (&b"x"[..], "JOB 7 queue=default attempt=1 ttr=1m: x\n"),
         (b"", "JOB 7 queue=default attempt=1 ttr=1m: \n"),

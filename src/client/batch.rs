@@ -17,6 +17,7 @@ use crate::protocol::native::{Answer, write_command};
 /// The first `results.len()` submissions were answered, in order. Those behind them, up to `taken`, may or
 /// may not have been accepted. The ones behind those were not sent, nor taken from the iterator.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct BatchError {
     /// What was answered, in order.
     pub results: Vec<Result<Accepted, Refusal>>,

@@ -69,17 +69,10 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{JobId, Lease, QueueName};
-    use std::time::Duration;
+    use crate::job::{JobId, Lease};
 
     fn job(body: &str) -> WorkerJob {
-        WorkerJob::new(Lease {
-            id: JobId(1),
-            queue: QueueName::default(),
-            attempt: 1,
-            ttr: Duration::from_secs(60),
-            body: body.as_bytes().into(),
-        })
+        WorkerJob::new(Lease::new(JobId(1), body))
     }
 
     #[test]

@@ -14,18 +14,11 @@ use crate::job::{JobId, Lease, QueueName};
 /// A job that this worker holds, as its handler sees it.
 ///
 /// ```
-/// use std::time::Duration;
 /// use djqs::worker::WorkerJob;
-/// use djqs::{JobId, Lease, QueueName};
+/// use djqs::{JobId, Lease};
 ///
 /// // As a test of a handler would make one.
-/// let job = WorkerJob::new(Lease {
-///     id: JobId(7),
-///     queue: QueueName::default(),
-///     attempt: 1,
-///     ttr: Duration::from_secs(60),
-///     body: b"SEND_NOTIFICATION: user 9: hello".as_slice().into(),
-/// });
+/// let job = WorkerJob::new(Lease::new(JobId(7), "SEND_NOTIFICATION: user 9: hello"));
 /// assert_eq!(job.task(), "SEND_NOTIFICATION");
 /// assert_eq!(job.args(), "user 9: hello");
 /// ```
@@ -166,13 +159,7 @@ mod tests {
     use super::*;
 
     fn job(body: &[u8]) -> WorkerJob {
-        WorkerJob::new(Lease {
-            id: JobId(1),
-            queue: QueueName::default(),
-            attempt: 1,
-            ttr: Duration::from_secs(60),
-            body: body.into(),
-        })
+        WorkerJob::new(Lease::new(JobId(1), body))
     }
 
     #[test]

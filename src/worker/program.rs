@@ -57,12 +57,11 @@ const TASK_BYTES_MAX: usize = 4096;
 /// ```
 /// use std::time::Duration;
 /// use djqs::worker::{Outcome, Program, WorkerJob};
-/// # use djqs::{JobId, Lease, QueueName};
-/// # let lease = Lease { id: JobId(7), queue: QueueName::default(), attempt: 1, ttr: Duration::from_secs(60),
-/// #     body: b"SEND: 9".as_slice().into() };
+/// use djqs::{JobId, Lease};
 ///
 /// let program = Program::new("test", ["{task}", "=", "SEND"]).timeout(Duration::from_secs(5));
-/// assert_eq!(program.run(&WorkerJob::new(lease)), Outcome::Done);
+/// let job = WorkerJob::new(Lease::new(JobId(7), "SEND: 9"));
+/// assert_eq!(program.run(&job), Outcome::Done);
 /// ```
 #[derive(Debug)]
 pub struct Program {

@@ -48,7 +48,8 @@ impl Story {
 
     fn lease(&mut self, id: JobId, job: &Submission, attempt: u32) {
         let Submission { queue, options, body, .. } = job.clone();
-        let lease = Lease { id, queue: queue.clone(), attempt, ttr: options.ttr, body };
+        let mut lease = Lease::new(id, body);
+        (lease.queue, lease.attempt, lease.ttr) = (queue.clone(), attempt, options.ttr);
         self.say(&Command::Lease { queues: vec![queue], wait: Wait::Forever }, Answer::Leased(lease));
     }
 

@@ -701,35 +701,30 @@ impl Model {
     pub(crate) fn peek(&self, now: Now, id: JobId) -> Option<Job> {
         let job = self.job(id)?;
         let Options { priority, ttr, attempts, backoff, ref key, delay: _, .. } = job.options;
-        Some(Job {
-            id,
-            queue: self.names[job.queue].clone(),
-            state: job.state(),
-            priority,
-            ttr,
-            attempts,
-            backoff,
-            key: key.clone(),
-            created: SystemTime::UNIX_EPOCH + Duration::from_secs(job.created_s),
-            remaining: match job.place {
-                Place::Delayed(until) | Place::Leased(until, _) => Some(until.until(now.mono)),
-                Place::Ready | Place::Dead => None,
-            },
-            counts: job.counts,
-            reason: job.reason.clone(),
-            body: job.body.clone(),
-        })
+        let mut shown = Job::new(id, "");
+        shown.queue = self.names[job.queue].clone();
+        shown.state = job.state();
+        (shown.priority, shown.ttr, shown.attempts, shown.backoff) = (priority, ttr, attempts, backoff);
+        shown.key = key.clone();
+        shown.created = SystemTime::UNIX_EPOCH + Duration::from_secs(job.created_s);
+        shown.remaining = match job.place {
+            Place::Delayed(until) | Place::Leased(until, _) => Some(until.until(now.mono)),
+            Place::Ready | Place::Dead => None,
+        };
+        shown.counts = job.counts;
+        shown.reason = job.reason.clone();
+        shown.body = job.body.clone();
+        Some(shown)
     }
 
     pub(crate) fn lease_of(&self, id: JobId) -> Lease {
         let job = self.expect(id);
-        Lease {
-            id,
-            queue: self.names[job.queue].clone(),
-            attempt: job.counts.failures + job.counts.crashes + 1,
-            ttr: job.options.ttr,
-            body: job.body.clone(),
-        }
+        let mut lease = Lease::new(id, "");
+        lease.queue = self.names[job.queue].clone();
+        lease.attempt = job.counts.failures + job.counts.crashes + 1;
+        lease.ttr = job.options.ttr;
+        lease.body = job.body.clone();
+        lease
     }
 
     pub(crate) fn counts(&self, queue: Option<QueueNo>) -> StateCounts {
