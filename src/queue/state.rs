@@ -154,10 +154,7 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct QueueIx(u32);
 
-/// What every submission, lease and end of a job needs comes first and together, in few lines of the cache. With
-/// thousands of queues that counts, so the compiler may not change the order.
 #[derive(Debug)]
-#[repr(C)]
 struct Queue {
     name: QueueName,
     counts: StateCounts,
