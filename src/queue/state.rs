@@ -25,18 +25,18 @@ use crate::stats::{StateCounts, Totals};
 pub use attach::{LAPSES_SOON, WATCHED_MAX, Warn};
 use moves::{cut, job_cost};
 use names::Names;
+use shared_options::{SharedOptions, SharedOptionsTable};
 pub use slot::COUNTED_IN_SLOT;
 use slot::{Crash, Extra, Packed, Past, Place, Slot};
-use terms::{Terms, TermsTable};
 
 mod attach;
-mod by_hand;
 mod durable;
-mod figures;
 mod moves;
 mod names;
+mod operator;
+mod queue_stats;
+mod shared_options;
 mod slot;
-mod terms;
 
 /// What a job is taken to cost in memory beside its body, key and reason: its slot, its share of the ordered
 /// sets, and the allocator's rounding, measured with a million jobs (docs/performance.md).
@@ -47,7 +47,7 @@ pub const JOB_OVERHEAD_BYTES: u64 = 96;
 pub const PAGE_OVERHEAD_BYTES: u64 = 144;
 
 /// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
-pub const TERMS_OVERHEAD_BYTES: u64 = 160;
+pub const SHARED_OPTIONS_OVERHEAD_BYTES: u64 = 160;
 
 /// What a key or a reason is taken to cost beside its text.
 const EXTRA_OVERHEAD_BYTES: u64 = 128;
@@ -129,10 +129,10 @@ pub struct State {
     using_others: u64,
     watching_others: u64,
     keys: BTreeMap<(QueueIx, Key), JobId>,
-    terms: TermsTable,
+    shared_options: SharedOptionsTable,
     /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
     /// really due. So the many leases that are acknowledged in time never touch this set.
-    agenda: BTreeSet<(Moment, Owner)>,
+    timers: BTreeSet<(Moment, Owner)>,
     budget: Budget,
     /// What pages of jobs and combinations of options cost.
     shared_bytes: u64,
@@ -177,7 +177,7 @@ struct Queue {
     watching: u64,
     /// For how long it was paused the last time (`None`: until it is resumed).
     pause_time: Option<Duration>,
-    booked: Option<Moment>,
+    scheduled_at: Option<Moment>,
 }
 
 /// What has been counted of a queue since it came to be.
@@ -205,7 +205,7 @@ struct Session {
     handed: Option<JobId>,
     /// Its wait ended because a lease of its own was about to lapse, and it has not taken note of that yet.
     warned: bool,
-    booked: Option<Moment>,
+    scheduled_at: Option<Moment>,
     /// The queue that it uses, if it is another than `default`.
     used: Option<QueueIx>,
     /// The queues that it watches, in the order in which it named them; empty for `default` alone.
@@ -220,7 +220,7 @@ struct Standing {
     warn: Warn,
 }
 
-/// Who is looked at when an entry of the agenda is due.
+/// What to look at when a timer is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     /// A queue: its delayed jobs, its pause.
@@ -248,8 +248,8 @@ impl State {
             using_others: 0,
             watching_others: 0,
             keys: BTreeMap::new(),
-            terms: TermsTable::default(),
-            agenda: BTreeSet::new(),
+            shared_options: SharedOptionsTable::default(),
+            timers: BTreeSet::new(),
             budget: Budget::new(memory_max),
             shared_bytes: 0,
             counts: StateCounts::default(),
@@ -281,7 +281,7 @@ impl State {
 
     /// When [`State::tick`] has something to do again, at the earliest.
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.agenda.first().map(|entry| entry.0)
+        self.timers.first().map(|entry| entry.0)
     }
 
     // ---- sessions ----
@@ -316,7 +316,7 @@ impl State {
             let seen = self.session(session).handed != Some(id);
             match ending {
                 Ending::Lost if seen => self.crash(now, id, Crash::Lost),
-                Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
+                Ending::Lost | Ending::Quit => self.return_to_queue(now, id, Duration::ZERO),
             }
         }
         let ended = self.session(session).returning.is_empty();
@@ -327,8 +327,8 @@ impl State {
     }
 
     fn forget_session(&mut self, session: SessionId) {
-        if let Some(at) = self.session(session).booked {
-            self.agenda.remove(&(at, Owner::Session(session)));
+        if let Some(at) = self.session(session).scheduled_at {
+            self.timers.remove(&(at, Owner::Session(session)));
         }
         self.detach(session);
         self.sessions[session.0 as usize] = None;
@@ -353,7 +353,7 @@ impl State {
         let extra = (key.is_some() || counts_in_advance(attempts))
             .then(|| Box::new(Extra { key, ..Extra::default() }));
         // It may need a page and a combination of options of its own.
-        let cost = job_cost(&body, extra.as_deref()) + PAGE_OVERHEAD_BYTES + TERMS_OVERHEAD_BYTES;
+        let cost = job_cost(&body, extra.as_deref()) + PAGE_OVERHEAD_BYTES + SHARED_OPTIONS_OVERHEAD_BYTES;
         let cost = cost + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
         if !self.budget.has_room(Purpose::Job, cost) {
             let (taken, limit) = self.memory();
@@ -368,9 +368,9 @@ impl State {
         self.last_id = JobId(self.last_id.0 + 1);
         let id = self.last_id;
         let place = if delay.is_zero() { Place::Ready } else { Place::delayed(now, delay) };
-        let terms = self.terms.intern(Terms { ttr, attempts, backoff });
+        let options = self.shared_options.intern(SharedOptions { ttr, attempts, backoff });
         let created_s = u32::try_from(now.wall_ms / 1000).unwrap_or(u32::MAX);
-        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, terms, priority, created_s });
+        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s });
         self.count(queue, |totals| totals.submitted += 1);
         if self.journaled {
             let change = self.full_change(now, id);
@@ -392,7 +392,7 @@ impl State {
         } else {
             self.first_ready(queues.iter().filter_map(|name| self.named(name)))
         }?;
-        self.lend(now, id, session);
+        self.lease_to(now, id, session);
         Some(self.lease_of(id))
     }
 
@@ -453,7 +453,7 @@ impl State {
         self.waiting += 1;
         self.session_mut(session).standing = Some(Standing { ticket, queues, warn });
         if warn == Warn::BeforeLapse {
-            self.book_session(session);
+            self.schedule_session(session);
         }
     }
 
@@ -510,7 +510,7 @@ impl State {
         reason: Option<Arc<str>>,
     ) -> Result<Failed, Refusal> {
         let slot = self.leased_by(session, id)?;
-        let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
+        let (queue, options) = (slot.queue, self.shared_options.get(slot.options));
         let mut counts = slot.counts();
         counts.failures = counts.failures.saturating_add(1);
         self.count(queue, |totals| totals.failed += 1);
@@ -518,13 +518,13 @@ impl State {
         if let Some(reason) = reason {
             self.note_reason(id, cut(reason));
         }
-        if dead || spent(counts, terms) {
+        if dead || spent(counts, options) {
             self.die(id);
             self.note_status(now, id);
             return Ok(Failed::Dead);
         }
-        let wait = delay.unwrap_or_else(|| self.backoff(terms.backoff, counts.failures));
-        self.put_back(now, id, wait);
+        let wait = delay.unwrap_or_else(|| self.backoff(options.backoff, counts.failures));
+        self.requeue(now, id, wait);
         Ok(Failed::RetryIn(wait))
     }
 
@@ -540,7 +540,7 @@ impl State {
         delay: Duration,
     ) -> Result<(), Refusal> {
         self.leased_by(session, id)?;
-        self.hand_back(now, id, delay);
+        self.return_to_queue(now, id, delay);
         Ok(())
     }
 
@@ -556,7 +556,7 @@ impl State {
         ttr: Option<Duration>,
     ) -> Result<(), Refusal> {
         let slot = self.leased_by(session, id)?;
-        let ttr = ttr.unwrap_or_else(|| self.terms.get(slot.terms).ttr);
+        let ttr = ttr.unwrap_or_else(|| self.shared_options.get(slot.options).ttr);
         self.relocate(id, Place::Leased { until: now.mono.after(ttr), holder: session });
         Ok(())
     }
@@ -680,7 +680,7 @@ impl State {
         let found = self.queue_mut(queue);
         found.pause_time = time;
         found.past.pauses += 1;
-        self.book_queue(queue);
+        self.schedule_queue(queue);
         self.note_pause(now, queue);
     }
 
@@ -711,10 +711,10 @@ impl State {
     pub fn tick(&mut self, now: Now, most: u64) {
         let mut budget = most;
         while budget > 0
-            && let Some(&(at, owner)) = self.agenda.first()
+            && let Some(&(at, owner)) = self.timers.first()
             && at <= now.mono
         {
-            self.agenda.pop_first();
+            self.timers.pop_first();
             match owner {
                 Owner::Queue(queue) => self.tick_queue(now, queue, &mut budget),
                 Owner::Session(session) => self.tick_session(now, session, &mut budget),
@@ -724,7 +724,7 @@ impl State {
     }
 
     fn tick_queue(&mut self, now: Now, queue: QueueIx, budget: &mut u64) {
-        self.queue_mut(queue).booked = None;
+        self.queue_mut(queue).scheduled_at = None;
         while *budget > 0
             && let Some(&(until, id)) = self.queue(queue).delayed.first()
             && until <= now.mono
@@ -733,17 +733,17 @@ impl State {
             self.serve(now, queue);
             *budget -= 1;
         }
-        self.book_queue(queue);
+        self.schedule_queue(queue);
         if matches!(self.queue(queue).paused, Some(PauseEnd::At(end)) if end <= now.mono)
             && !self.end_pause(now, queue)
         {
-            // It stands in the agenda as it did, for the next call.
+            // Its timer is still there, for the next call.
             *budget = 0;
         }
     }
 
     fn tick_session(&mut self, now: Now, session: SessionId, budget: &mut u64) {
-        self.session_mut(session).booked = None;
+        self.session_mut(session).scheduled_at = None;
         self.warn_if_due(now, session);
         while *budget > 0
             && let Some(&(until, id)) = self.session(session).leases.first()
@@ -752,7 +752,7 @@ impl State {
             self.crash(now, id, Crash::Lapsed);
             *budget -= 1;
         }
-        self.book_session(session);
+        self.schedule_session(session);
     }
 
     // ---- looking things up ----
@@ -787,13 +787,13 @@ impl State {
             id,
             queue: self.queue(slot.queue).name.clone(),
             attempt: slot.counts().spent().saturating_add(1),
-            ttr: self.terms.get(slot.terms).ttr,
+            ttr: self.shared_options.get(slot.options).ttr,
             body: slot.body.clone(),
         }
     }
 
     fn job(&self, now: Now, id: JobId, slot: &Slot) -> Job {
-        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        let SharedOptions { ttr, attempts, backoff } = self.shared_options.get(slot.options);
         Job {
             id,
             queue: self.queue(slot.queue).name.clone(),
@@ -826,13 +826,13 @@ impl State {
     fn queue(&self, queue: QueueIx) -> &Queue {
         self.queues[queue.0 as usize]
             .as_ref()
-            .expect("jobs, lines and the agenda name only queues that exist")
+            .expect("jobs, lines and the timers name only queues that exist")
     }
 
     fn queue_mut(&mut self, queue: QueueIx) -> &mut Queue {
         self.queues[queue.0 as usize]
             .as_mut()
-            .expect("jobs, lines and the agenda name only queues that exist")
+            .expect("jobs, lines and the timers name only queues that exist")
     }
 
     fn session(&self, session: SessionId) -> &Session {
@@ -854,8 +854,8 @@ fn counts_in_advance(attempts: u32) -> bool {
     attempts > COUNTED_IN_SLOT
 }
 
-fn spent(counts: Counts, terms: Terms) -> bool {
-    terms.attempts != 0 && counts.spent() >= terms.attempts
+fn spent(counts: Counts, options: SharedOptions) -> bool {
+    options.attempts != 0 && counts.spent() >= options.attempts
 }
 
 fn not_found(id: JobId) -> Refusal {

@@ -13,7 +13,7 @@ use djqs::internal::change::{JobSize, job_bytes, pause_bytes};
 use djqs::internal::clock::{Moment, Now};
 use djqs::internal::queue::state::{
     Accepted, COUNTED_IN_SLOT, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES,
-    QUEUE_OVERHEAD_BYTES, SessionId, Slice, TERMS_OVERHEAD_BYTES,
+    QUEUE_OVERHEAD_BYTES, SHARED_OPTIONS_OVERHEAD_BYTES, SessionId, Slice,
 };
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
@@ -227,7 +227,7 @@ impl Model {
             turn: 0,
         };
         let queue_cost = if self.queue(queue).is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
-        let shared_cost = PAGE_OVERHEAD_BYTES + TERMS_OVERHEAD_BYTES;
+        let shared_cost = PAGE_OVERHEAD_BYTES + SHARED_OPTIONS_OVERHEAD_BYTES;
         if self.memory() + job.memory(self.rare_bytes) + shared_cost + queue_cost > self.memory_max {
             return Err(Code::Full);
         }
@@ -240,7 +240,7 @@ impl Model {
 
     pub(crate) fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueNo]) -> Option<JobId> {
         let id = self.next_ready(queues)?;
-        self.lend(now, id, session);
+        self.lease_to(now, id, session);
         Some(id)
     }
 
@@ -300,7 +300,7 @@ impl Model {
             (None, Some(Failed::RetryIn(wait))) if longest.contains(&wait) => wait,
             (None, _) => *longest.start(),
         };
-        self.put_back(now, id, wait);
+        self.requeue(now, id, wait);
         Ok(Failed::RetryIn(wait))
     }
 
@@ -312,7 +312,7 @@ impl Model {
         delay: Duration,
     ) -> Result<(), Code> {
         self.leased_by(session, id)?;
-        self.hand_back(now, id, delay);
+        self.return_to_queue(now, id, delay);
         Ok(())
     }
 
@@ -359,7 +359,7 @@ impl Model {
         job.counts.crashes = 0;
         let queue = job.queue;
         self.tally(queue, |totals| totals.retried += 1);
-        self.put_back(now, id, Duration::ZERO);
+        self.requeue(now, id, Duration::ZERO);
         Ok(())
     }
 
@@ -424,7 +424,7 @@ impl Model {
             match ending {
                 // It never knew of the unseen job, so nothing can have gone wrong with it.
                 Ending::Lost if Some(id) != unseen => self.crash(now, id, LOST),
-                Ending::Lost | Ending::Quit => self.hand_back(now, id, Duration::ZERO),
+                Ending::Lost | Ending::Quit => self.return_to_queue(now, id, Duration::ZERO),
             }
         }
         let ended = sorted.len() as u64 <= most;
@@ -491,7 +491,7 @@ impl Model {
             Place::Ready | Place::Delayed(_) => {}
             Place::Dead => self.if_there_is_room(id, |job| job.past.deaths += 1),
         }
-        self.lend(now, id, session);
+        self.lease_to(now, id, session);
         Ok(())
     }
 
@@ -503,7 +503,7 @@ impl Model {
         (priority, delay): (Priority, Duration),
     ) -> Result<(), Code> {
         self.leased_by(session, id)?.options.priority = priority;
-        self.hand_back(now, id, delay);
+        self.return_to_queue(now, id, delay);
         Ok(())
     }
 
@@ -540,7 +540,7 @@ impl Model {
             Place::Dead => self.retry(now, id),
             Place::Delayed(_) => {
                 self.if_there_is_room(id, |job| job.past.kicks += 1);
-                self.put_back(now, id, Duration::ZERO);
+                self.requeue(now, id, Duration::ZERO);
                 Ok(())
             }
             Place::Ready | Place::Leased(..) => Err(Code::NotFound),
@@ -644,7 +644,7 @@ impl Model {
 
     pub(crate) fn carry_out(&mut self, now: Now, due: Due) {
         match due {
-            Due::DelayOver(id) => self.put_back(now, id, Duration::ZERO),
+            Due::DelayOver(id) => self.requeue(now, id, Duration::ZERO),
             Due::LeaseLapsed(id) => self.crash(now, id, LAPSED),
             Due::PauseOver(queue) => self.resume(now, queue),
             Due::Warning(session) => {
@@ -809,7 +809,7 @@ impl Model {
         }
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
             + pages as u64 * PAGE_OVERHEAD_BYTES
-            + terms.len() as u64 * TERMS_OVERHEAD_BYTES
+            + terms.len() as u64 * SHARED_OPTIONS_OVERHEAD_BYTES
     }
 
     /// How many bytes the journal has to keep.
@@ -877,25 +877,25 @@ impl Model {
         {
             let (session, _) = self.line.remove(at);
             self.wary.retain(|waiter| *waiter != session);
-            self.lend(now, id, session);
+            self.lease_to(now, id, session);
             self.handed.push((session, id));
             self.woken.push((session, id));
         }
         self.forget_unused_queues();
     }
 
-    fn lend(&mut self, now: Now, id: JobId, session: SessionId) {
+    fn lease_to(&mut self, now: Now, id: JobId, session: SessionId) {
         let job = self.expect_mut(id);
         job.place = Place::Leased(now.mono.after(job.options.ttr), session);
         let queue = job.queue;
         self.tally(queue, |totals| totals.leased += 1);
     }
 
-    fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
+    fn return_to_queue(&mut self, now: Now, id: JobId, delay: Duration) {
         self.if_there_is_room(id, |job| job.counts.returns += 1);
         let queue = self.expect(id).queue;
         self.tally(queue, |totals| totals.returned += 1);
-        self.put_back(now, id, delay);
+        self.requeue(now, id, delay);
     }
 
     fn crash(&mut self, now: Now, id: JobId, reason: &str) {
@@ -906,7 +906,7 @@ impl Model {
         if self.attempts_spent(id) {
             self.die(id);
         } else {
-            self.put_back(now, id, Duration::ZERO);
+            self.requeue(now, id, Duration::ZERO);
         }
     }
 
@@ -935,7 +935,7 @@ impl Model {
         self.tally(queue, |totals| totals.died += 1);
     }
 
-    fn put_back(&mut self, now: Now, id: JobId, wait: Duration) {
+    fn requeue(&mut self, now: Now, id: JobId, wait: Duration) {
         let job = self.expect_mut(id);
         job.delay = wait;
         job.place = if wait.is_zero() { Place::Ready } else { Place::Delayed(now.mono.after(wait)) };

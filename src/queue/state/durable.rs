@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Extra, Packed, PauseEnd, Place, Queue, QueueIx, Slot, State, Terms};
+use super::{Extra, Packed, PauseEnd, Place, Queue, QueueIx, SharedOptions, Slot, State};
 use crate::change::{self, Change, JobSpec, JobStatus, PauseState};
 use crate::clock::{Moment, Now};
 use crate::job::{JobId, QueueName};
@@ -35,9 +35,9 @@ impl State {
         let rare = key.is_some() || super::counts_in_advance(attempts);
         let extra = rare.then(|| Box::new(Extra { key, ..Extra::default() }));
         let queue = self.queue_named(&queue);
-        let terms = self.terms.intern(Terms { ttr, attempts, backoff });
+        let options = self.shared_options.intern(SharedOptions { ttr, attempts, backoff });
         let place = self.restored_place(now, place);
-        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, terms, priority, created_s });
+        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s });
         self.set_counts(id, counts);
         self.set_reason(id, reason);
     }
@@ -85,7 +85,7 @@ impl State {
             Some(PauseEnd::At(end)) => Some(end.until(now.mono)),
             Some(PauseEnd::Resumed) | None => None,
         };
-        self.book_queue(queue);
+        self.schedule_queue(queue);
         self.drop_if_unused(queue);
     }
 
@@ -102,7 +102,7 @@ impl State {
 
     pub(super) fn full_change(&self, now: Now, id: JobId) -> Change {
         let slot = self.slot(id);
-        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        let SharedOptions { ttr, attempts, backoff } = self.shared_options.get(slot.options);
         let spec = JobSpec {
             id,
             queue: self.queue(slot.queue).name.clone(),

@@ -28,7 +28,7 @@ impl State {
             if served == most {
                 return false;
             }
-            self.lend(now, id, session);
+            self.lease_to(now, id, session);
             self.session_mut(session).handed = Some(id);
             self.leave(session);
             self.effects.wakes.push(session);
@@ -36,35 +36,35 @@ impl State {
         }
     }
 
-    pub(super) fn lend(&mut self, now: Now, id: JobId, session: SessionId) {
+    pub(super) fn lease_to(&mut self, now: Now, id: JobId, session: SessionId) {
         let slot = self.slot(id);
-        let (queue, ttr) = (slot.queue, self.terms.get(slot.terms).ttr);
+        let (queue, ttr) = (slot.queue, self.shared_options.get(slot.options).ttr);
         self.relocate(id, Place::Leased { until: now.mono.after(ttr), holder: session });
         self.count(queue, |totals| totals.leased += 1);
     }
 
-    pub(super) fn hand_back(&mut self, now: Now, id: JobId, delay: Duration) {
+    pub(super) fn return_to_queue(&mut self, now: Now, id: JobId, delay: Duration) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.returned += 1);
         let mut counts = self.slot(id).counts();
         counts.returns = counts.returns.saturating_add(1);
         self.record_counts(id, counts);
-        self.put_back(now, id, delay);
+        self.requeue(now, id, delay);
     }
 
     pub(super) fn crash(&mut self, now: Now, id: JobId, crash: Crash) {
         let slot = self.slot(id);
-        let (queue, terms) = (slot.queue, self.terms.get(slot.terms));
+        let (queue, options) = (slot.queue, self.shared_options.get(slot.options));
         let mut counts = slot.counts();
         counts.crashes = counts.crashes.saturating_add(1);
         self.count(queue, |totals| totals.crashed += 1);
         self.record_counts(id, counts);
         self.set_crash(id, crash);
-        if spent(counts, terms) {
+        if spent(counts, options) {
             self.die(id);
             self.note_status(now, id);
         } else {
-            self.put_back(now, id, Duration::ZERO);
+            self.requeue(now, id, Duration::ZERO);
         }
     }
 
@@ -93,11 +93,11 @@ impl State {
             past.kicks = past.kicks.saturating_add(1);
         });
         self.record_counts(id, Counts { returns, ..Counts::default() });
-        self.put_back(now, id, Duration::ZERO);
+        self.requeue(now, id, Duration::ZERO);
     }
 
     /// To ready, or to delayed where there is something to wait for; whoever waits for it gets it.
-    pub(super) fn put_back(&mut self, now: Now, id: JobId, wait: Duration) {
+    pub(super) fn requeue(&mut self, now: Now, id: JobId, wait: Duration) {
         if wait.is_zero() {
             self.relocate(id, Place::Ready);
             self.note_status(now, id);
@@ -112,8 +112,8 @@ impl State {
         let slot = self.jobs.get_mut(id).expect("the caller has looked");
         let from = slot.set_place(to);
         let (queue, priority) = (slot.queue, slot.priority);
-        self.take_out(id, queue, priority, from);
-        self.put_in(id, queue, priority, to);
+        self.remove_from_sets(id, queue, priority, from);
+        self.insert_into_sets(id, queue, priority, to);
     }
 
     /// Pauses a queue or ends its pause, and keeps the account of what the journal has to keep.
@@ -131,7 +131,7 @@ impl State {
         if !self.sums_live_bytes {
             return 0;
         }
-        let Terms { ttr, attempts, backoff } = self.terms.get(slot.terms);
+        let SharedOptions { ttr, attempts, backoff } = self.shared_options.get(slot.options);
         job_bytes(&JobSize {
             id,
             queue: &self.queue(slot.queue).name,
@@ -172,7 +172,7 @@ impl State {
         self.live_bytes += self.live_size(id, &slot);
         self.jobs.insert(id, slot);
         self.account_for_shared();
-        self.put_in(id, queue, priority, place);
+        self.insert_into_sets(id, queue, priority, place);
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
@@ -182,9 +182,9 @@ impl State {
             self.keys.remove(&(slot.queue, key.clone()));
         }
         self.live_bytes -= self.live_size(id, &slot);
-        self.terms.release(slot.terms);
+        self.shared_options.release(slot.options);
         self.account_for_shared();
-        self.take_out(id, slot.queue, slot.priority, slot.place());
+        self.remove_from_sets(id, slot.queue, slot.priority, slot.place());
         if self.journaled {
             self.effects.changes.push(Change::Gone(id));
         }
@@ -192,7 +192,7 @@ impl State {
     }
 
     /// Enters a job in the sets that its place asks for.
-    pub(super) fn put_in(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
+    pub(super) fn insert_into_sets(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
         let state = place.state();
         *count_of(&mut self.counts, state) += 1;
         let found = self.queue_mut(queue);
@@ -205,17 +205,17 @@ impl State {
             }
             Place::Delayed { until, .. } => {
                 found.delayed.insert((until, id));
-                self.book_queue(queue);
+                self.schedule_queue(queue);
             }
             Place::Leased { until, holder } => {
                 self.session_mut(holder).leases.insert((until, id));
-                self.book_session(holder);
+                self.schedule_session(holder);
             }
         }
     }
 
     /// Takes a job out of the sets that it was entered in.
-    pub(super) fn take_out(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
+    pub(super) fn remove_from_sets(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
         let state = place.state();
         *count_of(&mut self.counts, state) -= 1;
         let found = self.queue_mut(queue);
@@ -253,7 +253,8 @@ impl State {
 
     /// Brings the account of what jobs share up to date.
     fn account_for_shared(&mut self) {
-        let after = self.jobs.pages() * PAGE_OVERHEAD_BYTES + self.terms.len() * TERMS_OVERHEAD_BYTES;
+        let after = self.jobs.pages() * PAGE_OVERHEAD_BYTES
+            + self.shared_options.len() * SHARED_OPTIONS_OVERHEAD_BYTES;
         self.budget.resize(self.shared_bytes, after);
         self.shared_bytes = after;
     }
@@ -261,7 +262,7 @@ impl State {
     /// Changes what few jobs have, and keeps the account of memory. It does not ask for room.
     pub(super) fn amend(&mut self, id: JobId, change: impl FnOnce(&mut Extra)) {
         let before = extra_cost(self.slot(id).extra.as_deref());
-        let stays = counts_in_advance(self.terms.get(self.slot(id).terms).attempts);
+        let stays = counts_in_advance(self.shared_options.get(self.slot(id).options).attempts);
         self.resize(id, |slot| {
             let extra = slot.extra.get_or_insert_default();
             change(extra);
@@ -364,7 +365,7 @@ impl State {
             watching: 0,
             paused: None,
             pause_time: None,
-            booked: None,
+            scheduled_at: None,
             counts: StateCounts::default(),
             urgent: 0,
             past: if name == QueueName::default() { self.default_past } else { QueuePast::default() },
@@ -402,8 +403,8 @@ impl State {
             return;
         }
         let found = self.queues[queue.0 as usize].take().expect("it was there a moment ago");
-        if let Some(at) = found.booked {
-            self.agenda.remove(&(at, Owner::Queue(queue)));
+        if let Some(at) = found.scheduled_at {
+            self.timers.remove(&(at, Owner::Queue(queue)));
         }
         if found.name == QueueName::default() {
             self.default_past = found.past;
@@ -414,8 +415,8 @@ impl State {
         self.budget.release(QUEUE_OVERHEAD_BYTES);
     }
 
-    /// Enters a queue in the agenda, unless it is there for an earlier moment.
-    pub(super) fn book_queue(&mut self, queue: QueueIx) {
+    /// Sets a queue's timer, unless it is set for an earlier moment.
+    pub(super) fn schedule_queue(&mut self, queue: QueueIx) {
         let found = self.queue(queue);
         let delay = found.delayed.first().map(|entry| entry.0);
         let pause = match found.paused {
@@ -423,38 +424,38 @@ impl State {
             _ => None,
         };
         let due = [delay, pause].into_iter().flatten().min();
-        let booked = found.booked;
-        let booked = book(&mut self.agenda, Owner::Queue(queue), booked, due);
-        self.queue_mut(queue).booked = booked;
+        let scheduled_at = found.scheduled_at;
+        let scheduled_at = schedule(&mut self.timers, Owner::Queue(queue), scheduled_at, due);
+        self.queue_mut(queue).scheduled_at = scheduled_at;
     }
 
-    pub(super) fn book_session(&mut self, session: SessionId) {
+    pub(super) fn schedule_session(&mut self, session: SessionId) {
         let found = self.session(session);
         let margin = match &found.standing {
             Some(Standing { warn: Warn::BeforeLapse, .. }) => attach::LAPSES_SOON,
             _ => Duration::ZERO,
         };
         let due = found.leases.first().map(|entry| entry.0.before(margin));
-        let booked = found.booked;
-        let booked = book(&mut self.agenda, Owner::Session(session), booked, due);
-        self.session_mut(session).booked = booked;
+        let scheduled_at = found.scheduled_at;
+        let scheduled_at = schedule(&mut self.timers, Owner::Session(session), scheduled_at, due);
+        self.session_mut(session).scheduled_at = scheduled_at;
     }
 }
 
-/// Enters an owner that is due at `due` and stands in the agenda at `booked`; returns where it stands then.
-fn book(
-    agenda: &mut BTreeSet<(Moment, Owner)>,
+/// Sets the timer of an owner that is due at `due` and has one at `scheduled_at`. Returns when its timer goes off.
+fn schedule(
+    timers: &mut BTreeSet<(Moment, Owner)>,
     owner: Owner,
-    booked: Option<Moment>,
+    scheduled_at: Option<Moment>,
     due: Option<Moment>,
 ) -> Option<Moment> {
-    let Some(due) = due else { return booked };
-    match booked {
-        Some(at) if at <= due => return booked,
-        Some(at) => agenda.remove(&(at, owner)),
+    let Some(due) = due else { return scheduled_at };
+    match scheduled_at {
+        Some(at) if at <= due => return scheduled_at,
+        Some(at) => timers.remove(&(at, owner)),
         None => false,
     };
-    agenda.insert((due, owner));
+    timers.insert((due, owner));
     Some(due)
 }
 

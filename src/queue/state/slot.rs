@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::terms::TermsIx;
+use super::shared_options::SharedOptionsIx;
 use super::{QueueIx, SessionId};
 use crate::clock::{Moment, Now};
 use crate::job::{Counts, JobState, Key, Priority};
@@ -16,7 +16,7 @@ pub(super) struct Slot {
     /// What few jobs have.
     pub(super) extra: Option<Box<Extra>>,
     pub(super) queue: QueueIx,
-    pub(super) terms: TermsIx,
+    pub(super) options: SharedOptionsIx,
     pub(super) priority: Priority,
     pub(super) created_s: u32,
 }

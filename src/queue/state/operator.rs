@@ -18,7 +18,7 @@ impl State {
         if let Place::Dead { .. } = place {
             self.note_past(id, |past| past.deaths = past.deaths.saturating_add(1));
         }
-        self.lend(now, id, session);
+        self.lease_to(now, id, session);
         if place != Place::Ready {
             // If the process ends now, it is ready, as every leased job is.
             self.note_status(now, id);
@@ -40,7 +40,7 @@ impl State {
     ) -> Result<(), Refusal> {
         self.leased_by(session, id)?;
         self.reprioritise(id, priority);
-        self.hand_back(now, id, delay);
+        self.return_to_queue(now, id, delay);
         Ok(())
     }
 
@@ -138,6 +138,6 @@ impl State {
     /// Ends a job's delay.
     fn hasten(&mut self, now: Now, id: JobId) {
         self.note_past(id, |past| past.kicks = past.kicks.saturating_add(1));
-        self.put_back(now, id, Duration::ZERO);
+        self.requeue(now, id, Duration::ZERO);
     }
 }

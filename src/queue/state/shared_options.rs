@@ -4,70 +4,70 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Terms {
+pub(super) struct SharedOptions {
     pub(super) ttr: Duration,
     pub(super) attempts: u32,
     pub(super) backoff: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TermsIx(u32);
+pub(super) struct SharedOptionsIx(u32);
 
 /// Each distinct combination of ttr, attempts and backoff once, with the number of jobs that have it: four bytes a job
 /// instead of forty.
 #[derive(Debug, Default)]
-pub(super) struct TermsTable {
-    entries: Vec<(Terms, u64)>,
+pub(super) struct SharedOptionsTable {
+    entries: Vec<(SharedOptions, u64)>,
     /// A tree, since a hash table stops everybody while it doubles: any client can bring millions of combinations.
-    numbers: BTreeMap<Terms, u32>,
+    numbers: BTreeMap<SharedOptions, u32>,
     free: Vec<u32>,
     /// The last one interned: most jobs ask for the same as the one before.
-    recent: Option<(Terms, u32)>,
+    recent: Option<(SharedOptions, u32)>,
 }
 
-impl TermsTable {
+impl SharedOptionsTable {
     /// How many distinct combinations there are.
     pub(super) fn len(&self) -> u64 {
         self.numbers.len() as u64
     }
 
-    pub(super) fn intern(&mut self, terms: Terms) -> TermsIx {
+    pub(super) fn intern(&mut self, options: SharedOptions) -> SharedOptionsIx {
         let number = match self.recent {
-            Some((recent, number)) if recent == terms => number,
-            _ => match self.numbers.get(&terms) {
+            Some((recent, number)) if recent == options => number,
+            _ => match self.numbers.get(&options) {
                 Some(&number) => number,
-                None => self.add(terms),
+                None => self.add(options),
             },
         };
-        self.recent = Some((terms, number));
+        self.recent = Some((options, number));
         self.entries[number as usize].1 += 1;
-        TermsIx(number)
+        SharedOptionsIx(number)
     }
 
-    fn add(&mut self, terms: Terms) -> u32 {
+    fn add(&mut self, options: SharedOptions) -> u32 {
         let number = match self.free.pop() {
             Some(number) => {
-                self.entries[number as usize] = (terms, 0);
+                self.entries[number as usize] = (options, 0);
                 number
             }
             None => {
-                self.entries.push((terms, 0));
+                self.entries.push((options, 0));
                 u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 jobs fit in memory")
             }
         };
-        self.numbers.insert(terms, number);
+        self.numbers.insert(options, number);
         number
     }
 
-    pub(super) fn get(&self, terms: TermsIx) -> Terms {
-        self.entries[terms.0 as usize].0
+    pub(super) fn get(&self, options: SharedOptionsIx) -> SharedOptions {
+        self.entries[options.0 as usize].0
     }
 
-    pub(super) fn release(&mut self, TermsIx(number): TermsIx) {
-        let (terms, users) = &mut self.entries[number as usize];
+    pub(super) fn release(&mut self, SharedOptionsIx(number): SharedOptionsIx) {
+        let (options, users) = &mut self.entries[number as usize];
         *users -= 1;
         if *users == 0 {
-            self.numbers.remove(terms);
+            self.numbers.remove(options);
             self.free.push(number);
             if matches!(self.recent, Some((_, recent)) if recent == number) {
                 self.recent = None;
