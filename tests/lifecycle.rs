@@ -272,7 +272,7 @@ fn memory_stays_within_a_twentieth_of_its_limit_whatever_happens_to_jobs() {
             bench.fail(session, id, None, true, None);
         }),
         ("returned", |bench, session, id| {
-            bench.state.give_back(bench.now, session, id, SECOND).expect("it is leased");
+            bench.state.return_job(bench.now, session, id, None, SECOND).expect("it is leased");
         }),
         ("lapsed", |bench, _, _| bench.pass(3600 * SECOND)),
         ("lost", |bench, session, _| {
@@ -283,7 +283,7 @@ fn memory_stays_within_a_twentieth_of_its_limit_whatever_happens_to_jobs() {
             bench.state.kick_job(bench.now, id).expect("it is dead");
         }),
         ("delayed and kicked", |bench, session, id| {
-            bench.state.give_back(bench.now, session, id, SECOND).expect("it is leased");
+            bench.state.return_job(bench.now, session, id, None, SECOND).expect("it is leased");
             bench.state.kick_job(bench.now, id).expect("it is delayed");
         }),
         ("dead and leased by number", |bench, session, id| {
@@ -350,7 +350,7 @@ fn counts_are_exact_however_large() {
             Failed::RetryIn(Duration::ZERO)
         );
         assert_eq!(bench.get(session), Some(id));
-        bench.state.give_back(bench.now, session, id, Duration::ZERO).expect("it is leased");
+        bench.state.return_job(bench.now, session, id, None, Duration::ZERO).expect("it is leased");
         assert_eq!(bench.peek(id).counts, counts(n, 0, n));
         assert_eq!(bench.get(session), Some(id));
     }
@@ -389,7 +389,7 @@ fn counts_that_decide_nothing_may_stop_when_memory_is_full() {
     }
     for n in 1..=300 {
         assert_eq!(bench.get(session), Some(JobId(1)));
-        bench.state.give_back(bench.now, session, JobId(1), Duration::ZERO).expect("it is leased");
+        bench.state.return_job(bench.now, session, JobId(1), None, Duration::ZERO).expect("it is leased");
         assert_eq!(bench.peek(JobId(1)).counts, counts(0, 0, n.min(255)));
     }
 }
@@ -414,7 +414,7 @@ fn only_the_holder_can_say_how_it_went() {
     for session in [other, bench.session()] {
         assert_eq!(code(bench.state.ack(session, id)), Some(Code::NotLeased));
         assert_eq!(code(bench.state.fail(now, session, id, None, true, None)), Some(Code::NotLeased));
-        assert_eq!(code(bench.state.give_back(now, session, id, SECOND)), Some(Code::NotLeased));
+        assert_eq!(code(bench.state.return_job(now, session, id, None, SECOND)), Some(Code::NotLeased));
         assert_eq!(code(bench.state.touch(now, session, id, None)), Some(Code::NotLeased));
         assert_eq!(code(bench.state.delete(session, id)), Some(Code::NotLeased));
     }
@@ -530,7 +530,7 @@ fn handing_back_charges_no_attempt() {
     let session = bench.session();
     let id = bench.leased(session, attempts(1));
     for _ in 0..5 {
-        bench.state.give_back(bench.now, session, id, Duration::ZERO).expect("it is leased");
+        bench.state.return_job(bench.now, session, id, None, Duration::ZERO).expect("it is leased");
         assert_eq!(bench.get_of(session, &["default"]).expect("it is ready").attempt, 1);
     }
     assert_eq!(bench.peek(id).counts, counts(0, 0, 5));
@@ -541,7 +541,7 @@ fn job_handed_back_with_a_delay_waits_for_it() {
     let mut bench = Bench::new();
     let session = bench.session();
     let id = bench.leased(session, options());
-    bench.state.give_back(bench.now, session, id, SECOND).expect("it is leased");
+    bench.state.return_job(bench.now, session, id, None, SECOND).expect("it is leased");
     assert_eq!(bench.is(id), JobState::Delayed);
     bench.pass(SECOND);
     assert_eq!(bench.get(session), Some(id));
@@ -702,7 +702,7 @@ fn waiter_that_leaves_is_passed_over() {
 }
 
 #[test]
-fn waiter_gets_what_others_give_back_or_lose() {
+fn waiter_gets_what_others_return_or_lose() {
     let mut bench = Bench::new();
     let (holder, waiter) = (bench.session(), bench.session());
     let lapsing = bench.leased(holder, options().ttr(SECOND));
@@ -714,7 +714,7 @@ fn waiter_gets_what_others_give_back_or_lose() {
 
     let returned = bench.leased(holder, options());
     bench.wait(waiter, &["default"]);
-    bench.state.give_back(bench.now, holder, returned, Duration::ZERO).expect("it is leased");
+    bench.state.return_job(bench.now, holder, returned, None, Duration::ZERO).expect("it is leased");
     assert_eq!(bench.woken(), [waiter], "as it is handed back");
     bench.state.ack(waiter, returned).expect("it is leased");
     bench.state.take_handed(waiter);
@@ -1107,7 +1107,7 @@ fn dead_job_outlives_the_process_with_counts_and_reason() {
     bench.state.set_journaled();
     let session = bench.session();
     let id = bench.leased(session, options().key(key("order:9")));
-    bench.state.give_back(bench.now, session, id, Duration::ZERO).expect("it is leased");
+    bench.state.return_job(bench.now, session, id, None, Duration::ZERO).expect("it is leased");
     bench.get(session).expect("it is ready");
     bench.fail(session, id, None, true, Some("no such order"));
     let before = bench.peek(id);

@@ -528,18 +528,20 @@ impl State {
         Ok(Failed::RetryIn(wait))
     }
 
-    /// A leased job is handed back undone; no attempt is charged.
+    /// Returns a leased job undone, with another priority if one is given. No attempt is charged.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
-    pub fn give_back(
+    pub fn return_job(
         &mut self,
         now: Now,
         session: SessionId,
         id: JobId,
+        priority: Option<Priority>,
         delay: Duration,
     ) -> Result<(), Refusal> {
-        self.leased_by(session, id)?;
+        let priority = priority.unwrap_or(self.leased_by(session, id)?.priority);
+        self.reprioritise(id, priority);
         self.return_to_queue(now, id, delay);
         Ok(())
     }

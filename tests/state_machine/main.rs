@@ -270,7 +270,7 @@ enum Op {
         dead: bool,
         reason: Option<Arc<str>>,
     },
-    GiveBack {
+    Return {
         session: SessionId,
         id: JobId,
         delay: Duration,
@@ -296,7 +296,7 @@ enum Op {
         session: SessionId,
         id: JobId,
     },
-    GiveBackAs {
+    ReturnAs {
         session: SessionId,
         id: JobId,
         priority: Priority,
@@ -502,7 +502,7 @@ impl Life {
                 dead: self.random.percent(10),
                 reason: self.random_reason(),
             },
-            52..56 => Op::GiveBack {
+            52..56 => Op::Return {
                 session: worker,
                 id: self.random_id(Some(worker)),
                 delay: if self.random.percent(50) { Duration::ZERO } else { self.random_time() },
@@ -587,7 +587,7 @@ impl Life {
             3 | 4 => Op::Ignore { session, queue },
             5 => Op::LeaseJob { session, id: self.random_id(None) },
             6 => Op::LeaseJob { session, id: self.random_dead_id() },
-            7 => Op::GiveBackAs { session, id: mine, priority, delay: self.random_time() },
+            7 => Op::ReturnAs { session, id: mine, priority, delay: self.random_time() },
             8 => Op::Bury { session, id: mine, priority },
             9 => Op::Kick { queue, most: self.random_most() },
             10 => Op::KickJob { id: self.random_dead_id() },
@@ -745,9 +745,9 @@ impl Life {
                 assert_same(seen, expected);
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
-            Op::GiveBack { session, id, delay } => {
-                let seen = self.state.give_back(now, session, id, delay);
-                assert_same(seen, self.model.give_back(now, session, id, delay));
+            Op::Return { session, id, delay } => {
+                let seen = self.state.return_job(now, session, id, None, delay);
+                assert_same(seen, self.model.return_job(now, session, id, (None, delay)));
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::Touch { session, id, ttr } => {
@@ -774,9 +774,9 @@ impl Life {
                 let expected = self.model.lease_job(now, session, id);
                 assert_same(seen, expected.map(|()| self.model.lease_of(id)));
             }
-            Op::GiveBackAs { session, id, priority, delay } => {
-                let seen = self.state.give_back_as(now, session, id, priority, delay);
-                assert_same(seen, self.model.give_back_as(now, session, id, (priority, delay)));
+            Op::ReturnAs { session, id, priority, delay } => {
+                let seen = self.state.return_job(now, session, id, Some(priority), delay);
+                assert_same(seen, self.model.return_job(now, session, id, (Some(priority), delay)));
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::Bury { session, id, priority } => {

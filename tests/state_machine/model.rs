@@ -304,14 +304,15 @@ impl Model {
         Ok(Failed::RetryIn(wait))
     }
 
-    pub(crate) fn give_back(
+    pub(crate) fn return_job(
         &mut self,
         now: Now,
         session: SessionId,
         id: JobId,
-        delay: Duration,
+        (priority, delay): (Option<Priority>, Duration),
     ) -> Result<(), Code> {
-        self.leased_by(session, id)?;
+        let job = self.leased_by(session, id)?;
+        job.options.priority = priority.unwrap_or(job.options.priority);
         self.return_to_queue(now, id, delay);
         Ok(())
     }
@@ -492,18 +493,6 @@ impl Model {
             Place::Dead => self.if_there_is_room(id, |job| job.past.deaths += 1),
         }
         self.lease_to(now, id, session);
-        Ok(())
-    }
-
-    pub(crate) fn give_back_as(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        id: JobId,
-        (priority, delay): (Priority, Duration),
-    ) -> Result<(), Code> {
-        self.leased_by(session, id)?.options.priority = priority;
-        self.return_to_queue(now, id, delay);
         Ok(())
     }
 

@@ -96,7 +96,7 @@ impl Client {
                 call.with(|state, now| state.fail(now, session, id, delay, dead, reason)).map(failed)
             }
             Command::Return { id, delay } => {
-                call.with(|state, now| state.give_back(now, session, id, delay)).map(done)
+                call.with(|state, now| state.return_job(now, session, id, None, delay)).map(done)
             }
             Command::Touch { id, ttr } => {
                 call.with(|state, now| state.touch(now, session, id, ttr)).map(done)
@@ -385,7 +385,7 @@ impl Call<'_> {
                 self.with(finish).map(done)
             }
             Compat::ReturnAs { id, priority, delay } => {
-                self.with(|state, now| state.give_back_as(now, session, id, priority, delay)).map(done)
+                self.with(|state, now| state.return_job(now, session, id, Some(priority), delay)).map(done)
             }
             Compat::Bury { id, priority } => {
                 self.with(|state, now| state.bury(now, session, id, priority)).map(|()| Reply::Dead)

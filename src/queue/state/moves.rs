@@ -156,8 +156,11 @@ impl State {
     pub(super) fn reprioritise(&mut self, id: JobId, priority: Priority) {
         let slot = self.slot(id);
         let (was, queue, place) = (slot.priority, slot.queue, slot.place());
+        if was == priority {
+            return;
+        }
         self.resize(id, |slot| slot.priority = priority);
-        if was != priority && place == Place::Ready {
+        if place == Place::Ready {
             self.leave_ready(queue, was, id);
             self.enter_ready(queue, priority, id);
         }

@@ -26,24 +26,6 @@ impl State {
         Ok(self.lease_of(id))
     }
 
-    /// A leased job is handed back undone, with another priority; no attempt is charged.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], [`Code::NotLeased`].
-    pub fn give_back_as(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        id: JobId,
-        priority: Priority,
-        delay: Duration,
-    ) -> Result<(), Refusal> {
-        self.leased_by(session, id)?;
-        self.reprioritise(id, priority);
-        self.return_to_queue(now, id, delay);
-        Ok(())
-    }
-
     /// A leased job is given up, whatever attempts it has left, and has another priority from then on.
     ///
     /// # Errors
