@@ -1,16 +1,18 @@
 //! The journal: appended changes survive the end of the process.
 //!
-//! Changes are appended in the order in which they happen. Each gets a [`Position`]; a thread that must not go on before a
-//! change is safe waits for its position. One thread at a time writes batches of changes and syncs them as the
-//! [`Fsync`] policy asks. Threads that wait meanwhile share the next write and the next sync.
+//! Changes are appended in the order in which they happen. Each gets a [`Position`]; a thread that must not
+//! go on before a change is safe waits for its position. One thread at a time writes batches of changes and
+//! syncs them as the [`Fsync`] policy asks. Threads that wait meanwhile share the next write and the next
+//! sync.
 //!
-//! The files are described in docs/journal.md, and byte by byte at the heads of `journal/segment.rs`, `journal/batch.rs`
-//! and `journal/record.rs`. This room knows changes to jobs. It does not know what a queue does with them, or sockets, or
-//! workers.
+//! The files are described in docs/journal.md, and byte by byte at the heads of `journal/segment.rs`,
+//! `journal/batch.rs` and `journal/record.rs`. This room knows changes to jobs. It does not know what a queue
+//! does with them, or sockets, or workers.
 //!
-//! Its files import each other in one direction: formats and storage, then recovery, then [`space`](mod@space) (when to
-//! compact and who may use which segment, as a pure policy) and the account that it decides from, then the reserve of
-//! segments, the tail that writes batches, the writer, and compaction, which uses the writer as any other user does.
+//! Its files import each other in one direction: formats and storage, then recovery, then
+//! [`space`](mod@space) (when to compact and who may use which segment, as a pure policy) and the account
+//! that it decides from, then the reserve of segments, the tail that writes batches, the writer, and
+//! compaction, which uses the writer as any other user does.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -84,7 +86,8 @@ pub struct Recovered {
     pub duration: Duration,
 }
 
-/// The smallest size of segments in which every record of this size fits, whatever other records share its batch.
+/// The smallest size of segments in which every record of this size fits, whatever other records share its
+/// batch.
 pub fn segment_bytes_for(record_bytes: u64) -> u64 {
     let batch = record_bytes + batch::HEADER_BYTES as u64;
     segment::HEADER_BYTES as u64 + (batch * writer::BATCH_PARTS).div_ceil(writer::BATCH_PARTS - 1) + 1
@@ -163,11 +166,11 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `storage`, creates it if there is none, and calls `replay` with every change in it, in order.
-    /// Blocks until everything is read and the tail is durable.
+    /// Opens the journal in `storage`, creates it if there is none, and calls `replay` with every change in
+    /// it, in order. Blocks until everything is read and the tail is durable.
     ///
-    /// Skip a [`Change::Status`] or [`Change::Gone`] of a job that does not exist: compaction has removed its job. A
-    /// [`Change::Job`] replaces an earlier one with its id.
+    /// Skip a [`Change::Status`] or [`Change::Gone`] of a job that does not exist: compaction has removed its
+    /// job. A [`Change::Job`] replaces an earlier one with its id.
     ///
     /// # Errors
     /// [`OpenError`]; nothing that was acknowledged has then been changed or removed.
@@ -211,18 +214,19 @@ impl Journal {
         self.inner.writer.fail(failure);
     }
 
-    /// Appends a change, and returns the position to wait for. It does no I/O and never blocks for long: it is called under
-    /// the queue's lock, so that the journal has the order in which changes happened.
+    /// Appends a change, and returns the position to wait for. It does no I/O and never blocks for long: it
+    /// is called under the queue's lock, so that the journal has the order in which changes happened.
     ///
-    /// A change that nobody waits for is written with the next one that somebody waits for; see [`Journal::nudge`].
+    /// A change that nobody waits for is written with the next one that somebody waits for; see
+    /// [`Journal::nudge`].
     pub fn append(&self, change: &Change) -> Position {
         // Anything but a job's whole record is of no use once that is written again.
         let is_dead = matches!(change, Change::Status(..) | Change::Gone(_));
         self.inner.writer.append(is_dead, |out| record::encode(change, out))
     }
 
-    /// Tells the journal how much must be kept. Cheap. Call it once after opening, and whenever changes were appended, before
-    /// the queue's lock is released.
+    /// Tells the journal how much must be kept. Cheap. Call it once after opening, and whenever changes were
+    /// appended, before the queue's lock is released.
     pub fn set_live(&self, live: Live) {
         self.inner.account.set_live(live);
         self.inner.reserve.notify_if_waiting();
@@ -243,8 +247,8 @@ impl Journal {
         self.inner.writer.nudge();
     }
 
-    /// Blocks until the policy's promise holds for all changes up to `position`: they are synced under [`Fsync::Always`],
-    /// otherwise written.
+    /// Blocks until the policy's promise holds for all changes up to `position`: they are synced under
+    /// [`Fsync::Always`], otherwise written.
     ///
     /// # Errors
     /// [`Unavailable`] once the journal has failed.
@@ -252,8 +256,9 @@ impl Journal {
         self.inner.writer.wait(position)
     }
 
-    /// As [`Journal::wait`], but if another thread is writing, it does not wait and returns false. Then what `prepare` returns
-    /// is called once, by the thread that writes up to `position` or fails to. It must not block.
+    /// As [`Journal::wait`], but if another thread is writing, it does not wait and returns false. Then what
+    /// `prepare` returns is called once, by the thread that writes up to `position` or fails to. It must not
+    /// block.
     ///
     /// # Errors
     /// [`Unavailable`] once the journal has failed. The call gets the same.
@@ -277,8 +282,9 @@ impl Journal {
         self.inner.writer.sync(position)
     }
 
-    /// Keeps the journal small from now on: whenever too much of it is dead, the oldest segment is emptied and removed, with
-    /// traffic or without. The journal then takes at most three times [`Live::bytes`] and four segments.
+    /// Keeps the journal small from now on: whenever too much of it is dead, the oldest segment is emptied
+    /// and removed, with traffic or without. The journal then takes at most three times [`Live::bytes`] and
+    /// four segments.
     pub fn start_compaction(&self, keeper: Weak<dyn Keeper>) {
         self.inner.compactor.start(keeper);
     }
@@ -292,19 +298,19 @@ impl Journal {
         self.inner.compactor.compact()
     }
 
-    /// Whether a new job whose record takes this many bytes may be appended, judged without waiting. It counts everything that
-    /// was appended before. It does no I/O and takes no lock that is held during any, so it may be called under the
-    /// queue's lock.
+    /// Whether a new job whose record takes this many bytes may be appended, judged without waiting. It
+    /// counts everything that was appended before. It does no I/O and takes no lock that is held during any,
+    /// so it may be called under the queue's lock.
     pub fn room(&self, bytes: u64) -> Room {
         self.inner.account.facts().room(bytes, || self.free_bytes(), self.inner.account.unwritten())
     }
 
-    /// As [`Journal::room`], but on [`Room::MustWrite`] it writes and asks again. It is false only while the disk is full.
-    /// There is still room for what ends existing jobs then: ACK, FAIL and DELETE work. Everything except new jobs and reasons
-    /// of failures is appended without asking.
+    /// As [`Journal::room`], but on [`Room::MustWrite`] it writes and asks again. It is false only while the
+    /// disk is full. There is still room for what ends existing jobs then: ACK, FAIL and DELETE work.
+    /// Everything except new jobs and reasons of failures is appended without asking.
     ///
-    /// It blocks while more than a segment's worth is not written yet, so that a disk that turns out to be full never has to
-    /// take more than the reserve.
+    /// It blocks while more than a segment's worth is not written yet, so that a disk that turns out to be
+    /// full never has to take more than the reserve.
     pub fn has_room(&self, bytes: u64) -> bool {
         loop {
             match self.room(bytes) {
@@ -319,8 +325,8 @@ impl Journal {
         }
     }
 
-    /// Whether the reason of a failure may be kept, with this many bytes. It is false only if the disk has been full for a
-    /// while. It never blocks, like [`Journal::room`].
+    /// Whether the reason of a failure may be kept, with this many bytes. It is false only if the disk has
+    /// been full for a while. It never blocks, like [`Journal::room`].
     pub fn has_room_for_reason(&self, bytes: u64) -> bool {
         self.inner.account.facts().has_room_for_reason(bytes, || self.free_bytes())
     }
@@ -366,8 +372,8 @@ impl Journal {
         }
     }
 
-    /// Writes and syncs what was appended, then a clean mark, and ends the journal's threads. Blocks until that is done. A
-    /// wait for what is appended later returns [`Unavailable`].
+    /// Writes and syncs what was appended, then a clean mark, and ends the journal's threads. Blocks until
+    /// that is done. A wait for what is appended later returns [`Unavailable`].
     ///
     /// # Errors
     /// [`Unavailable`] if a write or a sync failed, now or before.

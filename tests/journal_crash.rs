@@ -1,5 +1,5 @@
-//! The journal on a disk that fails: a workload of all kinds of changes is cut off at every operation of the disk, and
-//! what comes back is checked against what was promised.
+//! The journal on a disk that fails: a workload of all kinds of changes is cut off at every operation of the
+//! disk, and what comes back is checked against what was promised.
 #![allow(clippy::disallowed_methods)]
 
 mod journal_common;
@@ -71,7 +71,8 @@ fn cut_everywhere_within(capacity: Option<u64>, seed: u64, options: &Options) ->
         killed.map_err(|why| explain("kill", why))?;
         let random = (0..3).map(|more| CrashPlan::Random(seed ^ operation << 8 ^ more));
         for plan in [CrashPlan::Nothing, CrashPlan::Everything].into_iter().chain(random) {
-            // Without a sync for each reply a power cut may take some, but what is left is a state that once was.
+            // Without a sync for each reply a power cut may take some, but what is left is a state that once
+            // was.
             let least = if always { acknowledged } else { 0 };
             let crashed = cut.disk.crash(plan);
             let checked = check(&cut.history, &crashed, options.clone(), least);

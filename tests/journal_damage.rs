@@ -1,5 +1,5 @@
-//! A journal that was damaged while no server had it: every truncation, every bit turned around, missing and foreign
-//! files. What comes back is an exact prefix of what was written, or a refusal that says where.
+//! A journal that was damaged while no server had it: every truncation, every bit turned around, missing and
+//! foreign files. What comes back is an exact prefix of what was written, or a refusal that says where.
 #![allow(clippy::disallowed_methods)]
 
 mod journal_common;
@@ -147,8 +147,8 @@ fn every_flipped_bit_is_found_or_does_no_harm() {
         let last_batch = if name == names.last().unwrap() { starts[starts.len() - 2] } else { usize::MAX };
         for byte in 0..bytes.len() {
             let start = starts.iter().rev().find(|start| **start <= byte).copied().unwrap_or(0);
-            // One bit of each byte where the format is, and of the last batch; elsewhere of some bytes; unless there is
-            // time for all.
+            // One bit of each byte where the format is, and of the last batch; elsewhere of some bytes;
+            // unless there is time for all.
             let in_header = byte < 64 || (start > 0 && byte < start + BATCH_HEADER_BYTES);
             let last = byte >= last_batch && byte < end;
             if !exhaustive() && !in_header && !last && byte % 23 != 0 {

@@ -1,5 +1,5 @@
-//! A panic in the journal's code, or in the storage below it, fails the journal. It must not leave others waiting, and nothing
-//! may be acknowledged after it.
+//! A panic in the journal's code, or in the storage below it, fails the journal. It must not leave others
+//! waiting, and nothing may be acknowledged after it.
 #![allow(clippy::disallowed_methods)]
 
 mod journal_common;
@@ -92,8 +92,8 @@ impl StorageFile for PanickingFile {
     }
 }
 
-/// Opens a journal on such a disk, arms the disk, and has four threads add and end jobs until they are refused. Then
-/// everything must have failed with the panic, and the server must have been told once.
+/// Opens a journal on such a disk, arms the disk, and has four threads add and end jobs until they are
+/// refused. Then everything must have failed with the panic, and the server must have been told once.
 fn panic_fails_the_journal(panics_at: OperationKind, fsync: Fsync) {
     let disk = PanickingDisk { disk: SimulatedDisk::new(), panics_at, armed: Arc::default() };
     let (failed, failures) = mpsc::channel();

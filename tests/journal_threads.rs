@@ -1,4 +1,5 @@
-//! The journal with its threads: many who wait, compaction while others write, a disk that fills up, a sync that fails.
+//! The journal with its threads: many who wait, compaction while others write, a disk that fills up, a sync
+//! that fails.
 #![allow(clippy::disallowed_methods)]
 
 mod journal_common;
@@ -23,7 +24,8 @@ fn open(disk: &SimulatedDisk, fsync: Fsync) -> Arc<Owner> {
     Owner::open(Arc::new(disk.clone()), options(fsync)).unwrap().0
 }
 
-/// Asks again and again, since there is no event to wait for; gives up after a time that only a fault exceeds.
+/// Asks again and again, since there is no event to wait for; gives up after a time that only a fault
+/// exceeds.
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
@@ -550,7 +552,8 @@ fn closing_waits_for_what_was_appended() {
 
 #[test]
 fn compaction_ends_where_the_journal_cannot_become_smaller() {
-    // Two of these fit in a segment of 8 KiB, half of which is its header: more than two and a half times what is live.
+    // Two of these fit in a segment of 8 KiB, half of which is its header: more than two and a half times
+    // what is live.
     let disk = SimulatedDisk::new();
     let options = Options { segment_bytes: 8 << 10, ..in_line(Fsync::Always) };
     let (owner, _) = Owner::open(Arc::new(disk.clone()), options).unwrap();

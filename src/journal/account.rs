@@ -1,8 +1,8 @@
-//! What the journal's parts know of each other: how large it is, what is live, how far it is written. The writer, the
-//! reserve and compaction count here, and [`space`](super::space) decides from it.
+//! What the journal's parts know of each other: how large it is, what is live, how far it is written. The
+//! writer, the reserve and compaction count here, and [`space`](super::space) decides from it.
 //!
-//! Most of it is counted under the queue's lock, so these are atomic numbers, and [`Account::facts`] takes no lock. The
-//! numbers may be a moment apart from each other; no decision depends on their being exact.
+//! Most of it is counted under the queue's lock, so these are atomic numbers, and [`Account::facts`] takes no
+//! lock. The numbers may be a moment apart from each other; no decision depends on their being exact.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -203,7 +203,8 @@ impl Account {
         self.compaction_wants.store(position, Ordering::Release);
     }
 
-    /// Calls the thread that compacts, if there is something to do. Cheap, because it runs under the queue's lock.
+    /// Calls the thread that compacts, if there is something to do. Cheap, because it runs under the queue's
+    /// lock.
     pub(super) fn compact_if_needed(&self) {
         let call = &self.compaction;
         if self.facts().needs_compaction() && !call.called.swap(true, Ordering::AcqRel) {

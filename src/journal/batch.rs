@@ -7,16 +7,16 @@
 //! 16  durable            8  every batch with a lower number was durable before this one was written
 //! 24  records            4
 //! 28  kind               1  1 data, 2 opened, 3 closed
-//! 29  flags              1  bit 0: the batch before it was durable before this one was written (policy `always`)
+//! 29  flags              1  bit 0: the batch before it was durable by then (policy `always`)
 //! 30  zero               2
 //! 32  previous           4  header checksum of the batch before it
 //! 36  payload checksum   4
 //! 40  header checksum    4  of the 40 bytes before it
 //! 44  payload
 //! ```
-//! Integers are little-endian. Both checksums are CRC-32 (ISO-HDLC, as zip and Ethernet have it) of the segment's
-//! salt followed by the bytes. The header's covers the payload's and the previous batch's, so the newest
-//! one vouches for every byte before it.
+//! Integers are little-endian. Both checksums are CRC-32 (ISO-HDLC, as in zip and Ethernet) of the segment's
+//! salt followed by the bytes. The header's checksum covers the payload's checksum and the previous batch's,
+//! so the newest one proves every byte before it.
 
 /// The bytes of a batch's header.
 pub(super) const HEADER_BYTES: usize = 44;
@@ -31,9 +31,9 @@ const FLAG_ALONE: u8 = 1;
 pub(super) enum Kind {
     /// Holds records.
     Data,
-    /// Written when recovery is complete and all before it has been made durable. Holds no records.
+    /// Written when recovery is complete and everything before it is durable. Holds no records.
     Opened,
-    /// The clean mark: the last batch of a server that stopped in good order. Holds no records.
+    /// The clean mark: the last batch of a server that stopped gracefully. Holds no records.
     Closed,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 pub(super) struct Header {
     /// Bytes of records that follow.
     pub(super) payload_length: u32,
-    /// Its number; the first of all is 1.
+    /// Its number. The first batch has number 1.
     pub(super) number: u64,
     /// Every batch with a lower number was durable before this one was written.
     pub(super) durable: u64,
@@ -50,7 +50,7 @@ pub(super) struct Header {
     pub(super) records: u32,
     /// What it is for.
     pub(super) kind: Kind,
-    /// Whether it was written under a policy that lets one batch at a time be under way.
+    /// Whether the policy allowed one batch at a time to be written but not durable.
     pub(super) alone: bool,
     /// The header checksum of the batch before it.
     pub(super) previous: u32,
@@ -69,8 +69,7 @@ pub(super) enum NotHeader {
 
 /// A segment's checksum: CRC-32, begun with the segment's salt.
 ///
-/// The salt keeps bytes of another segment, or a body that was made to look like a batch, from being taken for
-/// one.
+/// Because of the salt, bytes of another segment, or a body that looks like a batch, never pass for a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Checksum {
     initial: u32,
@@ -118,7 +117,8 @@ impl Header {
         sum
     }
 
-    /// Reads the header at the front of `bytes`, of which there are at least [`HEADER_BYTES`], and its checksum.
+    /// Reads the header at the front of `bytes`, of which there are at least [`HEADER_BYTES`], and its
+    /// checksum.
     pub(super) fn read(checksum: Checksum, bytes: &[u8]) -> Result<(Header, u32), NotHeader> {
         let sum = u32_at(bytes, 40);
         if bytes[..4] != MAGIC || checksum.of(&bytes[..40]) != sum {

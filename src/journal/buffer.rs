@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::batch;
 
-/// A batch takes no more records once it has this many bytes: enough to keep a disk busy, few enough that the first
-/// waiting clients do not wait for the last.
+/// A batch takes no more records once it has this many bytes: enough to keep a disk busy, few enough that the
+/// first waiting clients do not wait for the last.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
 
 /// Buffers of written batches that are kept for the next ones. After a burst the rest are freed.
@@ -34,8 +34,8 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Appends the record that `encode` writes, at this position, to a chunk that is shorter than `limit`. Returns by how
-    /// many bytes the chunk has grown.
+    /// Appends the record that `encode` writes, at this position, to a chunk that is shorter than `limit`.
+    /// Returns by how many bytes the chunk has grown.
     pub(super) fn append(&mut self, position: u64, limit: usize, encode: impl FnOnce(&mut Vec<u8>)) -> u64 {
         if self.chunks.back().is_none_or(|chunk| chunk.bytes.len() >= limit) {
             let mut bytes = self.blanks.pop().unwrap_or_default();

@@ -1,18 +1,18 @@
 //! Compaction: keeps the journal small by emptying its oldest segment and removing it.
 //!
-//! It reads the oldest segment. Jobs that have their whole record there and still exist are written again at the end, as they
-//! are now. Once that is durable, the segment is removed. Nothing else in it is needed:
-//! - A status in it belongs to a job whose whole record is earlier, so also in this segment, because none is older. That job
-//!   is gone, or it is written again with its present status.
+//! It reads the oldest segment. Jobs that have their whole record there and still exist are written again at
+//! the end, as they are now. Once that is durable, the segment is removed. Nothing else in it is needed:
+//! - A status in it belongs to a job whose whole record is earlier, so also in this segment, because none is
+//!   older. That job is gone, or it is written again with its present status.
 //! - The end of a job matters only while its whole record exists, which is earlier.
 //! - Paused queues and the highest id are written again each time.
 //!
-//! Later segments may keep a status or the end of a job whose whole record was removed: replay skips these. A whole record that
-//! comes later replaces everything before it. A crash between the copy and the removal leaves both, which has the same result
-//! because the copies are later.
+//! Later segments may keep a status or the end of a job whose whole record was removed: replay skips these. A
+//! whole record that comes later replaces everything before it. A crash between the copy and the removal
+//! leaves both, which has the same result because the copies are later.
 //!
-//! Only the oldest segment is ever emptied: only there does nothing older depend on it. Compaction uses the journal as its
-//! other users do: it appends, waits and syncs.
+//! Only the oldest segment is ever emptied: only there does nothing older depend on it. Compaction uses the
+//! journal as its other users do: it appends, waits and syncs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -38,13 +38,14 @@ use crate::job::JobId;
 /// How many jobs are written again at a time, under their owner's lock.
 const SLICE_JOBS: usize = 256;
 
-/// How many bytes of records are read before it waits for what is written again: about a batch, so that others get a turn.
+/// How many bytes of records are read before it waits for what is written again: about a batch, so that
+/// others get a turn.
 const STEP_BYTES: u64 = 256 << 10;
 
 /// The owner of what the journal keeps, who can write it again.
 pub trait Keeper: Send + Sync {
-    /// Appends a [`Change::Job`] for each of these jobs that still exists, as it is now, under the lock under which all its
-    /// changes are appended. There are few enough `ids` for that.
+    /// Appends a [`Change::Job`] for each of these jobs that still exists, as it is now, under the lock under
+    /// which all its changes are appended. There are few enough `ids` for that.
     fn rewrite(&self, ids: &[JobId]);
 
     /// Appends a [`Change::Pause`] for each paused queue, and a [`Change::IdsUsed`] for the highest id.
@@ -217,13 +218,14 @@ impl Compactor {
         self.writer.fail(Failure::Damaged(Damage { path: self.files.storage().path(name), offset, what }))
     }
 
-    /// Removes the oldest segment. If segments are scarce, its file is kept under another name, to be used again.
+    /// Removes the oldest segment. If segments are scarce, its file is kept under another name, to be used
+    /// again.
     fn remove_segment(&self, id: u64) -> Result<(), Unavailable> {
         let name = segment::file_name(id);
         let fail = |action| move |e| self.writer.fail(self.files.failed(action, &segment::file_name(id))(e));
         let recycled = self.unname(id, &name).map_err(fail("remove"))?;
-        // One at a time: of two removals a power cut may undo the earlier one only. And nothing may be written into a file
-        // to which a power cut could give its old name back.
+        // One at a time: of two removals a power cut may undo the earlier one only. And nothing may be
+        // written into a file to which a power cut could give its old name back.
         self.files.sync_directory().map_err(fail("sync the directory of"))?;
         self.account.pop_segment();
         self.reserve.segment_removed(recycled);

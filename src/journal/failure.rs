@@ -52,7 +52,8 @@ impl std::error::Error for Failure {
     }
 }
 
-/// The journal can no longer be written. It is not known whether the change that was waited for survives a restart.
+/// The journal can no longer be written. It is not known whether the change that was waited for survives a
+/// restart.
 #[derive(Clone, Debug)]
 pub struct Unavailable(pub Arc<Failure>);
 
@@ -115,7 +116,7 @@ impl fmt::Display for OpenError {
             OpenError::Missing { path } => write!(f, "{} is missing", path.display()),
             OpenError::Version { path, version } => write!(
                 f,
-                "{} has format version {version}, but this program reads version {FORMAT_VERSION}: use a newer one",
+                "{} has format version {version}, this program reads version {FORMAT_VERSION}: use a newer one",
                 path.display(),
             ),
             OpenError::Io { action, path, source } => {

@@ -1,5 +1,5 @@
-//! The journal's directory as its writer, reserve and compaction use it: errors that name a file, the faults that tests
-//! build in, and the creation of segments full of zeros.
+//! The journal's directory as its writer, reserve and compaction use it: errors that name a file, the faults
+//! that tests build in, and the creation of segments full of zeros.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -120,8 +120,8 @@ impl Files {
         self.storage.remove(name).and_then(|()| self.sync_directory()).map_err(self.failed("remove", name))
     }
 
-    /// Gives the segment `id` a name that marks it as unneeded, so that its file can be used again. `None` if its length is
-    /// not that of a new segment.
+    /// Gives the segment `id` a name that marks it as unneeded, so that its file can be used again. `None` if
+    /// its length is not that of a new segment.
     pub(super) fn recycle(&self, id: u64, file: Arc<dyn StorageFile>) -> io::Result<Option<Unfinished>> {
         if file.length()? != self.segment_bytes {
             return Ok(None);
@@ -132,8 +132,9 @@ impl Files {
     }
 }
 
-/// A number that no other segment has. It must differ from others, and those who submit jobs must not be able to guess
-/// it. The keys of the standard library's hash tables are enough: they come from the system's random numbers.
+/// A number that no other segment has. It must differ from others, and those who submit jobs must not be able
+/// to guess it. The keys of the standard library's hash tables are enough: they come from the system's random
+/// numbers.
 pub(super) fn random_salt() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -11,10 +11,10 @@ use crate::job::JobId;
 
 const SALT: u64 = 7;
 
-/// Has a journal recovered from `data`, made into a segment in one of a few ways, by its first byte.
+/// Recovers a journal from `data`. Its first byte says how the rest becomes a segment.
 ///
 /// # Panics
-/// Where recovery, or the journal that was recovered, does what it should not.
+/// If recovery, or the recovered journal, does something wrong.
 pub fn recover(data: &[u8]) {
     let Some((&way, data)) = data.split_first() else { return };
     let bytes = match way % 4 {
@@ -37,7 +37,7 @@ pub fn recover(data: &[u8]) {
         salvage(&disk).map(|salvaged| assert!(salvaged.damaged)).unwrap_or(());
         return;
     };
-    // What was read is there again after the next start, and what is added then as well.
+    // What was read, and what is added now, is there after the next start.
     let (journal, recovered) =
         Journal::open(Arc::new(disk.clone()), options, &mut |_| {}).expect("it can be read");
     assert_eq!(recovered.records, found.records);
@@ -53,7 +53,7 @@ fn header() -> segment::Header {
     segment::Header { id: 1, salt: SALT, first_batch: 1, capacity: 0, previous: 0 }
 }
 
-/// A segment with one batch that holds `payload`, whatever that is.
+/// A segment with one batch that holds `payload`.
 fn one_batch(payload: &[u8]) -> Vec<u8> {
     let mut bytes = header().block();
     let records = payload.first().map_or(0, |first| u32::from(first >> 4));
@@ -61,7 +61,7 @@ fn one_batch(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A segment with a batch for each piece of `data`, each piece of the length that its first byte says.
+/// A segment with a batch for each piece of `data`. The first byte of a piece is its length.
 fn many_batches(mut data: &[u8]) -> Vec<u8> {
     let mut bytes = header().block();
     let (mut number, mut previous) = (1, 0);

@@ -1,4 +1,4 @@
-//! Latencies, counted in buckets: constant memory, and percentiles exact to an eighth.
+//! Latencies, counted in buckets: constant memory, and percentiles that are at most an eighth too large.
 
 use std::time::Duration;
 
@@ -34,12 +34,12 @@ impl Histogram {
         self.total
     }
 
-    /// The largest one; zero where there is none.
+    /// The largest one, or zero.
     pub(super) fn max(&self) -> Duration {
         self.max
     }
 
-    /// The duration that `percent` of all do not exceed, up to an eighth too large; zero where there is none.
+    /// The duration that `percent` of all do not exceed, up to an eighth too large, or zero.
     pub(super) fn percentile(&self, percent: u64) -> Duration {
         let rank = (self.total * percent).div_ceil(100);
         let mut seen = 0;
@@ -55,7 +55,7 @@ impl Histogram {
 
 fn bucket(nanos: u64) -> usize {
     let power = (nanos | 1).ilog2() as usize;
-    // The three bits behind the highest one.
+    // The three bits after the highest one.
     let step = if power >= 3 { (nanos >> (power - 3)) as usize & (STEPS - 1) } else { 0 };
     power * STEPS + step
 }

@@ -13,8 +13,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 8 << 10;
 pub enum Fsync {
     /// Before every reply: an acknowledged change survives a power cut.
     Always,
-    /// At most this long after the write: an acknowledged change survives the end of the process, and a power cut loses
-    /// at most the last interval.
+    /// At most this long after the write: an acknowledged change survives the end of the process, and a power
+    /// cut loses at most the last interval.
     Interval(Duration),
     /// When the operating system decides to: an acknowledged change survives the end of the process.
     Never,
@@ -36,12 +36,13 @@ pub struct Options {
     /// When it is synced. Default [`Fsync::Always`].
     pub fsync: Fsync,
     /// The size of a segment. Default 16 MiB, at least [`SEGMENT_BYTES_MIN`]. Should be at least
-    /// [`segment_bytes_for`](super::segment_bytes_for) the longest record; a longer record gets a longer segment.
+    /// [`segment_bytes_for`](super::segment_bytes_for) the longest record; a longer record gets a longer
+    /// segment.
     pub segment_bytes: u64,
     /// Called once when the journal can no longer be written. It must not block or call the journal.
     pub on_failure: Option<OnFailure>,
-    /// Whether the journal has threads of its own. Without them everything is done inside the calls, one operation
-    /// after another in a fixed order: for tests.
+    /// Whether the journal has threads of its own. Without them everything is done inside the calls, one
+    /// operation after another in a fixed order: for tests.
     #[doc(hidden)]
     pub background: bool,
     /// Fixes the salts of the segments: for tests that compare bytes.

@@ -1,14 +1,14 @@
-//! Recovery: reads what is there, tells a torn tail from damage, and makes the tail fit to go on from.
+//! Recovery: reads the journal, distinguishes a torn tail from damage, and prepares the tail for new batches.
 //!
-//! - A batch that was being written when the power went is found broken at the end of the last segment: it was
-//!   never promised. What there is of it is kept in a `.torn` file and replaced by zeros.
-//! - A broken batch that had been durable is damage: the journal is not opened. It is known by a later batch, whose
-//!   header says how far all was durable when it was written; by a later segment; or, where batches are written
-//!   one at a time, by having all its sectors.
-//! - A segment that is missing is damage, too: the numbers in the names have no gaps, and before the oldest is
-//!   removed a record says so.
+//! - A batch that was being written at a power cut is broken, at the end of the last segment. It was never
+//!   acknowledged. Its remains are kept in a `.torn` file and replaced by zeros.
+//! - A broken batch that had been durable is damage, and the journal is not opened. It is recognized by a
+//!   later batch, whose header says how far the journal was durable when it was written; by a later segment;
+//!   or, if batches are written one at a time, because none of its sectors is missing.
+//! - A missing segment is damage too: the numbers in the names have no gaps, and a record is written before
+//!   the oldest one is removed.
 //!
-//! Nothing is removed here but files of zeros that were to become segments.
+//! Recovery removes nothing except files that were to become segments.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,16 +21,16 @@ use super::record::Record;
 use super::segment::{self, Broken, Chain, Damage, FirstBlock, Found, Reader};
 use super::storage::{Storage, StorageFile, write_full};
 
-/// A last batch that was not written in whole, and so was never promised to anybody.
+/// A last batch that was not written completely, so it was never acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornTail {
     /// The segment.
     pub path: PathBuf,
     /// Its first byte in the segment.
     pub from: u64,
-    /// The first byte behind it.
+    /// The first byte after it.
     pub to: u64,
-    /// The file that holds these bytes now; `None` where the journal was only read.
+    /// The file that holds these bytes now. `None` if the journal was only read.
     pub kept: Option<PathBuf>,
 }
 
@@ -54,9 +54,9 @@ pub(super) struct Spare {
 pub(super) struct Tail {
     pub(super) file: Arc<dyn StorageFile>,
     pub(super) header: segment::Header,
-    /// Where the next batch goes.
+    /// The offset of the next batch.
     pub(super) offset: u64,
-    /// Where the first batch begins that no later one proves to be durable.
+    /// The offset of the first batch that no later one proves to be durable.
     unproven_from: u64,
 }
 
@@ -67,13 +67,13 @@ pub(super) struct Scan {
     pub(super) segments: Vec<Segment>,
     /// Files of zeros that follow them.
     pub(super) spares: Vec<Spare>,
-    /// The one of them that has a part of a header.
+    /// The one of them that has part of a header.
     pub(super) begun: Option<u64>,
-    /// The last segment in use; `None` where there is none yet.
+    /// The last segment in use.
     pub(super) tail: Option<Tail>,
-    /// Where the succession of batches has got to.
+    /// The end of the chain of batches.
     pub(super) chain: Chain,
-    /// What is left of a last batch: its first byte, and the first behind it.
+    /// The remains of a last batch: the first byte, and the first after them.
     pub(super) torn: Option<(u64, u64)>,
     /// Whether the last batch is a clean mark.
     pub(super) closed: bool,
@@ -83,7 +83,7 @@ pub(super) struct Scan {
     pub(super) bytes: u64,
 }
 
-/// A function that names what failed, for `map_err`.
+/// Names what failed, for `map_err`.
 pub(super) fn failed<'a>(
     storage: &'a dyn Storage,
     action: &'static str,
@@ -103,8 +103,8 @@ pub(super) fn segment_ids(storage: &dyn Storage) -> Result<Vec<u64>, OpenError> 
     }
 }
 
-/// Reads all segments in order and changes nothing. `replay` is called with every record, in the order in which
-/// they were appended.
+/// Reads all segments in order and changes nothing. `replay` is called with every record, in the order in
+/// which they were appended.
 pub(super) fn scan(storage: &dyn Storage, replay: &mut dyn FnMut(Record)) -> Result<Scan, OpenError> {
     let mut scan = Scan::default();
     scan.read(storage, replay)?;
@@ -120,7 +120,7 @@ fn is_unused(storage: &dyn Storage, id: u64) -> Result<bool, OpenError> {
 }
 
 impl Scan {
-    /// What [`scan`] does; where it fails, what was found before is there all the same.
+    /// As [`scan`], but keeps what was found before an error.
     pub(super) fn read(
         &mut self,
         storage: &dyn Storage,
@@ -190,7 +190,7 @@ impl Scan {
         let damaged =
             |offset, what| Err(OpenError::Damaged(Damage { path: storage.path(&name), offset, what }));
         let mut reader = Reader::new(Arc::clone(&file), &header).map_err(&read_failed)?;
-        // The batches that no later one proves to be durable: number and offset.
+        // Number and offset of the batches that no later one proves to be durable.
         let mut unproven: VecDeque<(u64, u64)> = VecDeque::new();
         let mut alone = false;
         let broken: Option<Broken> = loop {
@@ -232,7 +232,7 @@ impl Scan {
         };
         let broken = broken.unwrap_or(Broken {
             offset,
-            what: "there are bytes behind the last batch",
+            what: "there are bytes after the last batch",
             may_be_torn: true,
             end: offset,
             alone: None,
@@ -253,21 +253,21 @@ impl Scan {
         Ok(())
     }
 
-    /// What is known of the torn tail, if there is one.
+    /// The torn tail, if there is one.
     pub(super) fn torn_tail(&self, storage: &dyn Storage, kept: Option<PathBuf>) -> Option<TornTail> {
         let ((from, to), tail) = self.torn.zip(self.tail.as_ref())?;
         Some(TornTail { path: storage.path(&segment::file_name(tail.header.id)), from, to, kept })
     }
 
-    /// Keeps the torn tail in a file of its own, puts zeros in its place, and makes the last segment and the
-    /// directory durable: what recovery has seen must not be lost by the next power cut.
+    /// Copies the torn tail to a file of its own, replaces it with zeros, and makes the last segment and the
+    /// directory durable: the next power cut must not undo what recovery has seen.
     ///
-    /// The batches that nothing proves to be durable are written once more first. Where a sync had failed, the
-    /// system may show bytes that are not on the disk and that it no longer means to write.
+    /// Batches that nothing proves to be durable are written again first. After a failed sync the system may
+    /// show bytes that are not on the disk and that it will not write.
     pub(super) fn settle(&self, storage: &dyn Storage) -> Result<Option<TornTail>, OpenError> {
         remove_unfinished(storage, self.segments.first().map_or(0, |segment| segment.id))?;
         for spare in self.spares.iter().filter(|spare| Some(spare.id) == self.begun) {
-            // A header that is written over another must not be mixed with it.
+            // The next header must not be mixed with this part of one.
             write_full(&*spare.file, &[0; segment::HEADER_BYTES], 0)
                 .and_then(|()| spare.file.sync_data())
                 .map_err(failed(storage, "write and sync", &segment::file_name(spare.id)))?;
@@ -280,8 +280,7 @@ impl Scan {
         if let Some((from, to)) = self.torn {
             let path = storage.path(&keep_aside(storage, tail, from, to)?);
             log::warn!(
-                "{}: bytes {from} to {to} are of a batch that was not written in whole and was never acknowledged; \
-                 they are kept in {}",
+                "{}: incomplete last write: bytes {from} to {to} were never acknowledged and are kept in {}",
                 storage.path(&name).display(),
                 path.display()
             );
@@ -294,7 +293,7 @@ impl Scan {
                 at += piece.len() as u64;
             }
         }
-        // Before the first batch lies the header: it is proved by what proves a batch.
+        // What proves the first batch also proves the header before it.
         let from = if tail.unproven_from == segment::HEADER_BYTES as u64 { 0 } else { tail.unproven_from };
         copy(&*tail.file, from, tail.offset, &*tail.file, from)
             .and_then(|()| tail.file.sync_data())
@@ -329,7 +328,7 @@ pub(super) fn copy(
     Ok(())
 }
 
-/// Copies the torn tail to a new file beside the segment, durably, and returns its name.
+/// Copies the torn tail to a new file, durably, and returns its name.
 fn keep_aside(storage: &dyn Storage, tail: &Tail, from: u64, to: u64) -> Result<String, OpenError> {
     let (name, file) = create_numbered(storage, &format!("{:010}.{from}", tail.header.id), "torn")?;
     copy(&*tail.file, from, to, &*file, 0)
@@ -339,7 +338,7 @@ fn keep_aside(storage: &dyn Storage, tail: &Tail, from: u64, to: u64) -> Result<
     Ok(name)
 }
 
-/// Creates `stem.suffix`, or where that exists `stem.1.suffix` and so on.
+/// Creates `stem.suffix`, or if that exists `stem.1.suffix` and so on.
 pub(super) fn create_numbered(
     storage: &dyn Storage,
     stem: &str,
@@ -353,21 +352,21 @@ pub(super) fn create_numbered(
             Err(e) => return Err(failed(storage, "create", &name)(e)),
         }
     }
-    unreachable!("no directory holds so many files")
+    unreachable!("no directory holds that many files")
 }
 
-/// The name of a file that is being filled with zeros, to become the segment `id`.
+/// The name of a file that is being filled with zeros to become the segment `id`.
 pub(super) fn unfinished_name(id: u64, salt: u64) -> String {
     format!("{id:010}.{salt:016x}.new")
 }
 
-/// The name of a file that was the segment `id` and is to be used again: what it holds is of no more use.
+/// The name of a file that was the segment `id`, is no longer needed, and will be used again.
 pub(super) fn recycled_name(id: u64, salt: u64) -> String {
     format!("{id:010}.{salt:016x}.old")
 }
 
-/// Removes what a crash left of files that were to become segments: if they hold zeros as they should, or were segments
-/// older than any that is in use, `oldest` being the first of those.
+/// Removes files that were to become segments when the process ended, if they hold zeros as they should, or
+/// were segments before `oldest`, the first one in use.
 fn remove_unfinished(storage: &dyn Storage, oldest: u64) -> Result<(), OpenError> {
     for name in storage.list().map_err(failed(storage, "list", ""))? {
         let mut parts = name.split('.');
@@ -384,10 +383,7 @@ fn remove_unfinished(storage: &dyn Storage, oldest: u64) -> Result<(), OpenError
         if useless {
             storage.remove(&name).map_err(failed(storage, "remove", &name))?;
         } else {
-            log::warn!(
-                "{} is not what this program leaves; it is not touched",
-                storage.path(&name).display()
-            );
+            log::warn!("{} was not left by this program; it is ignored", storage.path(&name).display());
         }
     }
     Ok(())

@@ -1,8 +1,9 @@
 //! Segments that are created in advance, filled with zeros, and used when the newest one is full.
 //!
-//! Overwriting zeros that are on the disk is nearly twice as fast as appending to a file, because a sync need not wait
-//! for the file system's own bookkeeping. And a full disk is noticed here, one or two segments before a change
-//! has nowhere to go. When to create one and who may use it is decided in [`space`](super::space).
+//! Overwriting zeros that are on the disk is nearly twice as fast as appending to a file, because a sync need
+//! not wait for the file system's own bookkeeping. And a full disk is noticed here, one or two segments
+//! before a change has nowhere to go. When to create one and who may use it is decided in
+//! [`space`](super::space).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use super::space::{Demand, Ready};
 use super::storage::is_full;
 use crate::clock::Stopwatch;
 
-/// How long to wait before a full disk is tried again, at first and at most. It doubles, because each attempt may write a
-/// segment for nothing.
+/// How long to wait before a full disk is tried again, at first and at most. It doubles, because each attempt
+/// may write a segment for nothing.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(3);
 
@@ -97,8 +98,8 @@ impl Reserve {
         self.account.facts().used_bytes + state.ready().bytes
     }
 
-    /// Whether the file of a segment that is removed now is to be kept: on a full disk always, and also if so few segments
-    /// are ready that one must be created, which may find the disk full.
+    /// Whether the file of a segment that is removed now is to be kept: on a full disk always, and also if so
+    /// few segments are ready that one must be created, which may find the disk full.
     pub(super) fn recycles(&self) -> bool {
         let state = self.state.lock();
         let facts = self.account.facts();
@@ -121,16 +122,16 @@ impl Reserve {
         self.changed.notify_all();
     }
 
-    /// As [`Reserve::notify`], after a change of what is live. Costs nothing if no thread waits, since it runs under the
-    /// queue's lock.
+    /// As [`Reserve::notify`], after a change of what is live. Costs nothing if no thread waits, since it
+    /// runs under the queue's lock.
     pub(super) fn notify_if_waiting(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.notify();
         }
     }
 
-    /// Waits for a change. The time limit is no more than a safeguard, except on a full disk, where other programs may
-    /// make room at any time.
+    /// Waits for a change. The time limit is no more than a safeguard, except on a full disk, where other
+    /// programs may make room at any time.
     fn wait(&self, state: &mut MutexGuard<'_, State>) {
         let limit = if self.account.is_disk_full() { FULL_PAUSE } else { LONG_WAIT };
         self.changed.wait_for(state, limit);
@@ -159,7 +160,8 @@ impl Reserve {
     /// Takes the next segment. Blocks until one may be taken.
     ///
     /// # Errors
-    /// [`Failure::Closed`] if the journal stops; otherwise what failed, if there is no thread that creates segments.
+    /// [`Failure::Closed`] if the journal stops; otherwise what failed, if there is no thread that creates
+    /// segments.
     pub(super) fn take(&self) -> Result<Spare, Failure> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let taken = self.take_counted();
@@ -216,8 +218,9 @@ impl Reserve {
         Ok(())
     }
 
-    /// Slows writers down while [`Facts::must_wait_for_compaction`](super::space::Facts::must_wait_for_compaction) says
-    /// so: one batch for each segment that compaction removes.
+    /// Slows writers down while
+    /// [`Facts::must_wait_for_compaction`](super::space::Facts::must_wait_for_compaction) says so: one batch
+    /// for each segment that compaction removes.
     pub(super) fn throttle(&self) {
         let mut state = self.state.lock();
         let removed = state.removed_ever;
@@ -234,7 +237,8 @@ impl Reserve {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Creates segments, and removes those that are no longer useful, until it is stopped: what the thread does.
+    /// Creates segments, and removes those that are no longer useful, until it is stopped: what the thread
+    /// does.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let mut state = self.state.lock();
         // Since when the disk is known to be full, and how long to wait before it is tried again.
@@ -243,7 +247,8 @@ impl Reserve {
             let facts = self.account.facts();
             let wants = facts.wants_segment(state.ready(), state.demand);
             if let Some(name) = self.useless(&mut state, wants) {
-                // One at a time: of two removals a power cut may undo the later one only, which would leave a gap.
+                // One at a time: of two removals a power cut may undo the later one only, which would leave a
+                // gap.
                 MutexGuard::unlocked(&mut state, || self.files.remove(&name))?;
                 continue;
             }

@@ -1,12 +1,14 @@
-//! Salvage: gets what can be read out of a damaged journal. Only ever done when an operator asks for it.
+//! Salvage: copies what can be read of a damaged journal. It runs only if an operator asks for it.
 //!
-//! Every batch that its checksums prove is copied, in order, into new segments; the damaged ones are then given names that end
-//! in `.damaged`, and nothing is removed but files of zeros. What was in a damaged batch is lost: jobs, but also
-//! the word that a job is finished, so that some jobs may be done again.
+//! Every batch with the right checksums is copied, in order, into new segments. The originals are then
+//! renamed to names that end in `.damaged`. Nothing is removed except files of zeros. The contents of a
+//! damaged batch are lost: jobs, and also records that said that a job is finished, so some jobs may run
+//! again.
 //!
-//! It may be cut off at any point and be begun again. The copies get their names from the last to the first, and only when
-//! all are whole: until then the originals are all there. Copies that are read once more behind the originals,
-//! whole or from some point on, come to the same state, since each change says all of what it changes.
+//! It may be interrupted at any point and started again. The copies get their names from the last to the
+//! first, and only when all are complete. Until then all originals are there. Replaying copies after the
+//! originals, all of them or the last ones, gives the same state, because each change says everything that it
+//! changes.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,29 +21,27 @@ use super::recovery::{failed, scan};
 use super::segment::{self, Damage, is_zero};
 use super::storage::{Storage, StorageFile, read_full, write_full};
 
-/// What a salvage came to.
+/// The result of a salvage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Whether there was anything to do. If not, nothing was changed.
+    /// Whether anything was damaged. If not, nothing was changed.
     pub damaged: bool,
     /// Records that were copied.
     pub records: u64,
-    /// Where something could not be read, in order.
+    /// What can't be read, in order.
     pub damage: Vec<Damage>,
-    /// How many bytes that is.
+    /// How many bytes these are.
     pub lost_bytes: u64,
     /// The original files, under their new names.
     pub originals: Vec<PathBuf>,
 }
 
-/// Copies what can be read of a damaged journal into new segments, and sets the originals aside. Blocks; needs as much
-/// room again as what can be read.
-///
-/// Where the journal would open as it is, nothing is done.
+/// Copies what can be read of a damaged journal into new segments, and renames the originals. Blocks, and
+/// needs as much room as what can be read. If the journal would open as it is, nothing is done.
 ///
 /// # Errors
-/// [`OpenError::Io`] for what the system says; [`OpenError::Version`] where a later version wrote the journal. The
-/// originals are then as they were, except perhaps for their names.
+/// [`OpenError::Io`] for an error of the system; [`OpenError::Version`] if a later version wrote the journal.
+/// The originals are then unchanged, except perhaps for their names.
 pub fn salvage(storage: &dyn Storage) -> Result<Salvaged, OpenError> {
     match scan(storage, &mut |_| {}) {
         Ok(_) => return Ok(Salvaged::default()),
@@ -50,7 +50,7 @@ pub fn salvage(storage: &dyn Storage) -> Result<Salvaged, OpenError> {
     }
     let names = storage.list().map_err(failed(storage, "list", ""))?;
     for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
-        // A copy by a salvage that was cut off; the originals are still there.
+        // A copy by a salvage that was interrupted. The originals are still there.
         storage.remove(name).map_err(failed(storage, "remove", name))?;
     }
     let mut ids: Vec<u64> = names.iter().filter_map(|name| segment::id_of_name(name)).collect();
@@ -89,10 +89,10 @@ pub fn salvage(storage: &dyn Storage) -> Result<Salvaged, OpenError> {
     Ok(salvaged)
 }
 
-/// The end of the name of a copy that is not complete.
+/// The end of an incomplete copy's name.
 const UNFINISHED: &str = ".salvaging";
 
-/// How large a copied segment becomes, and a batch may be in addition.
+/// A copied segment ends after the batch with which it exceeds this size.
 const SEGMENT_BYTES: usize = 16 << 20;
 
 fn read_file(storage: &dyn Storage, name: &str) -> Result<Vec<u8>, OpenError> {
@@ -119,7 +119,7 @@ fn free_name(storage: &dyn Storage, wanted: &str) -> Result<String, OpenError> {
     Ok(name)
 }
 
-/// Copies the batches of one segment that can be proved, and notes where there are others.
+/// Copies the undamaged batches of one segment, and notes what else is there.
 fn copy_segment(
     storage: &dyn Storage,
     name: &str,
@@ -167,7 +167,7 @@ fn copy_segment(
     Ok(())
 }
 
-/// Where a batch may begin next; the end where there is none.
+/// The offset at which the next batch may begin, or the end.
 fn next_magic(bytes: &[u8], from: usize) -> usize {
     let found = bytes[from..].windows(batch::MAGIC.len()).position(|window| window == batch::MAGIC);
     found.map_or(bytes.len(), |index| from + index)
@@ -256,7 +256,7 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Writes the segment out, under a name that is not a segment's yet.
+    /// Writes the segment under a name that is not a segment's yet.
     fn write(&mut self) -> Result<(), OpenError> {
         self.segment.capacity = self.bytes.len() as u64;
         self.bytes[..segment::HEADER_BYTES].copy_from_slice(&self.segment.block());
@@ -271,7 +271,7 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Says that the originals are of no more use, and gives the copies their names, the last one first.
+    /// Records that the originals are not needed, and gives the copies their names, the last one first.
     fn finish(mut self, last_original: u64) -> Result<(), OpenError> {
         let mut record = Vec::new();
         encode_dropped(last_original.max(self.first_id - 1), &mut record);

@@ -1,4 +1,4 @@
-//! Segments: one file each, a header and then batches end to end; zeros behind them.
+//! Segments: one file each, a header, batches end to end, and zeros after them.
 //!
 //! ```text
 //!  0  magic              8  "DJQSjrnl"
@@ -11,10 +11,10 @@
 //! 48  previous           4  header checksum of the last batch of the segment before
 //! 52  checksum           4  CRC-32 of the 52 bytes before it
 //! 56  zero            1992
-//! 2048  the first 56 bytes once more, for salvage: without the salt no batch could be proved
+//! 2048  the first 56 bytes again, for salvage: without the salt no batch can be checked
 //! 2104  zero          1992
 //! ```
-//! The header has a block of its own, is written once, and is durable before the first batch is written. So a
+//! The header has a block of its own, is written once, and is durable before the first batch is written. A
 //! segment whose header is all zeros has never held a batch.
 
 use std::fmt;
@@ -29,7 +29,7 @@ use super::storage::{StorageFile, read_full};
 /// The bytes of a segment's header, and the offset of its first batch.
 pub(super) const HEADER_BYTES: usize = 4096;
 
-/// The version of the format that is written, and the only one there is to read yet.
+/// The version of the format that is written, and the only one that can be read.
 pub const FORMAT_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"DJQSjrnl";
@@ -37,7 +37,7 @@ const SUM_AT: usize = 52;
 const USED_BYTES: usize = 56;
 const COPY_AT: usize = 2048;
 
-/// How much is read at a time. Large enough that a disk streams, small enough to stay in a cache.
+/// How much is read at a time: large enough for a disk to stream, small enough for a cache.
 const READ_BYTES: usize = 1 << 20;
 
 /// The name of a segment's file.
@@ -45,21 +45,21 @@ pub(super) fn file_name(id: u64) -> String {
     format!("{id:010}.journal")
 }
 
-/// The segment that a file of that name holds; `None` for a name that is no segment's.
+/// The id of the segment whose file has this name. `None` if it is not a segment.
 pub(super) fn id_of_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".journal")?;
     let id = digits.parse().ok()?;
     (id > 0 && file_name(id) == name).then_some(id)
 }
 
-/// Where a journal is damaged.
+/// A damaged place in a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// The file.
     pub path: PathBuf,
-    /// The byte at which the damaged part begins: a header's or a batch's first.
+    /// The first byte of the damaged header or batch.
     pub offset: u64,
-    /// What is wrong there.
+    /// What is wrong with it.
     pub what: &'static str,
 }
 
@@ -91,7 +91,7 @@ pub(super) enum FirstBlock {
     Header(Header),
     /// Zeros: no batch has ever been written.
     Unused,
-    /// A part of a header that was being written: no batch has ever been written either.
+    /// Part of a header that was being written. No batch has ever been written either.
     Begun,
     /// Neither.
     Damaged(&'static str),
@@ -138,7 +138,7 @@ pub(super) fn read_first_block(file: &dyn StorageFile, id: u64) -> io::Result<Fi
     if is_zero(&block) {
         return Ok(FirstBlock::Unused);
     }
-    // The two copies lie in two sectors; either may be missing if the power went while they were written.
+    // The two copies are in two sectors. A power cut during the write may have left one of them only.
     let (first, second) = (&block[..COPY_AT], &block[COPY_AT..]);
     if is_zero(first) != is_zero(second) {
         let there = if is_zero(first) { second } else { first };
@@ -156,18 +156,18 @@ pub(super) fn read_first_block(file: &dyn StorageFile, id: u64) -> io::Result<Fi
     }
     let header = Header::read(&block);
     if header.block() != block {
-        return Ok(FirstBlock::Damaged("the block of the segment's header is not as it was written"));
+        return Ok(FirstBlock::Damaged("the segment's header has been changed"));
     }
     if header.id != id {
         return Ok(FirstBlock::Damaged("the segment's number is not the one in the file's name"));
     }
     if file.length()? < header.capacity {
-        return Ok(FirstBlock::Damaged("the file has become shorter"));
+        return Ok(FirstBlock::Damaged("the file is shorter than it was"));
     }
     Ok(FirstBlock::Header(header))
 }
 
-/// The header in the first block of a file, or what is left of it: for salvage.
+/// The header in the first block of a file, from either copy: for salvage.
 pub(super) fn salvage_header(block: &[u8]) -> Option<Header> {
     let copies = [block.get(..USED_BYTES), block.get(COPY_AT..COPY_AT + USED_BYTES)];
     let found =
@@ -181,12 +181,12 @@ fn is_header(bytes: &[u8]) -> bool {
 
 /// Whether all bytes are zero.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // By comparing memory, which is fast in any build.
+    // Comparing memory is fast in any build.
     static ZEROS: [u8; 4096] = [0; 4096];
     bytes.chunks(ZEROS.len()).all(|piece| *piece == ZEROS[..piece.len()])
 }
 
-/// Where one is in the succession of batches.
+/// A place in the chain of batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chain {
     /// The number of the next batch.
@@ -196,27 +196,27 @@ pub(super) struct Chain {
 }
 
 impl Default for Chain {
-    /// Before the first batch of all.
+    /// Before the first batch.
     fn default() -> Chain {
         Chain { next: 1, previous: 0 }
     }
 }
 
-/// What there is at a place where a batch may begin.
+/// What is found at an offset where a batch may begin.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
-    /// A batch, proved by its checksums and its place in the chain.
+    /// A batch with the right checksums, at its place in the chain.
     Batch(Batch<'a>),
-    /// A header's worth of zeros, or the end of the file: no more batches, unless the segment is damaged.
+    /// Zeros as long as a header, or the end of the file. No batches follow, unless the segment is damaged.
     End,
-    /// The rest of a batch that was not written in whole, or damage.
+    /// Part of a batch that was not written completely, or damage.
     Broken(Broken),
 }
 
 /// A batch that was read.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
-    /// Where it begins.
+    /// Its offset.
     pub(super) offset: u64,
     /// Its header.
     pub(super) header: batch::Header,
@@ -230,18 +230,18 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// A place where there ought to be a batch.
+/// A place where there should be a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Broken {
-    /// Where it begins.
+    /// Its offset.
     pub(super) offset: u64,
     /// What is wrong.
     pub(super) what: &'static str,
-    /// Whether a write that was cut off by a power cut can have left it so.
+    /// Whether a write that a power cut interrupted can have left it.
     pub(super) may_be_torn: bool,
-    /// Where the batch would end; as far as its header goes where that is all that is known.
+    /// The end of the batch, or of its header if no more is known.
     pub(super) end: u64,
-    /// The batch's own word on whether it was written alone, where its header can be read.
+    /// [`batch::Header::alone`], if the header can be read.
     pub(super) alone: Option<bool>,
 }
 
@@ -250,17 +250,17 @@ pub(super) struct Reader {
     file: Arc<dyn StorageFile>,
     length: u64,
     checksum: Checksum,
-    /// Where the next batch begins.
+    /// The offset of the next batch.
     offset: u64,
     chain: Chain,
     buffer: Vec<u8>,
-    /// Where in the file the buffer's first byte is from.
+    /// The offset of the buffer's first byte.
     buffer_offset: u64,
     filled: usize,
 }
 
 impl Reader {
-    /// Begins behind the header.
+    /// Begins after the header.
     pub(super) fn new(file: Arc<dyn StorageFile>, header: &Header) -> io::Result<Reader> {
         Ok(Reader {
             length: file.length()?,
@@ -274,12 +274,12 @@ impl Reader {
         })
     }
 
-    /// Where the next batch begins, or would.
+    /// The offset of the next batch, or of the end.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The place in the succession of batches.
+    /// The place in the chain of batches.
     pub(super) fn chain(&self) -> Chain {
         self.chain
     }
@@ -289,7 +289,7 @@ impl Reader {
         self.length
     }
 
-    /// Reads what is at the current offset, and moves on behind it if it is a batch.
+    /// Reads what is at the current offset, and moves past it if it is a batch.
     pub(super) fn next(&mut self) -> io::Result<Found<'_>> {
         let offset = self.offset;
         let broken = |what, may_be_torn, end, alone| {
@@ -307,14 +307,14 @@ impl Reader {
         let (header, sum) = match batch::Header::read(self.checksum, window) {
             Ok(read) => read,
             Err(NotHeader::Damaged) => return broken("not a batch's header", true, end, None),
-            Err(NotHeader::Unknown) => return broken("a kind of batch that is not known", false, end, None),
+            Err(NotHeader::Unknown) => return broken("an unknown kind of batch", false, end, None),
         };
         if header.number != self.chain.next || header.previous != self.chain.previous {
             return broken("a batch that does not follow the one before it", false, end, None);
         }
         let whole = batch::HEADER_BYTES as u64 + u64::from(header.payload_length);
         let end = offset + whole;
-        // Asked before anything is allocated: a length is believed only as far as the file goes.
+        // Checked before anything is allocated: the length may be wrong.
         if end > self.length {
             return broken("a batch reaches past the end of the file", true, end, Some(header.alone));
         }
@@ -332,8 +332,8 @@ impl Reader {
         Ok(Found::Batch(Batch { offset, header, payload }))
     }
 
-    /// Sees to it that the buffer holds `wanted` bytes from the current offset on, or as many as the file has;
-    /// returns how many it holds.
+    /// Fills the buffer with `wanted` bytes from the current offset, or as many as the file has. Returns how
+    /// many it holds.
     fn fill(&mut self, wanted: usize) -> io::Result<usize> {
         let start = (self.offset - self.buffer_offset) as usize;
         let held = self.filled.saturating_sub(start);
@@ -360,13 +360,13 @@ impl Reader {
     }
 }
 
-/// A buffer to read the rest of a file with, from `from` on.
+/// A buffer for reading a file from `from` to its end.
 fn buffer_for(file: &dyn StorageFile, from: u64) -> io::Result<Vec<u8>> {
     let rest = file.length()?.saturating_sub(from);
     Ok(vec![0; READ_BYTES.min(usize::try_from(rest).unwrap_or(READ_BYTES)).max(batch::HEADER_BYTES)])
 }
 
-/// Whether all bytes from `from` to the end of the file are zero; if not, where the last one is that is not.
+/// The offset of the last byte from `from` on that is not zero.
 pub(super) fn last_nonzero(file: &dyn StorageFile, from: u64) -> io::Result<Option<u64>> {
     let mut buffer = buffer_for(file, from)?;
     let mut at = from;
@@ -383,11 +383,11 @@ pub(super) fn last_nonzero(file: &dyn StorageFile, from: u64) -> io::Result<Opti
     }
 }
 
-/// Looks behind a broken batch for the header of a later one, which says that all batches up to and including
-/// the broken one had been made durable before it was written. Returns where that header is.
+/// Looks after a broken batch for the header of a later one that says that the broken one had been durable
+/// before. Returns the offset of that header.
 ///
-/// The header alone is proof enough: its magic and its checksum, which begins with the segment's salt, are
-/// right together by chance in one of 2⁶⁴ places.
+/// A header alone is proof: at one of 2⁶⁴ offsets its magic and its checksum, which begins with the segment's
+/// salt, are both right by chance.
 pub(super) fn find_proof_of_damage(
     file: &dyn StorageFile,
     header: &Header,
@@ -411,14 +411,14 @@ pub(super) fn find_proof_of_damage(
                 return Ok(Some(at + index as u64));
             }
         }
-        // The last bytes may be the beginning of a header.
+        // The last bytes may begin a header.
         at += (read - batch::HEADER_BYTES + 1) as u64;
     }
 }
 
-/// Whether a broken batch has a sector that is not there at all, as a torn write leaves it: a disk writes a
-/// sector of 512 bytes in whole or not, and where nothing was written there are zeros. A batch all of whose
-/// sectors hold something was written in whole, and damaged afterwards.
+/// Whether a sector of a broken batch is missing, as a torn write leaves it: a disk writes a sector of 512
+/// bytes completely or not at all, and an unwritten sector is zero. A batch without a missing sector was
+/// written completely and damaged later.
 pub(super) fn lacks_a_sector(file: &dyn StorageFile, broken: &Broken, length: u64) -> io::Result<bool> {
     const SECTOR_BYTES: u64 = 512;
     if broken.end > length {

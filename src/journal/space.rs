@@ -1,19 +1,19 @@
-//! The policy for space: when to compact, when to create a segment in advance, who may begin one, and when a new job is
-//! refused. Facts in, decisions out: no lock, no clock, no I/O.
+//! The policy for space: when to compact, when to create a segment in advance, who may begin one, and when a
+//! new job is refused. Facts in, decisions out: no lock, no clock, no I/O.
 //!
 //! It has two aims:
-//! - The journal takes at most three times the live bytes and four segments. A writer that is faster than compaction
-//!   waits, because no segment is created for it.
-//! - On a full disk the end of every job can still be written. Ready segments are reserved for that; new jobs leave them
-//!   alone, and so does everything else leave what compaction needs.
+//! - The journal takes at most three times the live bytes and four segments. A writer that is faster than
+//!   compaction waits, because no segment is created for it.
+//! - On a full disk the end of every job can still be written. Ready segments are reserved for that; new jobs
+//!   leave them alone, and so does everything else leave what compaction needs.
 
 /// What must be kept, as its owner counts it. Everything else in the journal is dead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
     /// Jobs that exist.
     pub jobs: u64,
-    /// The sum of [`job_bytes`](super::job_bytes) of all jobs and of [`pause_bytes`](super::pause_bytes) of all paused
-    /// queues.
+    /// The sum of [`job_bytes`](super::job_bytes) of all jobs and of [`pause_bytes`](super::pause_bytes) of
+    /// all paused queues.
     pub bytes: u64,
 }
 
@@ -24,15 +24,17 @@ pub enum Room {
     Yes,
     /// The disk is full, and the rest is reserved for the ends of existing jobs.
     No,
-    /// More than a segment's worth is not written yet: write first, with [`Journal::has_room`](super::Journal::has_room).
+    /// More than a segment's worth is not written yet: write first, with
+    /// [`Journal::has_room`](super::Journal::has_room).
     MustWrite,
 }
 
-/// Segments that are reserved for what is appended beside jobs until compaction has gone round once on a full disk.
+/// Segments that are reserved for what is appended beside jobs until compaction has gone round once on a full
+/// disk.
 const RESERVED_SEGMENTS: u64 = 3;
 
-/// Reserved for the end of each job: its record and its share of a batch's header. This is enough: if the ends of jobs
-/// take more, compaction makes room, because each of them makes more bytes dead than it takes.
+/// Reserved for the end of each job: its record and its share of a batch's header. This is enough: if the
+/// ends of jobs take more, compaction makes room, because each of them makes more bytes dead than it takes.
 const END_BYTES: u64 = 16;
 
 /// What is known about space at one moment.
@@ -93,8 +95,8 @@ impl Facts {
         self.used_bytes.saturating_sub(self.live.bytes)
     }
 
-    /// The size of all segments, in use and ready, above which writers wait. It is what docs/journal.md promises, less
-    /// the segment that compaction may need.
+    /// The size of all segments, in use and ready, above which writers wait. It is what docs/journal.md
+    /// promises, less the segment that compaction may need.
     fn bytes_max(&self) -> u64 {
         self.live.bytes * 3 + self.segment_bytes * 3
     }
@@ -117,13 +119,13 @@ impl Facts {
         self.can_compact() && self.used_bytes > self.live.bytes / 2 * 5 + self.segment_bytes
     }
 
-    /// Whether the oldest segment is to be emptied: the segments exceed two and a half times the live bytes plus one
-    /// segment. Compaction nearly always gets below that, because rewritten jobs take at most 1.4 times their counted
-    /// bytes, unless nearly all of them are tiny with huge counts, or few fit in a segment. If it did not, it waits
-    /// until more has died.
+    /// Whether the oldest segment is to be emptied: the segments exceed two and a half times the live bytes
+    /// plus one segment. Compaction nearly always gets below that, because rewritten jobs take at most 1.4
+    /// times their counted bytes, unless nearly all of them are tiny with huge counts, or few fit in a
+    /// segment. If it did not, it waits until more has died.
     ///
-    /// On a full disk more work is worth while to gain a segment: compaction runs whenever nearly one more segment is
-    /// dead than the last round left, and always while a write is stuck.
+    /// On a full disk more work is worth while to gain a segment: compaction runs whenever nearly one more
+    /// segment is dead than the last round left, and always while a write is stuck.
     pub(super) fn needs_compaction(&self) -> bool {
         let is_futile = self.died < self.last_round.futile_until && !self.starved;
         let gains_room = self.starved || self.dead() > self.last_round.dead_left + self.segment_bytes / 4 * 3;
@@ -141,7 +143,8 @@ impl Facts {
         }
     }
 
-    /// How many segments compaction may need to empty one: one if everything live leaves room in it, otherwise two.
+    /// How many segments compaction may need to empty one: one if everything live leaves room in it,
+    /// otherwise two.
     pub(super) fn kept_for_compaction(&self) -> usize {
         if self.live.bytes / 3 * 4 <= self.segment_bytes { 1 } else { 2 }
     }
@@ -153,8 +156,9 @@ impl Facts {
 
     /// Whether a ready segment may be used now.
     ///
-    /// Compaction always may, because it makes room. Everything else leaves compaction what it needs for one segment.
-    /// It also waits until all wanted segments are ready: when the disk then turns out to be full, the reserve exists.
+    /// Compaction always may, because it makes room. Everything else leaves compaction what it needs for one
+    /// segment. It also waits until all wanted segments are ready: when the disk then turns out to be full,
+    /// the reserve exists.
     pub(super) fn may_take(&self, ready: Ready, demand: Demand) -> bool {
         if self.compaction_waits {
             return true;
@@ -165,21 +169,21 @@ impl Facts {
         !self.wants_segment(ready, demand)
     }
 
-    /// Whether one more segment is to be created: a few in any case, then the reserve, but none that would make the
-    /// journal exceed its limit. Writers wait for it, so they can't outrun compaction.
+    /// Whether one more segment is to be created: a few in any case, then the reserve, but none that would
+    /// make the journal exceed its limit. Writers wait for it, so they can't outrun compaction.
     pub(super) fn wants_segment(&self, ready: Ready, demand: Demand) -> bool {
         let fits = self.fits_one_more(ready);
         if self.is_too_large() {
-            // Compaction itself must go on. After a large PURGE the journal is far above its limit, and one new segment
-            // for two that were removed lets both compaction and writers go on.
+            // Compaction itself must go on. After a large PURGE the journal is far above its limit, and one
+            // new segment for two that were removed lets both compaction and writers go on.
             let compaction_stuck = ready.count == 0 && demand.missed && self.compaction_waits;
             return ready.count < self.ready_min() && (fits || demand.removed >= 2 || compaction_stuck);
         }
         ready.count < self.ready_min() || (fits && ready.bytes < self.reserved_bytes())
     }
 
-    /// Whether ready segments are to be removed: there are more than needed, and the journal exceeds its limit because
-    /// much has died.
+    /// Whether ready segments are to be removed: there are more than needed, and the journal exceeds its
+    /// limit because much has died.
     pub(super) fn has_too_many(&self, ready: Ready) -> bool {
         ready.count > self.ready_min() && self.exceeds_limit(ready)
     }
@@ -189,9 +193,10 @@ impl Facts {
         if self.exceeds_limit(ready) { removed + 1 } else { 0 }
     }
 
-    /// Whether a writer must wait until compaction has removed a segment: the journal exceeds its limit after much was
-    /// finished or deleted at once, or the disk is full and only what compaction needs is left. One batch is written for
-    /// each segment that is removed, so room grows, and no client waits until there is plenty.
+    /// Whether a writer must wait until compaction has removed a segment: the journal exceeds its limit after
+    /// much was finished or deleted at once, or the disk is full and only what compaction needs is left. One
+    /// batch is written for each segment that is removed, so room grows, and no client waits until there is
+    /// plenty.
     pub(super) fn must_wait_for_compaction(&self, ready: Ready) -> bool {
         self.needs_compaction()
             && !self.compaction_waits
@@ -204,8 +209,8 @@ impl Facts {
         self.live.jobs * END_BYTES + segments * self.segment_bytes
     }
 
-    /// Room that the reason of a failure must leave free on a full disk: two segments less. Reasons stay as long as
-    /// their jobs, and compaction can't remove them.
+    /// Room that the reason of a failure must leave free on a full disk: two segments less. Reasons stay as
+    /// long as their jobs, and compaction can't remove them.
     fn reserved_bytes_from_reasons(&self) -> u64 {
         self.reserved_bytes() - (RESERVED_SEGMENTS - 1) * self.segment_bytes
     }
@@ -286,8 +291,8 @@ mod tests {
             if ready.count > 0 && facts.may_take(ready, demand) {
                 return Ok(());
             }
-            // Either a segment is created, or a full disk is tried again, or compaction runs; at the latest once the
-            // write counts as starved.
+            // Either a segment is created, or a full disk is tried again, or compaction runs; at the latest
+            // once the write counts as starved.
             let starved = Facts { starved: true, ..facts };
             prop_assert!(
                 facts.wants_segment(ready, demand) || facts.disk_full || starved.needs_compaction(),

@@ -26,7 +26,8 @@ pub(super) struct Written {
 /// Syncs segments.
 pub(super) struct Syncs {
     files: Arc<Files>,
-    /// Held during a sync. The system reports an error to one caller only, so no other thread may sync before it knows.
+    /// Held during a sync. The system reports an error to one caller only, so no other thread may sync before
+    /// it knows.
     failed: Mutex<Option<Unavailable>>,
     /// Every batch with a lower number is durable.
     durable_batch: AtomicU64,
@@ -49,7 +50,8 @@ impl Syncs {
         self.durable_batch.load(Ordering::Acquire)
     }
 
-    /// Makes durable what was written. A failed sync is never repeated: the system may have dropped the bytes.
+    /// Makes durable what was written. A failed sync is never repeated: the system may have dropped the
+    /// bytes.
     pub(super) fn sync(&self, written: &Written) -> Result<(), Unavailable> {
         let mut failed = self.failed.lock();
         if let Some(unavailable) = &*failed {

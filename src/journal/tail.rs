@@ -129,8 +129,8 @@ impl Tail {
         Ok(())
     }
 
-    /// Writes `bytes`. On a full disk it tries again until there is room, or the journal stops: unlike a failed sync, a
-    /// write that found no room has lost nothing.
+    /// Writes `bytes`. On a full disk it tries again until there is room, or the journal stops: unlike a
+    /// failed sync, a write that found no room has lost nothing.
     fn write_bytes(
         &self,
         file: &dyn StorageFile,

@@ -1,4 +1,5 @@
-//! The threads of a journal: one writes for many, one creates segments, one compacts, and with an interval one syncs.
+//! The threads of a journal: one writes for many, one creates segments, one compacts, and with an interval
+//! one syncs.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -1,4 +1,4 @@
-//! Looks through a journal that no server has open, and changes nothing.
+//! Verification: reads a journal that no server has open, and changes nothing.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,12 @@ use crate::change::{self, JobSize};
 use crate::change::{Change, JobStatus, PauseState};
 use crate::job::{JobId, QueueName};
 
-/// What there is in a journal.
+/// What a journal holds.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Jobs that would come back.
+    /// Jobs that a server would restore.
     pub jobs: u64,
-    /// Queues that are paused.
+    /// Paused queues.
     pub paused: u64,
     /// The highest id that was given.
     pub highest_id: u64,
@@ -23,21 +23,22 @@ pub struct Report {
     pub records: u64,
     /// Segments read.
     pub segments: u64,
-    /// Bytes of the files of segments that are in use, zeros that are still to be written upon included.
+    /// Bytes of the files of segments in use, including zeros that are not overwritten yet.
     pub file_bytes: u64,
-    /// Bytes that the newest whole records of jobs and what else must be kept take.
+    /// Bytes of the newest whole record of each job, and of what else must be kept.
     pub live_bytes: u64,
-    /// Bytes of records and all that surrounds them that are not live.
+    /// Bytes of headers, batches and records that are not live.
     pub dead_bytes: u64,
-    /// Whether the last server stopped in good order.
+    /// Whether the last server stopped gracefully.
     pub clean: bool,
-    /// A last batch that was not written in whole: the next start will set it aside.
+    /// A last batch that was not written completely. The next start sets it aside.
     pub torn: Option<TornTail>,
-    /// Why a server would not start, if so: the first damage. The counts are of what lies before it.
+    /// The first damage, if there is any: a server would not start. The counts are of what is before it.
     pub damage: Option<OpenError>,
 }
 
-/// Reads the whole journal and reports what is in it. Blocks; takes some 40 bytes of memory for each job.
+/// Reads the whole journal and reports what it holds. Blocks, and takes about 40 bytes of memory for each
+/// job.
 pub fn verify(storage: &dyn Storage) -> Report {
     let mut tally = Tally::default();
     let mut scan = Scan::default();
@@ -65,7 +66,7 @@ pub fn verify(storage: &dyn Storage) -> Report {
 
 #[derive(Default)]
 struct Tally {
-    /// Of each job, what its record takes, and how much of that is up to its status.
+    /// The length of each job's record, and of the part that a status may change.
     jobs: HashMap<JobId, (u64, u64)>,
     paused: HashMap<QueueName, u64>,
     highest_id: u64,

@@ -1,4 +1,4 @@
-//! Those who wait for a place in the journal, in the order of their places: threads that sleep, and calls that are to be made.
+//! Waiters for positions in the journal, in order: threads that sleep, and calls to be made.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,10 +13,10 @@ const WAITS: u8 = 0;
 const REACHED: u8 = 1;
 const LOOK_AGAIN: u8 = 2;
 
-/// What is called, once, when its place is reached or never will be. It must not block: others wait behind it.
+/// Called once when its position is reached or never will be. It must not block, because others wait.
 pub(super) type Call = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
 
-/// One thread that waits. A thread waits for one place at a time, so it has one of these for life.
+/// A thread that waits. It waits for one position at a time, so each thread has one of these.
 #[derive(Debug)]
 pub(super) struct Sleeper {
     thread: Thread,
@@ -28,7 +28,7 @@ thread_local! {
 }
 
 impl Sleeper {
-    /// This thread's, ready to wait.
+    /// This thread's sleeper, ready to wait.
     pub(super) fn own() -> Arc<Sleeper> {
         OWN.with_borrow_mut(|own| {
             let new = || Arc::new(Sleeper { thread: thread::current(), state: AtomicU8::new(WAITS) });
@@ -38,7 +38,7 @@ impl Sleeper {
         })
     }
 
-    /// Blocks until it is woken. Returns whether its place was reached; otherwise it is to look again.
+    /// Blocks until it is woken. Returns whether its position was reached. If not, look again for the reason.
     pub(super) fn park(&self) -> bool {
         loop {
             match self.state.load(Ordering::Acquire) {
@@ -54,44 +54,44 @@ impl Sleeper {
     }
 }
 
-/// One that waits.
+/// A thread, or a call.
 pub(super) enum Waiter {
     Thread(Arc<Sleeper>),
     Call(Call),
 }
 
-/// Those who wait, by their places.
+/// The waiters, by position.
 #[derive(Default)]
 pub(super) struct Waiters {
     queue: VecDeque<(u64, Waiter)>,
 }
 
 impl Waiters {
-    /// Adds one that waits for `position`.
+    /// Adds a waiter for `position`.
     pub(super) fn push(&mut self, position: u64, waiter: Waiter) {
-        // Nearly always the last place: they come almost in order.
+        // Nearly always at the end: they come almost in order.
         let at = self.queue.iter().rposition(|(other, _)| *other <= position).map_or(0, |index| index + 1);
         self.queue.insert(at, (position, waiter));
     }
 
-    /// Takes those whose place is reached.
+    /// Takes those whose position is reached.
     pub(super) fn take_reached(&mut self, position: u64) -> Woken {
         let count = self.queue.partition_point(|(wanted, _)| *wanted <= position);
         Woken { waiters: self.queue.drain(..count).collect(), unavailable: None }
     }
 
-    /// Takes all: their places will not be reached.
+    /// Takes all, because their positions will not be reached.
     pub(super) fn take_all(&mut self, unavailable: Unavailable) -> Woken {
         Woken { waiters: self.queue.drain(..).collect(), unavailable: Some(unavailable) }
     }
 
-    /// Whether nobody waits.
+    /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 }
 
-/// Who is to be told, once no lock is held.
+/// Waiters to wake once no lock is held.
 #[must_use]
 pub(super) struct Woken {
     waiters: Vec<(u64, Waiter)>,
@@ -99,7 +99,7 @@ pub(super) struct Woken {
 }
 
 impl Woken {
-    /// Tells them.
+    /// Wakes them.
     pub(super) fn wake(self) {
         let state = if self.unavailable.is_none() { REACHED } else { LOOK_AGAIN };
         for (_, waiter) in self.waiters {
@@ -107,10 +107,10 @@ impl Woken {
                 Waiter::Thread(sleeper) => sleeper.wake(state),
                 Waiter::Call(call) => {
                     let result = self.unavailable.clone().map_or(Ok(()), Err);
-                    // The thread that makes the call writes the journal for all others, who still wait: its panic, which
-                    // the panic hook has reported, ends here.
+                    // This thread writes the journal for others that still wait, so a panic ends here. The
+                    // panic hook has reported it.
                     if catch_unwind(AssertUnwindSafe(|| call(result))).is_err() {
-                        log::error!("a call that waited for the journal panicked");
+                        log::error!("a callback that waited for the journal panicked");
                     }
                 }
             }

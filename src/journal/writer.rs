@@ -1,9 +1,10 @@
 //! Writing: who writes what was appended, who syncs it, and who waits for it.
 //!
-//! One thread at a time has the *write token*. It takes the first chunk, writes it as a batch, syncs it if the policy asks
-//! for that, publishes how far the journal is safe, and wakes those who waited for it. A thread that waits for its own change
-//! takes the token if it is free, which saves two context switches. If others wait too, it then passes the token to the
-//! writer's thread, which keeps it while there is something to write.
+//! One thread at a time has the *write token*. It takes the first chunk, writes it as a batch, syncs it if
+//! the policy asks for that, publishes how far the journal is safe, and wakes those who waited for it. A
+//! thread that waits for its own change takes the token if it is free, which saves two context switches. If
+//! others wait too, it then passes the token to the writer's thread, which keeps it while there is something
+//! to write.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use super::tail::Tail;
 use super::waiters::{Call, Sleeper, Waiter, Waiters};
 use crate::clock::Stopwatch;
 
-/// A batch also takes no more records once it has this part of a segment, so that little is left at a segment's end where
-/// the next batch does not fit. On a full disk even less may be left.
+/// A batch also takes no more records once it has this part of a segment, so that little is left at a
+/// segment's end where the next batch does not fit. On a full disk even less may be left.
 pub(super) const BATCH_PARTS: u64 = 8;
 const BATCH_PARTS_FULL: u64 = 32;
 
@@ -116,8 +117,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Appends the record that `encode` writes. It is dead from the beginning if it is not needed once its job is written
-    /// again.
+    /// Appends the record that `encode` writes. It is dead from the beginning if it is not needed once its
+    /// job is written again.
     pub(super) fn append(&self, is_dead: bool, encode: impl FnOnce(&mut Vec<u8>)) -> Position {
         let limit = self.batch_bytes();
         let mut state = self.state.lock();
@@ -163,8 +164,8 @@ impl Writer {
         if sleeper.park() { Ok(()) } else { self.wait(position) }
     }
 
-    /// As [`Writer::wait`], if that needs no other thread. Otherwise it returns false, and the call that `prepare` gives is
-    /// made later.
+    /// As [`Writer::wait`], if that needs no other thread. Otherwise it returns false, and the call that
+    /// `prepare` gives is made later.
     pub(super) fn wait_or_call(
         &self,
         position: Position,
@@ -175,8 +176,8 @@ impl Writer {
         Ok(false)
     }
 
-    /// Writes until the policy's promise holds for `position`. If another thread is writing, it returns at once, with the lock
-    /// under which the caller registers as a waiter.
+    /// Writes until the policy's promise holds for `position`. If another thread is writing, it returns at
+    /// once, with the lock under which the caller registers as a waiter.
     fn wait_unless_others_write(
         &self,
         position: Position,
@@ -215,8 +216,8 @@ impl Writer {
         }
     }
 
-    /// Writes one chunk after another, with the token taken, until the promise holds for `wanted`. Then it passes the token to
-    /// the writer's thread if there is more to write, and otherwise releases it.
+    /// Writes one chunk after another, with the token taken, until the promise holds for `wanted`. Then it
+    /// passes the token to the writer's thread if there is more to write, and otherwise releases it.
     fn write_until<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -351,8 +352,8 @@ impl Writer {
         }
     }
 
-    /// Does `work`. A panic in it fails the journal, because a write or a change of its state may be half done. The panic
-    /// hook has reported the panic.
+    /// Does `work`. A panic in it fails the journal, because a write or a change of its state may be half
+    /// done. The panic hook has reported the panic.
     pub(super) fn unless_panics<T>(
         &self,
         work: impl FnOnce() -> Result<T, Unavailable>,

@@ -114,7 +114,7 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     assert!(server.greeting.contains("; recovered 100 jobs"), "{}", server.greeting);
     let log = site.log();
     let line =
-        log.lines().find(|line| line.contains("was not written in whole")).unwrap_or_else(|| panic!("{log}"));
+        log.lines().find(|line| line.contains("incomplete last write")).unwrap_or_else(|| panic!("{log}"));
     let word = |n: usize| line.split_whitespace().nth(n).unwrap();
     let at = line.split_whitespace().position(|word| word == "bytes").unwrap();
     let (torn_from, torn_to): (usize, usize) = (word(at + 1).parse().unwrap(), word(at + 3).parse().unwrap());

@@ -208,8 +208,8 @@ pub struct History {
 }
 
 impl History {
-    /// Says what is wrong with `world`, if it is not what the changes up to one of them add up to, that one being an
-    /// acknowledged one at the earliest.
+    /// Says what is wrong with `world`, if it is not what the changes up to one of them add up to, that one
+    /// being an acknowledged one at the earliest.
     pub fn check(&self, world: &World, least: usize) -> Result<usize, String> {
         let mut expected = self.before.clone();
         for (count, change) in self.changes.iter().enumerate() {

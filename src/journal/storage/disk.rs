@@ -11,39 +11,39 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::{Storage, StorageFile};
 
-/// The file whose lock says that a server has the directory.
+/// The file that a server locks while it uses the directory.
 const LOCK_NAME: &str = "LOCK";
 
-/// A directory on a real disk, held by this process alone.
+/// A directory on a real disk that only this process uses.
 ///
-/// Files are named relative to the directory's own handle: it may be moved or mounted over while it is open.
+/// Files are opened relative to the directory's handle, so it may be moved or mounted over meanwhile.
 #[derive(Debug)]
 pub struct DiskStorage {
     directory: File,
     path: PathBuf,
     writable: bool,
-    /// Held, not read: the lock goes when the file is closed, however the process ends.
+    /// Never read. The system releases the lock when the file is closed, however the process ends.
     _lock: Option<File>,
 }
 
-/// Why a directory could not be opened.
+/// Why a directory can't be opened.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DiskError {
-    /// Another process has it.
+    /// Another process has locked it.
     Locked {
         /// The directory.
         path: PathBuf,
-        /// What the other process wrote into the lock file: its number.
+        /// The process number that the other process wrote into the lock file.
         holder: String,
     },
-    /// The system said no.
+    /// The operating system reported an error.
     Io {
         /// What was attempted.
         action: &'static str,
-        /// Upon which file or directory.
+        /// On which file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -74,11 +74,11 @@ impl std::error::Error for DiskError {
 }
 
 impl DiskStorage {
-    /// Opens `path` for a server: creates the directory where it does not exist (for its owner only), and locks
+    /// Opens `path` for a server. Creates the directory if it does not exist (for its owner only), and locks
     /// it until this value is dropped or the process ends.
     ///
     /// # Errors
-    /// [`DiskError::Locked`] where another process has it; [`DiskError::Io`] for what the system says.
+    /// [`DiskError::Locked`] if another process has locked it; [`DiskError::Io`] otherwise.
     pub fn open(path: &Path) -> Result<DiskStorage, DiskError> {
         create_directory(path)?;
         let directory = open_directory(path)?;
@@ -86,11 +86,11 @@ impl DiskStorage {
         Ok(DiskStorage { directory, path: path.to_owned(), writable: true, _lock: lock })
     }
 
-    /// Opens `path` to be read: nothing in it is created or changed, not even the lock file. Where there is one,
-    /// it is locked, so that no server writes meanwhile.
+    /// Opens `path` for reading. Nothing in it is created or changed, not even the lock file. If there is
+    /// one, it is locked, so that no server writes meanwhile.
     ///
     /// # Errors
-    /// [`DiskError::Locked`] where a server has it; [`DiskError::Io`] for what the system says.
+    /// [`DiskError::Locked`] if a server has locked it; [`DiskError::Io`] otherwise.
     pub fn open_read_only(path: &Path) -> Result<DiskStorage, DiskError> {
         let directory = open_directory(path)?;
         let lock = lock(&directory, path, OFlags::RDONLY)?;
@@ -102,8 +102,8 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Dis
     move |source| DiskError::Io { action, path: path.to_owned(), source }
 }
 
-/// Creates `path` and the directories above it, and makes each new name durable in the directory that holds it:
-/// a journal whose directory is gone after a power cut is as lost as any.
+/// Creates `path` and its parents, and makes each new name durable: a journal is lost if its directory is
+/// gone after a power cut.
 fn create_directory(path: &Path) -> Result<(), DiskError> {
     if path.is_dir() {
         return Ok(());
@@ -140,14 +140,14 @@ fn lock(directory: &File, path: &Path, flags: OFlags) -> Result<Option<File>, Di
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            // Who holds it is a courtesy: where it can't be read, the message does without.
+            // The number is optional: the message does without it if it can't be read.
             let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
             return Err(DiskError::Locked { path: path.to_owned(), holder: holder.trim().to_owned() });
         }
         Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
     }
     if flags.contains(OFlags::RDWR) {
-        // Likewise a courtesy, and a full disk must not keep a server from starting.
+        // Optional as well: a full disk must not prevent a start.
         let _ = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
     }
     Ok(Some(file))
@@ -160,7 +160,7 @@ impl Storage for DiskStorage {
             let entry = entry?;
             let regular = match entry.file_type() {
                 FileType::RegularFile => true,
-                // Some file systems do not say; whoever opens it will see.
+                // Some file systems do not say.
                 FileType::Unknown => {
                     let stat =
                         rustix::fs::statat(&self.directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;

@@ -1,0 +1,174 @@
+//! Round trips, sizes, and the pinned bytes of version 1.
+
+use super::*;
+use crate::change::{JobSize, int_length, job_bytes};
+use proptest::prelude::*;
+
+fn status() -> impl Strategy<Value = JobStatus> {
+    let place = prop_oneof![
+        Just(Place::Ready),
+        any::<u64>().prop_map(|turn| Place::Dead { turn }),
+        any::<u64>().prop_map(|until_wall_ms| Place::Delayed { until_wall_ms }),
+    ];
+    let counts = (any::<u32>(), any::<u32>(), 0..200u32).prop_map(|(failures, crashes, returns)| Counts {
+        failures,
+        crashes,
+        returns,
+    });
+    (any::<u32>(), place, counts, proptest::option::of(".{0,40}")).prop_map(
+        |(priority, place, counts, reason)| JobStatus {
+            priority: Priority(priority),
+            place,
+            counts,
+            reason: reason.map(Arc::from),
+        },
+    )
+}
+
+fn queue() -> impl Strategy<Value = QueueName> {
+    "[A-Za-z0-9][A-Za-z0-9+/;.$_()-]{0,199}".prop_map(|name| QueueName::new(&name).unwrap())
+}
+
+fn spec() -> impl Strategy<Value = JobSpec> {
+    let times = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u32>());
+    let key = proptest::option::of("[a-z]{1,200}".prop_map(|text| Key::new(&text).unwrap()));
+    (any::<u64>(), queue(), times, key, proptest::collection::vec(any::<u8>(), 0..300)).prop_map(
+        |(id, queue, (attempts, ttr, backoff, created_s), key, body)| JobSpec {
+            id: JobId(id),
+            queue,
+            ttr: Duration::from_millis(ttr),
+            attempts,
+            backoff: Duration::from_millis(backoff),
+            key,
+            created_s,
+            body: body.into(),
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let pause = prop_oneof![
+        Just(PauseState::Running),
+        Just(PauseState::Paused),
+        any::<u64>().prop_map(|wall_ms| PauseState::PausedUntil { wall_ms }),
+    ];
+    prop_oneof![
+        (spec(), status()).prop_map(|(spec, status)| Change::Job(spec, status)),
+        (any::<u64>(), status()).prop_map(|(id, status)| Change::Status(JobId(id), status)),
+        any::<u64>().prop_map(|id| Change::Gone(JobId(id))),
+        (queue(), pause).prop_map(|(queue, state)| Change::Pause(queue, state)),
+        any::<u64>().prop_map(|id| Change::IdsUsed(JobId(id))),
+    ]
+}
+
+fn encoded(change: &Change) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(change, &mut bytes);
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn changes_survive_the_round_trip(changes in proptest::collection::vec(change(), 0..5)) {
+        let mut bytes = Vec::new();
+        for change in &changes {
+            encode(change, &mut bytes);
+        }
+        let read: Result<Vec<Record>, BadRecord> = Records::new(&bytes).collect();
+        let expected: Vec<Record> = changes.into_iter().map(Record::Change).collect();
+        prop_assert_eq!(read.unwrap(), expected);
+    }
+
+    #[test]
+    fn the_size_of_a_job_is_that_of_its_least_record(spec in spec(), status in status()) {
+        let size = job_bytes(&JobSize::of(&spec, &status));
+        let whole = encoded(&Change::Job(spec.clone(), status.clone())).len() as u64;
+        // A time or a turn takes up to 10 bytes, two of the counts up to 5, the third up to 2.
+        prop_assert!(size <= whole && whole <= size + 19, "{} of {}", size, whole);
+        let least = JobStatus { place: Place::Ready, counts: Counts::default(), ..status };
+        prop_assert_eq!(size, encoded(&Change::Job(spec, least)).len() as u64);
+    }
+
+    #[test]
+    fn a_record_cut_short_is_refused(change in change(), cut in 0.0..1.0f64) {
+        let bytes = encoded(&change);
+        let cut = ((bytes.len() as f64 * cut) as usize).clamp(1, bytes.len());
+        let read: Vec<_> = Records::new(&bytes[..cut]).collect();
+        prop_assert!(cut == bytes.len() || read.last().unwrap().is_err());
+    }
+
+    #[test]
+    fn what_is_accepted_has_one_form(bytes in proptest::collection::vec(any::<u8>(), 0..60), tag in 1..7u8) {
+        let mut bytes = bytes;
+        if let Some(first) = bytes.first_mut() { *first = tag; }
+        let mut rest = &bytes[..];
+        if let Ok(record) = take_record(&mut rest) {
+            let mut again = Vec::new();
+            match &record {
+                Record::Change(change) => encode(change, &mut again),
+                Record::Dropped(segment) => encode_dropped(*segment, &mut again),
+            }
+            prop_assert_eq!(&bytes[..bytes.len() - rest.len()], &again[..]);
+        }
+    }
+}
+
+#[test]
+fn integers_at_the_edges_survive_and_long_forms_are_refused() {
+    for value in [0, 1, 127, 128, 16383, 16384, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        let mut bytes = Vec::new();
+        put_int(value, &mut bytes);
+        assert_eq!(bytes.len(), int_length(value));
+        assert_eq!(take_int(&mut &bytes[..]), Ok(value));
+    }
+    for bad in [&[0x80, 0x00][..], &[0xff, 0x00], &[0xff; 10], &[0xff; 11], &[]] {
+        assert!(take_int(&mut &bad[..]).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn version_1_bytes_are_pinned() {
+    let spec = JobSpec {
+        id: JobId(300),
+        queue: QueueName::new("mail").unwrap(),
+        ttr: Duration::from_secs(60),
+        attempts: 10,
+        backoff: Duration::from_secs(1),
+        key: Some(Key::new("k1").unwrap()),
+        created_s: 0x0102_0304,
+        body: b"work"[..].into(),
+    };
+    let ready =
+        JobStatus { priority: Priority(1024), place: Place::Ready, counts: Counts::default(), reason: None };
+    let delayed = JobStatus {
+        priority: Priority(7),
+        place: Place::Delayed { until_wall_ms: 1000 },
+        counts: Counts { failures: 1, crashes: 2, returns: 3 },
+        reason: Some("no".into()),
+    };
+    let job = b"\x01\xac\x02\x04mail\xe0\xd4\x03\x0a\xe8\x07\x02k1\x04\x03\x02\x01\x80\x08\x00\x00\x00\x00\x00\x04work";
+    let queue = || QueueName::new("mail").unwrap();
+    let pinned: [(Change, &[u8]); 9] = [
+        (Change::Job(spec, ready.clone()), job),
+        (Change::Status(JobId(5), delayed), b"\x02\x05\x07\x01\xe8\x07\x01\x02\x03\x03no"),
+        (
+            Change::Status(JobId(5), JobStatus { place: Place::Dead { turn: 0 }, ..ready.clone() }),
+            b"\x02\x05\x80\x08\x02\0\0\0\0",
+        ),
+        (
+            Change::Status(JobId(5), JobStatus { place: Place::Dead { turn: 128 }, ..ready }),
+            b"\x02\x05\x80\x08\x03\x80\x01\0\0\0\0",
+        ),
+        (Change::Gone(JobId(127)), b"\x03\x7f"),
+        (Change::Pause(queue(), PauseState::Running), b"\x04\x04mail\x00"),
+        (Change::Pause(queue(), PauseState::Paused), b"\x04\x04mail\x01"),
+        (Change::Pause(queue(), PauseState::PausedUntil { wall_ms: 128 }), b"\x04\x04mail\x02\x80\x01"),
+        (Change::IdsUsed(JobId(1)), b"\x05\x01"),
+    ];
+    for (change, bytes) in pinned {
+        assert_eq!(encoded(&change), bytes, "{change:?}");
+    }
+    let mut dropped = Vec::new();
+    encode_dropped(9, &mut dropped);
+    assert_eq!(dropped, b"\x06\x09");
+}
