@@ -1,15 +1,16 @@
-//! A client of the server: connects, sends commands, understands replies. It speaks the wire like anybody
-//! else's program and knows nothing of the server's insides.
+//! The client: connects to a server, sends commands and reads replies. It uses the protocol like any other
+//! program and does not know the server's internals.
 //!
-//! - [`Client`] is one connection, used by one thread: a method a command, each waiting for its reply.
-//! - [`Client::submit_all`] sends many jobs ahead of their replies, which is what makes it fast.
+//! - [`Client`] is one connection, for one thread. It has a method for each command, which waits for the reply.
+//! - [`Client::submit_all`] pipelines many submissions, which is much faster.
 //! - [`retry`] connects again after a failure, and says which commands may be repeated.
-//! - [`feed`] carries out a text of commands, for the `client` program and programs like it; [`print`](mod@print)
-//!   shows the replies as text or as JSON.
+//! - [`feed`] runs a text of commands, for the `client` program; [`print`](mod@print) shows the replies as text
+//!   or as JSON.
 //!
-//! What the client deliberately does not do: it has no pool of connections and no thread of its own between
-//! calls. Open a second client for a second thread; leases belong to the connection that got them.
+//! A client has no pool of connections and no background thread. Use one client for each thread: a lease belongs
+//! to the connection that got it.
 
+use std::io;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -34,18 +35,18 @@ pub use figures::QueueSummary;
 
 use wire::{Replies, Wire};
 
-/// How much one read takes at first, in bytes: the buffer grows with what comes.
+/// The initial size of the read buffer, in bytes. It grows with the replies.
 const ROOM_BYTES: usize = 8 * 1024;
 
-/// Commands that are sent ahead go out in writes of at most so many.
+/// The most commands in one write when commands are pipelined.
 const WRITE_COMMANDS_MAX: usize = 1024;
 
-/// A write goes out when it has come to this much, even if it holds fewer commands.
+/// The size at which a write is sent, even if it has fewer commands.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How many writes may wait for their replies before the next goes out, beside the one whose replies are
-/// coming in. It keeps the server from being stopped by replies that this side is slow to take, and bounds
-/// what is not known when a connection breaks: at most 17 writes.
+/// How many writes may wait for their replies before the next is sent, in addition to the one whose replies are
+/// being read. The limit keeps the server from blocking on replies that this side does not read, and limits how
+/// many commands are in doubt when a connection breaks: 17 writes.
 const WRITES_AHEAD: usize = 16;
 
 /// How long the server's machine may leave what was sent to it unacknowledged before the connection breaks.
@@ -53,30 +54,42 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// One connection to a server.
 ///
-/// Every method sends one command and blocks until its reply has come; but for [`Client::get`], servers reply
-/// at once. What was leased through a client goes back to its queue when the client is dropped, and that
-/// counts as a crash of the job: end with [`Client::quit`] to hand it back without blame.
+/// Every method sends one command and blocks until its reply arrives. Servers reply at once, except to
+/// [`Client::get`]. When a client is dropped, the jobs that it leased go back to their queues, and each is charged
+/// a crash. [`Client::quit`] returns them without that.
 ///
-/// After an error that leaves it unknown what the server has received or will send ([`Error::Disconnected`],
-/// [`Error::BadReply`]), the client refuses all further calls: an answer could be taken for another
-/// command's. Connect again with [`Client::reconnect`].
+/// After [`Error::Disconnected`] and [`Error::BadReply`] it is unknown what the server has received and will send.
+/// The client then refuses all further calls, since it could take a reply for that of another command. Connect
+/// again with [`Client::reconnect`].
 ///
-/// ```no_run
-/// use djqs::{Client, Submission};
+/// ```
+/// use djqs::{Client, Submission, protocol::Wait};
 ///
-/// let mut client = Client::connect("127.0.0.1:11300")?;
-/// let accepted = client.submit(Submission::new("CLEANUP_LOGS: 2s_delay"))?;
-/// println!("job {} is accepted", accepted.id);
-/// # Ok::<(), djqs::Error>(())
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = djqs::Broker::in_memory(djqs::broker::Config::default());
+/// # let server = djqs::server::Server::bind("127.0.0.1:0".parse()?, broker, Default::default())?;
+/// # let address = server.local_addr()?.to_string();
+/// # std::thread::spawn(move || server.run());
+/// let mut client = Client::connect(&address)?; // Such as "127.0.0.1:11300".
+/// let accepted = client.submit(Submission::new("CLEANUP_LOGS: 2s_delay").queue("logs")?.attempts(3))?;
+///
+/// let queues = ["logs".parse()?];
+/// let lease = client.get(&queues, Wait::Forever)?.expect("a wait without end brings a job");
+/// assert_eq!(lease.id, accepted.id);
+/// client.ack(lease.id)?;
+/// assert_eq!(client.stats()?.totals.acked, 1);
+/// client.quit()?;
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct Client {
     server: Address,
     wire: Wire,
     replies: Replies,
-    /// The command on its way out; kept for its room.
+    /// The command that is being sent; kept to reuse its memory.
     out: Vec<u8>,
-    /// Whether every command that was sent has had its reply, so that the next reply is the next command's.
+    /// Whether every command has had its reply, so that the next reply belongs to the next command.
     in_step: bool,
 }
 
@@ -84,20 +97,20 @@ pub struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Accepted {
-    /// Its number.
+    /// Its id.
     pub id: JobId,
-    /// Where an unfinished job with the same key was there before: that job's state. `id` is then its number,
-    /// and no job was added.
+    /// If there was an unfinished job with the same key: the state of that job. `id` is then its id, and no job was
+    /// added.
     pub duplicate: Option<JobState>,
 }
 
-/// What becomes of a job that failed.
+/// What happens to a job after its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterFailure {
     /// It will be tried again after this long.
     RetryIn(Duration),
-    /// It is dead: its attempts are spent, or the worker gave it up.
+    /// It is dead: its attempts are spent, or the worker declared it dead.
     Dead,
 }
 
@@ -146,11 +159,7 @@ impl Client {
     /// [`Error::Connect`]: the text is not an address ([`BadAddress`] is the source), or the server can't be
     /// reached there; then with the reason of the last address.
     pub fn connect(server: &str) -> Result<Client, Error> {
-        let address = server.parse().map_err(|bad: BadAddress| Error::Connect {
-            server: server.into(),
-            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, bad),
-        })?;
-        Client::connect_to(&address)
+        Client::connect_to(&parse(server)?)
     }
 
     /// [`Client::connect`] to an address that is parsed already.
@@ -163,26 +172,26 @@ impl Client {
         Ok(Client { server: server.clone(), wire, replies, out: Vec::new(), in_step: true })
     }
 
-    /// Gives the connection up and makes a new one to the same server. What the old one had leased counts as
-    /// crashed.
+    /// Replaces the connection by a new one to the same server. Each job that the old one had leased is charged a
+    /// crash.
     ///
     /// # Errors
-    /// [`Error::Connect`]; the client is then as it was.
+    /// [`Error::Connect`]; the client is then unchanged.
     pub fn reconnect(&mut self) -> Result<(), Error> {
         *self = Client::connect_to(&self.server)?;
         Ok(())
     }
 
-    /// The server, as it was given to [`Client::connect`].
+    /// The server's address.
     pub fn server(&self) -> &Address {
         &self.server
     }
 
-    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has
-    /// no answer: use [`Client::quit`].
+    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has no
+    /// answer: use [`Client::quit`].
     ///
     /// # Errors
-    /// [`Error::Refused`] where the server did not carry it out; the client can go on.
+    /// [`Error::Refused`] if the server did not execute it; the client remains usable.
     /// [`Error::Disconnected`] and [`Error::BadReply`]: see [`Client`].
     pub fn call(&mut self, command: &Command) -> Result<Answer, Error> {
         let answer = self.exchange(command)?;
@@ -193,7 +202,7 @@ impl Client {
         }
     }
 
-    /// Sends a command and takes what answers it. The client is out of step until the caller knows better.
+    /// Sends a command and reads the answer. The client stays out of step; the caller decides whether it is in step.
     fn exchange(&mut self, command: &Command) -> Result<Answer, Error> {
         self.step_out()?;
         self.out.clear();
@@ -202,7 +211,7 @@ impl Client {
         self.replies.wait(&self.wire)
     }
 
-    /// Marks the client as out of step, so that whatever ends early leaves it so.
+    /// Marks the client as out of step, so that it is if the caller returns early.
     fn step_out(&mut self) -> Result<(), Error> {
         if !std::mem::replace(&mut self.in_step, false) {
             return Err(broken("an earlier error ended this connection: connect again"));
@@ -210,11 +219,11 @@ impl Client {
         Ok(())
     }
 
-    /// Submits a job. Once this returns, it is as safe as the server's policy promises.
+    /// Submits a job. When this returns, the job is durable as the server's `--fsync` promises.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::Full`](crate::Code::Full) where the server has no room now, with
-    /// [`Code::Draining`](crate::Code::Draining) where it takes no new jobs; else see [`Client::call`]. After
+    /// [`Error::Refused`] with [`Code::Full`](crate::Code::Full) if the server has no room now, with
+    /// [`Code::Draining`](crate::Code::Draining) if it accepts no new jobs; otherwise see [`Client::call`]. After
     /// [`Error::Disconnected`] the job may have been accepted: see [`retry`].
     pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Error> {
         match self.call(&Command::Submit(submission))? {
@@ -223,8 +232,8 @@ impl Client {
         }
     }
 
-    /// Leases the next job of these queues (of the queue `default` where none is named). Blocks as long as
-    /// `wait` says if there is none; `None` where there was none in time.
+    /// Leases the most urgent job of these queues, or of the queue `default` if none is given. If there is none,
+    /// it blocks for at most `wait`; `None` if no job came in time.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -236,11 +245,11 @@ impl Client {
         }
     }
 
-    /// Says that a leased job is done. It is gone then.
+    /// Reports that a leased job is done. The server then forgets it.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) where the lease has lapsed: the
-    /// job may be with another worker by now. Else see [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) if the lease has lapsed; another worker
+    /// may have the job by now. Otherwise see [`Client::call`].
     pub fn ack(&mut self, id: JobId) -> Result<(), Error> {
         self.done(&Command::Ack { id })
     }
@@ -268,7 +277,7 @@ impl Client {
         self.done(&Command::Return { id, delay })
     }
 
-    /// Lets a lease start anew, for `ttr` from now, or for the job's own time to run.
+    /// Renews a lease: it lasts for `ttr` from now, or for the job's own time to run.
     ///
     /// # Errors
     /// As for [`Client::ack`].
@@ -279,8 +288,8 @@ impl Client {
     /// Looks at a job without leasing it. The reason of its last failure is only in [`Client::list`].
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none; else see
-    /// [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such job; otherwise
+    /// see [`Client::call`].
     pub fn peek(&mut self, id: JobId) -> Result<Job, Error> {
         match self.call(&Command::Peek { id })? {
             Answer::Found(found) => Ok(*found),
@@ -305,26 +314,26 @@ impl Client {
         self.understood(lines.iter().map(|line| job_json::read(line.as_bytes())).collect())
     }
 
-    /// Brings a dead job, or a queue's dead jobs, back to ready; says how many.
+    /// Makes a dead job, or a queue's dead jobs, ready again. Returns how many.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where the job is not dead; else see
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if the job is not dead; otherwise see
     /// [`Client::call`].
     pub fn retry(&mut self, retry: Retry) -> Result<u64, Error> {
         self.count(&Command::Retry(retry))
     }
 
-    /// Removes a job, in whatever state it is.
+    /// Deletes a job in any state.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) where there is none, with
-    /// [`Code::NotLeased`](crate::Code::NotLeased) where it is leased by another connection; else see
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such job, with
+    /// [`Code::NotLeased`](crate::Code::NotLeased) if another connection has leased it; otherwise see
     /// [`Client::call`].
     pub fn delete(&mut self, id: JobId) -> Result<(), Error> {
         self.done(&Command::Delete { id })
     }
 
-    /// Removes a queue's jobs, those in `state` or all but the leased ones; says how many.
+    /// Deletes a queue's jobs: those in `state`, or all except the leased ones. Returns how many.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -332,7 +341,7 @@ impl Client {
         self.count(&Command::Purge { queue: queue.clone(), state })
     }
 
-    /// Lets a queue hand out nothing, for `time` or until it is resumed.
+    /// Pauses a queue: it gives out no jobs for `time`, or until it is resumed.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -340,7 +349,7 @@ impl Client {
         self.done(&Command::Pause { queue: queue.clone(), time })
     }
 
-    /// Lets a paused queue hand out jobs again.
+    /// Resumes a paused queue.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -360,7 +369,7 @@ impl Client {
     /// A queue's counters.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such queue; else see
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such queue; otherwise see
     /// [`Client::call`].
     pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Error> {
         let lines = self.lines(&Command::Stats { queue: Some(queue.clone()) })?;
@@ -376,7 +385,7 @@ impl Client {
         self.understood(lines.iter().map(|line| figures::queue_summary(line)).collect())
     }
 
-    /// Asks whether the server is there.
+    /// Checks that the server answers.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -387,12 +396,11 @@ impl Client {
         }
     }
 
-    /// Says goodbye: what is still leased goes back to its queue, and no attempt is charged for it. Blocks
-    /// until the server has closed.
+    /// Ends the connection. Jobs that are still leased go back to their queues, without a charged attempt. Blocks
+    /// until the server has closed the connection.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] where the connection breaks before, [`Error::BadReply`] where anything is
-    /// answered.
+    /// [`Error::Disconnected`] if the connection breaks first, [`Error::BadReply`] if the server answers anything.
     pub fn quit(mut self) -> Result<(), Error> {
         match self.exchange(&Command::Quit) {
             Err(Error::Disconnected { source: None }) => Ok(()),
@@ -427,14 +435,22 @@ impl Client {
         read.map_or_else(|| self.surprised(), Ok)
     }
 
-    /// A reply of the protocol, but not one to the command that was sent: the two sides are out of step.
+    /// The reply is not one to the command that was sent, so client and server are out of step.
     fn surprised<T>(&mut self) -> Result<T, Error> {
         self.in_step = false;
-        Err(Error::BadReply("it answers something other than what was asked".into()))
+        Err(Error::BadReply("it is the reply to another command".into()))
     }
 }
 
-/// A connection that this side knows to be broken.
+/// Parses an address.
+fn parse(server: &str) -> Result<Address, Error> {
+    server.parse().map_err(|bad: BadAddress| Error::Connect {
+        server: server.into(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, bad),
+    })
+}
+
+/// The error for a connection that this side has declared broken.
 fn broken(why: &'static str) -> Error {
-    Error::Disconnected { source: Some(std::io::Error::new(std::io::ErrorKind::NotConnected, why)) }
+    Error::Disconnected { source: Some(io::Error::new(io::ErrorKind::NotConnected, why)) }
 }

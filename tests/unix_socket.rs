@@ -126,6 +126,8 @@ fn address_that_is_none_is_an_error_and_not_an_attempt_to_connect() {
     };
     let bad = source.get_ref().and_then(|inner| inner.downcast_ref::<BadAddress>());
     assert_eq!(bad, Some(&BadAddress::Tls));
+    let patient = Client::connect_within("tls://queue:11300", Duration::MAX);
+    assert!(matches!(patient, Err(Error::Connect { .. })), "{patient:?}");
     let error = djqs::Worker::new("tls://queue:11300").run().unwrap_err();
     assert!(error.to_string().contains("TLS is not supported"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Many jobs at once: one thread sends while another receives, so that neither side ever waits for the other.
+//! Submits many jobs at once: one thread sends while another receives, so that neither waits for the other.
 
 use std::fmt;
 use std::thread;
@@ -12,14 +12,14 @@ use crate::job::Submission;
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, write_command};
 
-/// Why a batch was not submitted whole, and what is known of it.
+/// Why a batch was not submitted completely, and what is known about it.
 ///
-/// The first `results.len()` submissions were answered, in order. Those behind them, up to `taken`, may or
-/// may not have been accepted. The ones behind those were not sent, nor taken from the iterator.
+/// The first `results.len()` submissions were answered, in order. The others up to `taken` may or may not have been
+/// accepted. The rest was neither sent nor taken from the iterator.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct BatchError {
-    /// What was answered, in order.
+    /// The answers, in order.
     pub results: Vec<Result<Accepted, Refusal>>,
     /// How many submissions were taken from the iterator.
     pub taken: u64,
@@ -45,14 +45,14 @@ impl std::error::Error for BatchError {
 }
 
 impl Client {
-    /// Submits many jobs, sending ahead of the replies. The results are in the order of the submissions; a
-    /// job that is refused does not keep the following ones from being sent. Blocks until all are answered.
+    /// Submits many jobs without waiting for each reply. The results are in the order of the submissions. A refused
+    /// job does not stop the ones after it. Blocks until all are answered.
     ///
-    /// Takes submissions from the iterator as they can be sent: beyond the results, it holds at most 64 KiB
-    /// and one submission at a time, and at most 17,408 submissions are sent without being answered.
+    /// Takes submissions from the iterator when they can be sent. Apart from the results, it keeps at most 64 KiB
+    /// and one submission in memory. At most 17,408 submissions are sent and not answered at any time.
     ///
     /// # Errors
-    /// [`BatchError`] where the connection breaks: it holds the results so far.
+    /// [`BatchError`] if the connection breaks; it has the results so far.
     pub fn submit_all(
         &mut self,
         submissions: impl IntoIterator<Item = Submission>,
@@ -67,7 +67,7 @@ impl Client {
                 let mut results = Vec::new();
                 let received = receive_all(wire, replies, &expected, &mut results);
                 if received.is_err() {
-                    // Wakes the sender out of a write that nobody would read.
+                    // Ends a write of the sender that the server would not read.
                     wire.shut_down();
                 }
                 (results, received)
@@ -75,7 +75,7 @@ impl Client {
             let sent = send_all(wire, submissions.into_iter(), sizes);
             (sent, receiver.join().expect("the receiver does not panic"))
         });
-        // What was received tells more: a server that turns a client away says why before it closes.
+        // The receiver's error says more: a server that refuses a client says why before it closes.
         match received.and(sent) {
             Ok(()) => {
                 self.in_step = true;
@@ -86,7 +86,7 @@ impl Client {
     }
 }
 
-/// Sends submissions until there are no more, or the receiver has ended; says how many it took.
+/// Sends submissions until there are no more, or the receiver has ended. Returns how many it took.
 fn send_all(
     wire: &Wire,
     mut submissions: impl Iterator<Item = Submission>,
@@ -104,8 +104,8 @@ fn send_all(
             write_command(&Command::Submit(submission), &mut out);
             taken += 1;
         }
-        // The receiver is told first, so that it knows of every reply that comes. It only ends before the
-        // sender where something is wrong, and then says so itself.
+        // First to the receiver, so that it expects every reply that comes. It ends before the sender only after
+        // an error, which it reports itself.
         if taken == before || sizes.send(taken - before).is_err() {
             return (taken, Ok(()));
         }
@@ -127,7 +127,7 @@ fn receive_all(
             results.push(match replies.wait(wire)? {
                 Answer::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
                 Answer::Refused(refusal) => Err(refusal),
-                _ => return Err(Error::BadReply("it answers something other than a submission".into())),
+                _ => return Err(Error::BadReply("it is not the reply to a submission".into())),
             });
         }
     }

@@ -1,23 +1,23 @@
-//! Goes on after a failure: connects again, with growing waits, and repeats what may be repeated.
+//! Continues after a failure: connects again, with growing waits, and repeats commands that may be repeated.
 //!
-//! When a connection breaks before a reply has come, the command may or may not have been carried out. What
-//! that means for sending it again:
+//! If a connection breaks before a reply arrives, the command may or may not have been executed. Whether it may be
+//! sent again:
 //!
 //! | command | again? |
 //! |---|---|
-//! | `TASK` with a key | yes: while the job is unfinished, the second one is answered with the first one's id |
-//! | `TASK` without a key | no: the job may be there twice |
-//! | `GET` | yes: the lease of the broken connection has ended, at the price of one attempt of that job |
-//! | `ACK`, `FAIL`, `RETURN`, `TOUCH` | no: the lease ended with its connection, and the job goes to somebody else |
+//! | `TASK` with a key | yes: while the job is unfinished, the second `TASK` gets its id |
+//! | `TASK` without a key | no: there could be two jobs |
+//! | `GET` | yes: the lease ended with the connection, and the job was charged an attempt |
+//! | `ACK`, `FAIL`, `RETURN`, `TOUCH` | no: the lease ended with the connection, and another worker may have the job |
 //! | `PEEK`, `LIST`, `STATS`, `QUEUES`, `PING`, `HELP` | yes: they change nothing |
-//! | `PAUSE`, `RESUME` | yes: the second changes nothing more; a pause's time begins anew |
-//! | `DELETE`, `RETRY`, `PURGE` | no: the second may answer that there was nothing to do, or take what came since |
+//! | `PAUSE`, `RESUME` | yes: the second has the same effect; the time of a pause starts again |
+//! | `DELETE`, `RETRY`, `PURGE` | no: the second may find nothing, or affect jobs that came in between |
 
 use std::hash::{BuildHasher, RandomState};
 use std::thread;
 use std::time::Duration;
 
-use super::Client;
+use super::{Address, Client, parse};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::protocol::Command;
@@ -26,11 +26,11 @@ use crate::protocol::native::Answer;
 /// The first wait of a [`Backoff`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
-/// The longest wait of a [`Backoff`], but for its jitter.
+/// The longest wait of a [`Backoff`], without its jitter.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How long to wait between attempts: 50 ms, doubled each time up to 5 s, and up to a quarter more at random,
-/// so that a thousand clients of a server that comes back do not come all at once.
+/// The waits between attempts: 50 ms, doubled each time up to 5 s. Each is up to a quarter longer at random, so that a
+/// thousand clients do not connect all at once when their server is back.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
@@ -43,7 +43,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// How long to wait now.
+    /// The wait before the next attempt.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(LONGEST_WAIT);
@@ -52,24 +52,27 @@ impl Backoff {
         wait + wait * jitter_percent as u32 / 100
     }
 
-    /// An attempt succeeded: the next wait is the first again.
+    /// Starts with the first wait again, after an attempt has succeeded.
     pub fn reset(&mut self) {
         *self = Backoff::default();
     }
 }
 
 impl Client {
-    /// [`Client::connect`], again and again with the waits of a [`Backoff`] until it works, or `patience` is
-    /// over. Blocks meanwhile; the last attempt begins before `patience` is over.
+    /// Repeats [`Client::connect`], with the waits of a [`Backoff`], until it succeeds or `patience` is over.
     ///
     /// # Errors
-    /// [`Error::Connect`], the last attempt's.
+    /// [`Error::Connect`] of the last attempt, or at once if the text is not an address.
     pub fn connect_within(server: &str, patience: Duration) -> Result<Client, Error> {
+        Client::connect_to_within(&parse(server)?, patience)
+    }
+
+    fn connect_to_within(server: &Address, patience: Duration) -> Result<Client, Error> {
         let clock = Clock::system();
         let deadline = clock.now().mono.after(patience);
         let mut waits = Backoff::default();
         loop {
-            let error = match Client::connect(server) {
+            let error = match Client::connect_to(server) {
                 Ok(client) => return Ok(client),
                 Err(error) => error,
             };
@@ -81,13 +84,13 @@ impl Client {
         }
     }
 
-    /// [`Client::call`], and where the connection breaks: connects again and repeats the command, for as long
-    /// as `patience` lasts. Commands that are not repeatable ([`Command::spec`]) are sent once. Leases that
-    /// this client held are lost with the broken connection.
+    /// Does what [`Client::call`] does. If the connection breaks, it connects again and repeats the command, until
+    /// `patience` is over. Commands that are not repeatable ([`Command::spec`]) are sent once. Leases of this client
+    /// are lost with the broken connection.
     ///
     /// # Errors
-    /// As [`Client::call`]; [`Error::Connect`] where the server did not come back in time. The command may
-    /// then have been carried out.
+    /// Those of [`Client::call`]; [`Error::Connect`] if the server did not come back in time. The command may then
+    /// have been executed.
     pub fn call_again(&mut self, command: &Command, patience: Duration) -> Result<Answer, Error> {
         let clock = Clock::system();
         let deadline = clock.now().mono.after(patience);
@@ -101,9 +104,9 @@ impl Client {
             if left.is_zero() {
                 return Err(error);
             }
-            // A server that accepts and closes at once must not be called in a tight loop.
+            // Otherwise a server that accepts and closes at once would be called in a tight loop.
             thread::sleep(waits.next_wait().min(left));
-            *self = Client::connect_within(self.server.as_str(), deadline.until(clock.now().mono))?;
+            *self = Client::connect_to_within(&self.server, deadline.until(clock.now().mono))?;
         }
     }
 }
