@@ -463,7 +463,7 @@ fn what_is_no_djqs_server_is_named_so() {
     let cases: [(&'static str, &str); 4] = [
         (
             "HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n",
-            "it sent \"HTTP/1.1 400 Bad Request\", as web servers do",
+            "it sent \"HTTP/1.1 400 Bad Request\", as a web server does",
         ),
         ("SSH-2.0-OpenSSH_9.6\r\n", "\"SSH-2.0-OpenSSH_9.6\""),
         ("\u{1b}[2Jno line end", "\"\\x1b[2Jno line end\""),
@@ -488,7 +488,7 @@ fn line_that_looks_like_http_is_pointed_out() {
     let output = run(&mut client(server.address), "PING\nGET / HTTP/1.1\nPING\n");
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(69), "PONG\n".into()));
     let problem = text(&output.stderr);
-    assert!(problem.contains("where a line sent to them ends in HTTP/1.0 or HTTP/1.1"), "{problem}");
+    assert!(problem.contains("that got a line ending in HTTP/1.0 or HTTP/1.1"), "{problem}");
     assert!(problem.ends_with("go on from line 2\n"), "{problem}");
 }
 

@@ -1,4 +1,5 @@
-//! The client: sends commands to a server and prints its replies. Flags, then one call into the library.
+//! The client program: reads its flags, sends commands to a server and prints the replies. The library does the
+//! work.
 
 use std::ffi::OsString;
 use std::io::{self, Cursor, IsTerminal, Read, Write};
@@ -13,15 +14,15 @@ use djqs::client::print::{Format, Printer};
 use djqs::protocol::native::{Answer, write_text};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Some command was refused, or could not be sent whole.
+/// The server refused a command, or the input ended inside one.
 const EXIT_REFUSED: u8 = 1;
-/// The server can't be reached, does not speak the protocol, or the connection broke: sysexits'
-/// EX_UNAVAILABLE.
+/// The server can't be reached or does not speak the protocol, or the connection broke. EX_UNAVAILABLE of
+/// sysexits.h.
 const EXIT_UNAVAILABLE: u8 = 69;
-/// The commands can't be read, or the replies not written: sysexits' EX_IOERR.
+/// The commands can't be read, or the replies can't be written. EX_IOERR of sysexits.h.
 const EXIT_IO: u8 = 74;
 
-/// From how many bytes on a progress bar is worth having.
+/// After this many bytes of input a progress bar is shown.
 const LONG_INPUT_BYTES: u64 = 1 << 20;
 
 #[derive(Parser)]
@@ -31,29 +32,27 @@ struct Flags {
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:11300", env = "DJQS_SERVER")]
     server: Address,
 
-    /// Print each reply as a JSON object on one line, with the number of its command's line
+    /// Print each reply as a JSON object on one line
     ///
-    /// Always there: line, ok (true or false), reply (the reply's first word: ACK, JOB, EMPTY, OK, PONG or
-    /// ERR). Then what the reply says: id, duplicate, state; queue, attempt, ttr_ms, body (or body_base64
-    /// where it is not UTF-8), and what PEEK tells; retry_ms, dead, count; lines (an array of texts, or of
-    /// LIST's objects); for ERR code, text and retry_after_ms
+    /// An object always has line (the line number of the command), ok (true or false) and reply (the reply's first
+    /// word: ACK, JOB, EMPTY, OK, PONG or ERR). Then come the parts of the reply: id, duplicate, state; queue,
+    /// attempt, ttr_ms, body (or body_base64 if it is not UTF-8), and what PEEK shows; retry_ms, dead, count;
+    /// lines (an array of strings, or of LIST's objects); for ERR code, text and retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
-    /// Print no replies, only what was refused
+    /// Print only refusals, not the other replies
     #[arg(short, long)]
     quiet: bool,
 
-    /// One command, its words joined by spaces; options of this program stand before it. Its body may hold
-    /// line feeds
+    /// One command: the arguments joined by spaces. Its body may contain line feeds. Put the options before it
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 
 const ABOUT: &str = "\
-Sends commands to a DJQS server and prints its replies. Commands come from
-standard input, one a line, piped or typed; or one command stands as the
-arguments:
+Sends commands to a DJQS server and prints its replies. It reads commands from
+standard input, one a line, or takes one command from its arguments:
 
   $ client < tasks.txt
   $ client TASK: CALCULATE_FINANCE: 5s_delay
@@ -62,31 +61,30 @@ arguments:
   $ client STATS";
 
 const AFTER_HELP: &str = "\
-Commands (client HELP has the whole list):
+Commands (client HELP shows all of them):
   TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D]
        [key=K]: body                    submit a job: ACK id
-  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB, or EMPTY in vain
+  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB, or EMPTY if none
   ACK id, RETURN id, TOUCH id, FAIL id [dead=yes][: reason]
-                                        what became of a leased job
+                                        report on a leased job
   PEEK id, LIST queue=Q [state=S]       look at jobs
-  RETRY id, DELETE id, PURGE queue=Q    change them
+  RETRY id, DELETE id, PURGE queue=Q    change jobs
   STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q, PING, HELP, QUIT
 
 Input:
-  Blank lines and lines that begin with # are left out. Where a line says
-  len=N, the N bytes behind it are its body, and a line feed ends them. QUIT
-  ends the input.
-  What GET leased is handed back when the client ends.
+  Blank lines and lines that begin with # are ignored. If a line has len=N, its
+  body is the N bytes after it, followed by a line feed. QUIT ends the input.
+  When the client ends, jobs that GET leased are returned to their queues.
 
 Output:
-  The replies, in order. Refused commands are on standard error too, with their
-  line numbers. If standard output is closed early, as head does, the client
-  stops without a word; -q needs no output.
+  Replies are printed in order. Refusals are also printed to standard error,
+  with the line number of the command. If standard output is closed early, as
+  head does, the client stops silently.
 
 Exit codes:
   0 all accepted   1 some refused   2 wrong usage   74 input or output failed
   69 server unreachable, or connection lost: standard error says which lines
-     were answered, and from which one to go on";
+     were answered, and from which line to go on";
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -109,7 +107,7 @@ fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
     let code = match &outcome {
         Ok(Tally { refused: 0, .. }) => return ExitCode::SUCCESS,
         Ok(_) => return EXIT_REFUSED.into(),
-        // Whoever read the replies has seen enough.
+        // The reader of the replies wants no more of them, as head does.
         Err(FeedError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
@@ -118,19 +116,19 @@ fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
         Err(FeedError::Input { .. } | FeedError::Output(_)) => EXIT_IO,
     };
     if let Err(error) = outcome {
-        // If nobody hears of it, the exit code still tells.
+        // If standard error is closed, the exit code still reports the failure.
         let _ = writeln!(io::stderr(), "client: {error}");
     }
     code.into()
 }
 
-/// The arguments as they go over the wire; ends the program where they are not one command.
+/// Encodes the arguments as one command. Exits if they are not one.
 fn one_command(words: &[OsString]) -> Vec<u8> {
     let wrong = |why: &str| -> ! { Flags::command().error(ErrorKind::InvalidValue, why).exit() };
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let text = words.join(&b' ');
     if text.trim_ascii().is_empty() || text[0] == b'#' {
-        wrong("this is no command: it is blank, or a comment");
+        wrong("no command: the arguments are blank or a comment");
     }
     let mut bytes = Vec::new();
     match write_text(&text, &mut bytes) {
@@ -139,10 +137,10 @@ fn one_command(words: &[OsString]) -> Vec<u8> {
     }
 }
 
-/// What the user sees: the replies, the refusals, and with long input how far it has come.
+/// Prints the replies and refusals, and a progress bar for long input.
 struct Terminal {
     printer: Printer<io::Stdout, BesideBar>,
-    /// Hidden as long as there is no need of it.
+    /// Hidden until the input proves to be long.
     bar: ProgressBar,
     may_show_bar: bool,
 }
@@ -155,10 +153,10 @@ impl Terminal {
             _ => Format::Wire,
         };
         let bar = progress_bar(if piped { input_size() } else { None });
-        // A command that was just typed needs no second copy of its reply, nor a line number.
+        // On a terminal the refusal of a typed command need not be printed twice.
         let seen_already = !piped && !flags.quiet && io::stdout().is_terminal();
         let problems = (!seen_already).then(|| BesideBar(bar.clone()));
-        // Replies that scroll by are progress enough, and would tear the bar apart.
+        // Replies on the terminal show the progress, and would mix with the bar.
         let may_show_bar =
             piped && io::stderr().is_terminal() && (flags.quiet || !io::stdout().is_terminal());
         Terminal { printer: Printer::new(format, io::stdout(), problems), bar, may_show_bar }
@@ -182,7 +180,7 @@ impl Sink for Terminal {
     }
 }
 
-/// A bar over the bytes that are sent, where their number is known, else a spinner; hidden for now.
+/// A hidden progress bar over the bytes that are sent, or a spinner if the size of the input is not known.
 fn progress_bar(size: Option<u64>) -> ProgressBar {
     let template = match size {
         Some(_) => "{wide_bar} {percent:>3}%  {msg}  {eta} left",
@@ -192,14 +190,14 @@ fn progress_bar(size: Option<u64>) -> ProgressBar {
     ProgressBar::with_draw_target(size, ProgressDrawTarget::hidden()).with_style(style)
 }
 
-/// The size of standard input, where it is a file.
+/// The size of standard input if it is a file.
 fn input_size() -> Option<u64> {
     let status = rustix::fs::fstat(io::stdin()).ok()?;
     let is_file = rustix::fs::FileType::from_raw_mode(status.st_mode).is_file();
     is_file.then_some(status.st_size as u64)
 }
 
-/// Standard error, as far as the progress bar leaves room.
+/// Standard error. It hides the progress bar while it writes.
 struct BesideBar(ProgressBar);
 
 impl Write for BesideBar {

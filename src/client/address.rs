@@ -1,11 +1,11 @@
-//! Where a server listens, as people write it.
+//! Parses the address of a server.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The port of an address that names none.
+/// The port if an address has none.
 const DEFAULT_PORT: u16 = 11300;
 
 /// Where a server listens: `HOST`, `HOST:PORT` or `unix:PATH`.
@@ -32,7 +32,7 @@ pub struct Address {
     pub(super) endpoint: Endpoint,
 }
 
-/// What an address stands for.
+/// What an address means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
     /// A host, which may have to be resolved, and a TCP port.
@@ -86,7 +86,7 @@ fn host_and_port(text: &str) -> Option<Endpoint> {
     is_name.then(|| Endpoint::Tcp(host.to_owned(), port))
 }
 
-/// Why a text is not an [`Address`]. Its own text says what would be one.
+/// Why a text is not an [`Address`]. Its message shows the forms of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadAddress {

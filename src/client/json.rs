@@ -1,5 +1,4 @@
-//! Replies as JSON, for programs: one object a reply, with the names of LIST's objects wherever they mean the
-//! same.
+//! Writes replies as JSON: one object per reply. What LIST shows too has the same name here as there.
 
 use std::borrow::Cow;
 
@@ -9,9 +8,8 @@ use serde_json::value::RawValue;
 use crate::protocol::native::Answer;
 use crate::protocol::native::job_json::{body_member, members, millis};
 
-/// Writes a reply, and the line that its command begins on, as an object on one line.
-///
-/// `line`, `ok` (whether the command was carried out) and `reply` (the reply's first word) are always there.
+/// Writes a reply to the command on this line as a JSON object and an LF. See
+/// [`Format::Json`](super::print::Format::Json).
 pub(super) fn write(line: u64, answer: &Answer, out: &mut Vec<u8>) {
     serde_json::to_writer(&mut *out, &Reply { line, answer }).expect("numbers and strings are always JSON");
     out.push(b'\n');
@@ -74,7 +72,7 @@ fn first_word(answer: &Answer) -> &'static str {
     }
 }
 
-/// One line of a reply of several: those of LIST are objects already, all others are text.
+/// One of the lines of a reply. LIST's are objects already, all others are text.
 enum Line<'a> {
     Object(&'a RawValue),
     Text(Cow<'a, str>),

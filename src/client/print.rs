@@ -1,4 +1,4 @@
-//! Shows replies: as they come, as JSON, or only those that are refusals.
+//! Prints replies: unchanged, as JSON, or only the refusals.
 
 use std::io::{self, Write};
 
@@ -6,36 +6,34 @@ use super::feed::{Sink, Tally};
 use super::json;
 use crate::protocol::native::Answer;
 
-/// How replies are shown on the output.
+/// How replies are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// As they come.
+    /// Unchanged.
     Wire,
-    /// Each as a JSON object on a line of its own. `line` (the line that the command begins on), `ok`
-    /// (whether it was carried out) and `reply` (the reply's first word) are always there; then what the
-    /// reply says: `id`, `duplicate`, `state`, `queue`, `attempt`, `ttr_ms`, …, `body` or, where it is no
-    /// UTF-8, `body_base64`; `retry_ms`, `dead`, `count`, `lines` (an array of strings, or of LIST's
-    /// objects); of a refusal `code`, `retry_after_ms` and `text`.
+    /// Each as a JSON object on one line. It always has `line` (the line on which the command begins), `ok`
+    /// (whether the command was executed) and `reply` (the reply's first word). Then come the parts of the reply:
+    /// `id`, `duplicate`, `state`, `queue`, `attempt`, `ttr_ms`, …, and `body`, or `body_base64` if the body is
+    /// not UTF-8; `retry_ms`, `dead`, `count`, and `lines` (an array of strings, or of LIST's objects); for a
+    /// refusal `code`, `retry_after_ms` and `text`.
     Json,
     /// Not at all.
     Nothing,
 }
 
-/// A [`Sink`] that prints: replies on one output, refusals with the number of their command's line on another
-/// as well.
+/// A [`Sink`] that prints replies on one output, and refusals also on another, with their line numbers.
 #[derive(Debug)]
 pub struct Printer<O, P> {
     format: Format,
     output: O,
     problems: Option<P>,
-    /// What is to be written at the next pause.
+    /// To be written at the next pause.
     replies: Vec<u8>,
     refusals: Vec<u8>,
 }
 
 impl<O: Write, P: Write> Printer<O, P> {
-    /// Prints on `output`, and refusals on `problems` too if there is one, where they look like `line 17: ERR
-    /// usage …`.
+    /// Prints on `output`. Refusals are also printed on `problems` if there is one, as `line 17: ERR usage …`.
     pub fn new(format: Format, output: O, problems: Option<P>) -> Printer<O, P> {
         Printer { format, output, problems, replies: Vec::new(), refusals: Vec::new() }
     }
@@ -64,7 +62,7 @@ impl<O: Write, P: Write> Sink for Printer<O, P> {
         if let Some(problems) = &mut self.problems
             && !self.refusals.is_empty()
         {
-            // Whoever closed it does not want to know; that is no reason to stop.
+            // If standard error is closed, nobody wants the refusals, but the replies may still be wanted.
             let _ = problems.write_all(&self.refusals);
             self.refusals.clear();
         }

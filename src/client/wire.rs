@@ -1,5 +1,5 @@
-//! The wire to a server: connects, writes, and cuts what comes into replies. The client program's feed, the
-//! library's [`Client`](super::Client) and the worker all use it; none of them knows what kind of socket it is.
+//! The connection to a server: connects, writes, and splits the received bytes into replies. The client program's
+//! feed, the library's [`Client`](super::Client) and the worker use it. None of them knows the kind of socket.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
@@ -37,12 +37,12 @@ impl Wire {
         }
     }
 
-    /// Lets a write fail that the server does not accept within this time.
+    /// Limits how long a write may block.
     pub(crate) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.0.set_write_timeout(Some(timeout))
     }
 
-    /// Writes all of it.
+    /// Writes all of these bytes.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         (&self.0).write_all(bytes).map_err(|error| Error::Disconnected { source: Some(error) })
     }
@@ -55,7 +55,7 @@ impl Wire {
 
     /// Ends the connection, and with it every read and write that blocks.
     pub(crate) fn shut_down(&self) {
-        // As above.
+        // It fails only if the connection is already gone.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
@@ -116,38 +116,37 @@ fn connect_unix(path: &Path, timeout: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The largest reply: the largest body that a server can be set to take, and room for its header. What is
-/// longer does not come from a DJQS server, and is not kept.
+/// The longest reply: the largest body that a server can be configured to accept, and its header. Anything longer
+/// is not from a DJQS server.
 const REPLY_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
-/// How much of what is no reply an error shows.
+/// How many bytes of a bad reply the error shows.
 const SHOWN_BYTES_MAX: usize = 64;
 
-/// What a reply can begin with. Anything else is known to be no reply before its line has ended, which it may
-/// never do.
+/// What a reply can begin with. Anything else is refused before its line has ended, because it may never end.
 const FIRST_WORDS: [&[u8]; 6] = [b"ACK", b"JOB", b"OK", b"EMPTY", b"PONG", b"ERR"];
 
-/// The reading side of a connection: bytes that have come, cut into replies.
+/// Splits the bytes that were received into replies.
 #[derive(Debug)]
 pub(crate) struct Replies {
-    /// Bytes from `start` to `end` are unread; the rest is room.
+    /// The buffer. The bytes from `start` to `end` have been received and not been returned as replies.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Whether a look at the unread bytes may find a reply: each ends in an LF, so that without a new one
-    /// there is none. It keeps a large reply from being read from its start each time some of it comes.
-    promising: bool,
+    /// Whether those bytes may hold a whole reply. Each reply ends in an LF, so without a new LF there is none.
+    /// Thus a long reply is not parsed again each time more of it arrives.
+    may_hold_reply: bool,
 }
 
 impl Replies {
-    /// Nothing has come yet; `room` is how much one read takes at first.
-    pub(crate) fn new(room: usize) -> Replies {
-        Replies { bytes: vec![0; room], start: 0, end: 0, promising: false }
+    /// An empty buffer of this size. It grows for a longer reply.
+    pub(crate) fn new(size: usize) -> Replies {
+        Replies { bytes: vec![0; size], start: 0, end: 0, may_hold_reply: false }
     }
 
-    /// The next reply that has come whole, with its bytes as they came.
+    /// The next reply that has been received, and its bytes.
     pub(crate) fn next(&mut self) -> Result<Option<(&[u8], Answer)>, Error> {
-        if !self.promising {
+        if !self.may_hold_reply {
             return Ok(None);
         }
         let unread = &self.bytes[self.start..self.end];
@@ -157,7 +156,7 @@ impl Replies {
                 Ok(Some((&unread[..length], answer)))
             }
             Ok(None) => {
-                self.promising = false;
+                self.may_hold_reply = false;
                 Ok(None)
             }
             Err(bad) => {
@@ -166,7 +165,7 @@ impl Replies {
         }
     }
 
-    /// Reads once; blocks until something comes. `Ok(0)` is the end of the connection.
+    /// Reads once; blocks until bytes arrive. `Ok(0)` is the end of the connection.
     pub(crate) fn receive(&mut self, mut source: impl Read) -> Result<usize, Error> {
         self.make_room()?;
         let read = loop {
@@ -176,16 +175,16 @@ impl Replies {
                 Ok(read) => break read,
             }
         };
-        self.promising |= memchr(b'\n', &self.bytes[self.end..self.end + read]).is_some();
+        self.may_hold_reply |= memchr(b'\n', &self.bytes[self.end..self.end + read]).is_some();
         self.end += read;
         let unread = &self.bytes[self.start..self.end];
-        if !self.promising && !may_begin_reply(unread) {
+        if !self.may_hold_reply && !may_begin_reply(unread) {
             return Err(bad_reply(unread));
         }
         Ok(read)
     }
 
-    /// The next reply; blocks until it has come.
+    /// The next reply; blocks until it has been received.
     pub(crate) fn wait(&mut self, mut source: impl Read) -> Result<Answer, Error> {
         loop {
             if let Some((_, answer)) = self.next()? {
@@ -220,15 +219,13 @@ fn is_http(bytes: &[u8]) -> bool {
     bytes.starts_with(b"HTTP/")
 }
 
-/// What was sent instead of a reply: the first line of it, or what there is of that, escaped and cut.
+/// An error that shows the first line that was received instead of a reply, escaped and shortened.
 fn bad_reply(bytes: &[u8]) -> Error {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     let shown = &line[..line.len().min(SHOWN_BYTES_MAX)];
     let more = if shown.len() < line.len() { "..." } else { "" };
     let why = match is_http(bytes) {
-        true => {
-            ", as web servers do, and DJQS servers where a line sent to them ends in HTTP/1.0 or HTTP/1.1"
-        }
+        true => ", as a web server does, or a DJQS server that got a line ending in HTTP/1.0 or HTTP/1.1",
         false => "",
     };
     Error::BadReply(format!("it sent \"{}{more}\"{why}", shown.escape_ascii()))
@@ -241,7 +238,7 @@ mod tests {
     use super::*;
     use crate::job::JobId;
 
-    /// Gives one byte a read.
+    /// Gives one byte per read.
     struct Slowly(Cursor<Vec<u8>>);
 
     impl Read for Slowly {
@@ -251,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_that_come_a_byte_at_a_time_are_read_whole() {
+    fn replies_that_arrive_a_byte_at_a_time_are_read_whole() {
         let text = b"ACK 7\nJOB 8 queue=default attempt=1 ttr=60s len=3:\na\nb\nEMPTY\n".to_vec();
         let mut source = Slowly(Cursor::new(text));
         let mut replies = Replies::new(1);
@@ -264,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn server_that_accepts_nobody_is_given_up_on() {
+    fn connecting_to_a_unix_socket_that_accepts_nobody_times_out() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("socket");
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -282,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_reply_is_known_before_its_line_ends() {
+    fn bad_reply_is_refused_before_its_line_ends() {
         for text in ["H", "SSH-2.0-OpenSSH", "220 mail", "-ERR", "\u{0}", "OKAY?\n", "EMTPY"] {
             let mut replies = Replies::new(64);
             let outcome = replies.wait(Cursor::new(text));
@@ -291,12 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn bad_reply_is_shown_escaped_and_cut() {
+    fn bad_reply_is_shown_escaped_and_shortened() {
         let mut replies = Replies::new(64);
         let Err(Error::BadReply(shown)) = replies.wait(Cursor::new("HTTP/1.1 400 \x1b[2J\r\nServer: x\r\n"))
         else {
             panic!("no bad reply");
         };
-        assert!(shown.starts_with(r#"it sent "HTTP/1.1 400 \x1b[2J", as web servers do"#), "{shown}");
+        assert!(shown.starts_with(r#"it sent "HTTP/1.1 400 \x1b[2J", as a web server does"#), "{shown}");
     }
 }
