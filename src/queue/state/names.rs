@@ -1,4 +1,11 @@
-//! Queues by their names.
+//! The table of queues by name.
+//!
+//! Its entries are a part of the name's hash and the queue's number, eight bytes; the name is in the queue. That is what
+//! it is worth beside the maps of std:
+//! - `HashMap` with names takes 1.06 times as long for each job with 10,000 queues in turn. When it doubles under the lock
+//!   it hashes all names again: 105 to 135 ms with a million queues, against 13 to 44.
+//! - `BTreeMap` never doubles, but a look-up with 10,000 queues takes twice as long, about a third of a microsecond more; and
+//!   the two look-ups are a good part of what a job costs. A tree of hashes and numbers is little better.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -7,8 +14,6 @@ use hashbrown::HashTable;
 use super::QueueIx;
 use crate::job::QueueName;
 
-/// A hash table whose entries don't hold the names: those are in the queues, which whoever looks for one needs anyway. So
-/// it is small enough for the processor's cache, and grows without a look at any name.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     table: HashTable<Entry>,
@@ -27,7 +32,7 @@ impl Names {
         self.table.len()
     }
 
-    /// The queue whose name, as `name_of` tells it, is this one.
+    /// The queue with this name; `name_of` tells a queue's name.
     pub(super) fn find<'a>(
         &self,
         name: &QueueName,
@@ -38,7 +43,7 @@ impl Names {
         self.table.find(spread(hash), is_it).map(|entry| entry.queue)
     }
 
-    /// Adds a queue whose name is not there yet.
+    /// Adds a queue. Its name must not be in the table yet.
     pub(super) fn insert(&mut self, name: &QueueName, queue: QueueIx) {
         let hash = self.hash(name);
         self.table.insert_unique(spread(hash), Entry { hash, queue }, |entry| spread(entry.hash));
@@ -47,7 +52,7 @@ impl Names {
     /// Removes a queue, which has this name.
     pub(super) fn remove(&mut self, name: &QueueName, queue: QueueIx) {
         let found = self.table.find_entry(spread(self.hash(name)), |entry| entry.queue == queue);
-        found.expect("each queue is there under its name").remove();
+        found.expect("each queue is in the table under its name").remove();
     }
 
     fn hash(&self, name: &QueueName) -> u32 {
@@ -55,7 +60,7 @@ impl Names {
     }
 }
 
-/// A hash as the table wants it, which takes some of its highest bits and some of its lowest.
+/// The hash for the table, which uses some of its highest bits and some of its lowest.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
