@@ -289,6 +289,7 @@ mod tests {
         assert_eq!(outcomes.len(), 2);
         assert!(outcomes.iter().all(|(outcome, _)| internal(outcome)), "{outcomes:?}");
         assert!(internal(&session.execute(Command::Queues)));
+        assert_eq!(session.execute(Command::Quit), Outcome::Goodbye);
         drop(session);
         assert_eq!(failures.load(Ordering::Relaxed), 1, "reported once");
     }

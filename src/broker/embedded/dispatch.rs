@@ -115,15 +115,15 @@ impl Client {
                 stats.map(|stats| Reply::QueueStats(Box::new(stats))).ok_or_else(|| no_queue(&queue))
             }
             Command::Ping => Ok(Reply::Pong),
-            Command::Help => Ok(Reply::Help),
-            Command::Quit => return Step::Done(Outcome::Goodbye),
             Command::Compat(compat) => return call.compat(engine, compat, has_room),
             Command::List { .. }
             | Command::Retry(Retry::Queue { .. })
             | Command::Purge { .. }
             | Command::Resume { .. }
             | Command::Stats { queue: None }
-            | Command::Queues => unreachable!("it was executed at length"),
+            | Command::Queues
+            | Command::Help
+            | Command::Quit => unreachable!("it was executed at length"),
         };
         Step::Done(answer(reply))
     }
@@ -146,6 +146,9 @@ impl Client {
             Command::Resume { queue } => self.resume(engine, &queue).map(done),
             Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(engine.stats()))),
             Command::Queues => self.queues(engine).map(Reply::Queues),
+            Command::Ping => Ok(Reply::Pong),
+            Command::Help => Ok(Reply::Help),
+            Command::Quit => return Ok(Outcome::Goodbye),
             Command::Compat(Compat::Kick { limit }) => self.kick(engine, limit).map(Reply::Count),
             Command::Compat(Compat::PauseExisting { queue, time }) if time.is_zero() => {
                 self.end_pause_of_existing(engine, &queue).map(done)
