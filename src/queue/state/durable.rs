@@ -32,7 +32,7 @@ impl State {
         }
         self.last_id = self.last_id.max(id);
         let JobStatus { priority, place, counts, reason } = status;
-        let rare = key.is_some() || super::counts_in_advance(attempts);
+        let rare = key.is_some() || super::slot::counts_in_advance(attempts);
         let extra = rare.then(|| Box::new(Extra { key, ..Extra::default() }));
         let queue = self.queue_named(&queue);
         let options = self.shared_options.intern(SharedOptions { ttr, attempts, backoff });

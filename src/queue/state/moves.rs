@@ -60,7 +60,7 @@ impl State {
         self.count(queue, |totals| totals.crashed += 1);
         self.record_counts(id, counts);
         self.set_crash(id, crash);
-        if spent(counts, options) {
+        if options.attempts_spent(counts) {
             self.die(id);
             self.note_status(now, id);
         } else {
@@ -417,49 +417,6 @@ impl State {
         self.free_queues.push(queue.0);
         self.budget.release(QUEUE_OVERHEAD_BYTES);
     }
-
-    /// Sets a queue's timer, unless it is set for an earlier moment.
-    pub(super) fn schedule_queue(&mut self, queue: QueueIx) {
-        let found = self.queue(queue);
-        let delay = found.delayed.first().map(|entry| entry.0);
-        let pause = match found.paused {
-            Some(PauseEnd::At(end)) => Some(end),
-            _ => None,
-        };
-        let due = [delay, pause].into_iter().flatten().min();
-        let scheduled_at = found.scheduled_at;
-        let scheduled_at = schedule(&mut self.timers, Owner::Queue(queue), scheduled_at, due);
-        self.queue_mut(queue).scheduled_at = scheduled_at;
-    }
-
-    pub(super) fn schedule_session(&mut self, session: SessionId) {
-        let found = self.session(session);
-        let margin = match &found.standing {
-            Some(Standing { warn: Warn::BeforeLapse, .. }) => attach::LAPSES_SOON,
-            _ => Duration::ZERO,
-        };
-        let due = found.leases.first().map(|entry| entry.0.before(margin));
-        let scheduled_at = found.scheduled_at;
-        let scheduled_at = schedule(&mut self.timers, Owner::Session(session), scheduled_at, due);
-        self.session_mut(session).scheduled_at = scheduled_at;
-    }
-}
-
-/// Sets the timer of an owner that is due at `due` and has one at `scheduled_at`. Returns when its timer goes off.
-fn schedule(
-    timers: &mut BTreeSet<(Moment, Owner)>,
-    owner: Owner,
-    scheduled_at: Option<Moment>,
-    due: Option<Moment>,
-) -> Option<Moment> {
-    let Some(due) = due else { return scheduled_at };
-    match scheduled_at {
-        Some(at) if at <= due => return scheduled_at,
-        Some(at) => timers.remove(&(at, owner)),
-        None => false,
-    };
-    timers.insert((due, owner));
-    Some(due)
 }
 
 fn count_of(counts: &mut StateCounts, state: JobState) -> &mut u64 {

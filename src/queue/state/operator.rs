@@ -1,11 +1,151 @@
-//! What is done to one job by its number, or to the next few of a queue: leasing it whatever its place, giving it
-//! up or back with another priority, making it ready before its time.
+//! The verbs of operators: they inspect, move and remove jobs by id or a queue at a time, and pause queues.
 
 use std::time::Duration;
 
 use super::*;
 
 impl State {
+    /// One job, whole.
+    pub fn peek(&self, now: Now, id: JobId) -> Option<Job> {
+        self.jobs.get(id).map(|slot| self.job(now, id, slot))
+    }
+
+    /// Jobs of a queue, oldest first, with ids above `after`; at most `limit`.
+    pub fn list(
+        &self,
+        now: Now,
+        queue: &QueueName,
+        state: Option<JobState>,
+        limit: usize,
+        after: Option<JobId>,
+    ) -> Vec<Job> {
+        let Some(queue) = self.named(queue) else {
+            return Vec::new();
+        };
+        let listed = &self.queue(queue).listed;
+        let states = state.as_ref().map_or(&JobState::ALL[..], std::slice::from_ref);
+        // The next of each state; the smallest of these is the next of all.
+        let mut heads: Vec<_> = states.iter().map(|&state| (state, listed.next(state, after))).collect();
+        let mut jobs = Vec::new();
+        while jobs.len() < limit {
+            let next = heads.iter_mut().filter(|head| head.1.is_some()).min_by_key(|head| head.1);
+            let Some(head) = next else { break };
+            let (state, Some(id)) = *head else { break };
+            head.1 = listed.next(state, Some(id));
+            let slot = self.slot(id);
+            debug_assert_eq!(slot.place().state(), state);
+            jobs.push(self.job(now, id, slot));
+        }
+        jobs
+    }
+
+    /// A dead job back to ready, with all its attempts.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] where there is no such job, or it is not dead.
+    pub fn retry(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
+        match self.jobs.get(id).map(|slot| slot.place()) {
+            Some(Place::Dead { .. }) => {
+                self.revive(now, id);
+                Ok(())
+            }
+            Some(place) => Err(Refusal::new(
+                Code::NotFound,
+                format!("job {id} is {}, not dead: there is nothing to retry", place.state()),
+            )),
+            None => Err(not_found(id)),
+        }
+    }
+
+    /// A queue's dead jobs with ids up to `last` back to ready, oldest first; at most `most` of them now.
+    pub fn retry_queue(&mut self, now: Now, queue: &QueueName, last: JobId, most: u64) -> Slice {
+        self.in_slices(queue, JobState::Dead, last, most, |state, id| state.revive(now, id))
+    }
+
+    /// Removes a job, unless another session has it leased.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
+        let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
+        let queue = slot.queue;
+        if matches!(slot.place(), Place::Leased { holder, .. } if holder != session) {
+            return Err(Refusal::new(
+                Code::NotLeased,
+                format!("job {id} is leased by another connection: delete it when that is done with it"),
+            ));
+        }
+        self.count(queue, |totals| totals.deleted += 1);
+        self.remove(id);
+        Ok(())
+    }
+
+    /// Removes a queue's jobs in one state with ids up to `last`, at most `most` of them now. Leased jobs belong to
+    /// their workers: `state` is another.
+    pub fn purge(&mut self, queue: &QueueName, state: JobState, last: JobId, most: u64) -> Slice {
+        debug_assert!(state != JobState::Leased);
+        self.in_slices(queue, state, last, most, |state, id| {
+            let queue = state.slot(id).queue;
+            state.count(queue, |totals| totals.deleted += 1);
+            state.remove(id);
+        })
+    }
+
+    fn in_slices(
+        &mut self,
+        queue: &QueueName,
+        state: JobState,
+        last: JobId,
+        most: u64,
+        mut each: impl FnMut(&mut State, JobId),
+    ) -> Slice {
+        let mut count = 0;
+        // The queue may be gone with its last job, so it is looked up each time.
+        while let Some(queue) = self.named(queue)
+            && let Some(id) = self.queue(queue).listed.next(state, None)
+            && id <= last
+        {
+            if count == most {
+                return Slice { count, finished: false };
+            }
+            each(self, id);
+            count += 1;
+        }
+        Slice { count, finished: true }
+    }
+
+    /// Hands out nothing of a queue, for `time` or until it is resumed. Call it where [`State::room_for`] found room for it.
+    pub fn pause(&mut self, now: Now, name: &QueueName, time: Option<Duration>) {
+        let queue = self.queue_named(name);
+        let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));
+        self.set_pause(queue, Some(end));
+        let found = self.queue_mut(queue);
+        found.pause_time = time;
+        found.past.pauses += 1;
+        self.schedule_queue(queue);
+        self.note_pause(now, queue);
+    }
+
+    /// Hands out a queue's jobs again; not paused, nothing happens. Returns whether that is done: where very many sessions
+    /// wait, it is still paused, and the rest of them is for the next call.
+    pub fn resume(&mut self, now: Now, name: &QueueName) -> bool {
+        match self.named(name) {
+            Some(queue) if self.queue(queue).paused.is_some() => self.end_pause(now, queue),
+            _ => true,
+        }
+    }
+
+    /// Those who wait are served first: until they are, others that come are not.
+    pub(super) fn end_pause(&mut self, now: Now, queue: QueueIx) -> bool {
+        if !self.hand_out(now, queue, SERVED_AT_ONCE_MAX) {
+            return false;
+        }
+        self.set_pause(queue, None);
+        self.note_pause(now, queue);
+        self.drop_if_unused(queue);
+        true
+    }
+
     /// Leases one job, be it ready, delayed or dead. A pause of its queue does not matter.
     ///
     /// # Errors

@@ -3,11 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::job::Counts;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SharedOptions {
     pub(super) ttr: Duration,
     pub(super) attempts: u32,
     pub(super) backoff: Duration,
+}
+
+impl SharedOptions {
+    /// Whether a job with these counts has no attempt left.
+    pub(super) fn attempts_spent(self, counts: Counts) -> bool {
+        self.attempts != 0 && counts.spent() >= self.attempts
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

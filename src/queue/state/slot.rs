@@ -103,6 +103,11 @@ pub(super) struct Packed {
 /// How many failures, crashes and returns of a job cost no memory.
 pub const COUNTED_IN_SLOT: u32 = u8::MAX as u32;
 
+/// Whether a job's counts have their memory from the start: they decide when it dies, and the slot can't hold them all.
+pub(super) fn counts_in_advance(attempts: u32) -> bool {
+    attempts > COUNTED_IN_SLOT
+}
+
 impl Place {
     pub(super) fn delayed(now: Now, delay: Duration) -> Place {
         let seconds = delay.as_nanos().div_ceil(1_000_000_000);

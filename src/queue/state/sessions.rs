@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{QueueIx, SessionId, Standing, State};
+use super::{Crash, Ending, Owner, QueueIx, Session, SessionId, Standing, State};
 use crate::clock::Now;
 #[cfg(doc)]
 use crate::error::Code;
@@ -29,6 +29,55 @@ pub enum Warn {
 }
 
 impl State {
+    /// Lets a connection in.
+    pub fn open_session(&mut self) -> SessionId {
+        if let Some(number) = self.free_sessions.pop() {
+            self.sessions[number as usize] = Some(Session::default());
+            return SessionId(number);
+        }
+        self.sessions.push(Some(Session::default()));
+        SessionId(u32::try_from(self.sessions.len() - 1).expect("fewer than 2^32 connections"))
+    }
+
+    /// Ends a session in slices of `most` leases. Returns whether it has ended; until then, call it again.
+    ///
+    /// Its jobs are returned most urgent first. So the first slices return nothing: they sort the leases, as one
+    /// session may have a million of them. A lease that has been sorted does not lapse any more.
+    pub fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
+        self.leave(session);
+        for _ in 0..most {
+            let Some((_, id)) = self.session_mut(session).leases.pop_first() else { break };
+            let priority = self.slot(id).priority;
+            self.session_mut(session).returning.insert((priority, id));
+        }
+        if !self.session(session).leases.is_empty() {
+            return false;
+        }
+        for _ in 0..most {
+            let Some((_, id)) = self.session_mut(session).returning.pop_first() else { break };
+            // The session has not seen a job that it has not taken yet, so nothing can have gone wrong with it.
+            let seen = self.session(session).handed != Some(id);
+            match ending {
+                Ending::Lost if seen => self.crash(now, id, Crash::Lost),
+                Ending::Lost | Ending::Quit => self.return_to_queue(now, id, Duration::ZERO),
+            }
+        }
+        let ended = self.session(session).returning.is_empty();
+        if ended {
+            self.forget_session(session);
+        }
+        ended
+    }
+
+    fn forget_session(&mut self, session: SessionId) {
+        if let Some(at) = self.session(session).scheduled_at {
+            self.timers.remove(&(at, Owner::Session(session)));
+        }
+        self.detach(session);
+        self.sessions[session.0 as usize] = None;
+        self.free_sessions.push(session.0);
+    }
+
     /// From now on the session uses this queue for what it submits without naming one.
     ///
     /// # Errors

@@ -1,0 +1,107 @@
+//! What happens because its time has come: delays that end, leases that lapse, pauses that end.
+//!
+//! A timer names a queue or a session and the time at which to check it. It may be early, never late: the queue or session
+//! knows when it is really due. So the many leases that are acknowledged in time never touch the set of timers.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+impl State {
+    /// When [`State::tick`] has something to do again, at the earliest.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.timers.first().map(|entry| entry.0)
+    }
+
+    /// Carries out what is due: delays that are over, leases that lapse, pauses that end; at most `most` of them.
+    /// Call it again at once while [`State::next_deadline`] is not after `now`.
+    pub fn tick(&mut self, now: Now, most: u64) {
+        let mut budget = most;
+        while budget > 0
+            && let Some(&(at, owner)) = self.timers.first()
+            && at <= now.mono
+        {
+            self.timers.pop_first();
+            match owner {
+                Owner::Queue(queue) => self.tick_queue(now, queue, &mut budget),
+                Owner::Session(session) => self.tick_session(now, session, &mut budget),
+            }
+            budget = budget.saturating_sub(1);
+        }
+    }
+
+    fn tick_queue(&mut self, now: Now, queue: QueueIx, budget: &mut u64) {
+        self.queue_mut(queue).scheduled_at = None;
+        while *budget > 0
+            && let Some(&(until, id)) = self.queue(queue).delayed.first()
+            && until <= now.mono
+        {
+            self.relocate(id, Place::Ready);
+            self.serve(now, queue);
+            *budget -= 1;
+        }
+        self.schedule_queue(queue);
+        if matches!(self.queue(queue).paused, Some(PauseEnd::At(end)) if end <= now.mono)
+            && !self.end_pause(now, queue)
+        {
+            // Its timer is still there, for the next call.
+            *budget = 0;
+        }
+    }
+
+    fn tick_session(&mut self, now: Now, session: SessionId, budget: &mut u64) {
+        self.session_mut(session).scheduled_at = None;
+        self.warn_if_due(now, session);
+        while *budget > 0
+            && let Some(&(until, id)) = self.session(session).leases.first()
+            && until <= now.mono
+        {
+            self.crash(now, id, Crash::Lapsed);
+            *budget -= 1;
+        }
+        self.schedule_session(session);
+    }
+
+    /// Sets a queue's timer, unless it is set for an earlier moment.
+    pub(super) fn schedule_queue(&mut self, queue: QueueIx) {
+        let found = self.queue(queue);
+        let delay = found.delayed.first().map(|entry| entry.0);
+        let pause = match found.paused {
+            Some(PauseEnd::At(end)) => Some(end),
+            _ => None,
+        };
+        let due = [delay, pause].into_iter().flatten().min();
+        let scheduled_at = found.scheduled_at;
+        let scheduled_at = schedule(&mut self.timers, Owner::Queue(queue), scheduled_at, due);
+        self.queue_mut(queue).scheduled_at = scheduled_at;
+    }
+
+    pub(super) fn schedule_session(&mut self, session: SessionId) {
+        let found = self.session(session);
+        let margin = match &found.standing {
+            Some(Standing { warn: Warn::BeforeLapse, .. }) => LAPSES_SOON,
+            _ => Duration::ZERO,
+        };
+        let due = found.leases.first().map(|entry| entry.0.before(margin));
+        let scheduled_at = found.scheduled_at;
+        let scheduled_at = schedule(&mut self.timers, Owner::Session(session), scheduled_at, due);
+        self.session_mut(session).scheduled_at = scheduled_at;
+    }
+}
+
+/// Sets the timer of an owner that is due at `due` and has one at `scheduled_at`. Returns when its timer goes off.
+fn schedule(
+    timers: &mut BTreeSet<(Moment, Owner)>,
+    owner: Owner,
+    scheduled_at: Option<Moment>,
+    due: Option<Moment>,
+) -> Option<Moment> {
+    let Some(due) = due else { return scheduled_at };
+    match scheduled_at {
+        Some(at) if at <= due => return scheduled_at,
+        Some(at) => timers.remove(&(at, owner)),
+        None => false,
+    };
+    timers.insert((due, owner));
+    Some(due)
+}
