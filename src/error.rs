@@ -167,25 +167,6 @@ impl std::error::Error for Error {
     }
 }
 
-/// A value can't be written as JSON, or a body is not the JSON that was expected.
-#[cfg(feature = "serde")]
-#[derive(Debug)]
-pub struct BadJson(pub(crate) serde_json::Error);
-
-#[cfg(feature = "serde")]
-impl fmt::Display for BadJson {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad JSON: {}", self.0)
-    }
-}
-
-#[cfg(feature = "serde")]
-impl std::error::Error for BadJson {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
-}
-
 impl From<BadQueueName> for Error {
     fn from(bad: BadQueueName) -> Self {
         Error::BadName(bad)

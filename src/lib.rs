@@ -101,8 +101,8 @@ pub mod internal {
 
 pub use broker::Broker;
 pub use client::Client;
-#[cfg(feature = "serde")]
-pub use error::BadJson;
 pub use error::{Code, Error, Refusal};
+#[cfg(feature = "serde")]
+pub use job::BadJson;
 pub use job::{Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
 pub use worker::Worker;

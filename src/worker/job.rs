@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use parking_lot::Mutex;
 
 #[cfg(feature = "serde")]
-use crate::error::BadJson;
+use crate::job::BadJson;
 use crate::job::{JobId, Lease, QueueName};
 
 /// A job that this worker holds, as its handler sees it.
