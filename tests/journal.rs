@@ -1,4 +1,4 @@
-//! The journal on a real disk: what was waited for is there after it is opened again.
+//! The journal on a real disk: what was waited for is there when it is opened again.
 #![allow(clippy::disallowed_methods)]
 
 use std::path::Path;
@@ -123,7 +123,7 @@ fn many_threads_fill_many_segments() {
 }
 
 #[test]
-fn a_second_server_is_kept_out() {
+fn second_server_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (journal, _, _) = open(directory.path(), options(Fsync::Never)).unwrap();
     let refused = open(directory.path(), options(Fsync::Never)).unwrap_err().to_string();
@@ -136,7 +136,7 @@ fn a_second_server_is_kept_out() {
 }
 
 #[test]
-fn files_are_for_their_owner_only() {
+fn files_are_accessible_to_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("a/data");
@@ -151,7 +151,7 @@ fn files_are_for_their_owner_only() {
 }
 
 #[test]
-fn a_record_longer_than_a_segment_makes_its_segment_longer() {
+fn record_longer_than_a_segment_makes_its_segment_longer() {
     let directory = tempfile::tempdir().unwrap();
     let (journal, _, _) = open(directory.path(), options(Fsync::Always)).unwrap();
     let changes = [job(1, b"before"), job(2, &[9; 300_000]), job(3, b"after")];

@@ -1,5 +1,5 @@
-//! The journal on a disk that fails: a workload of all kinds of changes is cut off at every operation of the
-//! disk, and what comes back is checked against what was promised.
+//! The journal on a disk that fails: a workload of all kinds of changes ends at every operation of the disk,
+//! and what is restored is checked against what was acknowledged.
 #![allow(clippy::disallowed_methods)]
 
 mod journal_common;
@@ -15,7 +15,7 @@ const EIO: i32 = 5;
 const CHANGES: usize = 250;
 const BODY_MAX: u64 = 300;
 
-/// A run that was cut off: what was done and promised, and the disk as it was left.
+/// A run that ended early: what was done and acknowledged, and the disk as it was left.
 struct Cut {
     history: History,
     disk: SimulatedDisk,
@@ -26,7 +26,7 @@ fn run(seed: u64, options: Options, fault: Option<(u64, Fault)>) -> Cut {
     run_within(None, seed, options, fault)
 }
 
-/// The same on a disk of so many bytes.
+/// The same on a disk of this size.
 fn run_within(capacity: Option<u64>, seed: u64, options: Options, fault: Option<(u64, Fault)>) -> Cut {
     let disk = SimulatedDisk::new();
     disk.set_capacity(capacity);
@@ -41,7 +41,7 @@ fn run_within(capacity: Option<u64>, seed: u64, options: Options, fault: Option<
     Cut { history, disk }
 }
 
-/// Opens what a crash left, and checks that it is what `history` says, from `least` on.
+/// Opens what a crash left, and checks it against `history`, from `least` on.
 fn check(history: &History, disk: &SimulatedDisk, options: Options, least: usize) -> Result<usize, String> {
     let options = Options { sabotage: Sabotage::None, ..options };
     let (owner, _) =
@@ -50,12 +50,12 @@ fn check(history: &History, disk: &SimulatedDisk, options: Options, least: usize
     history.check(&world, least)
 }
 
-/// Cuts a workload off at every operation, and checks every kind of crash. Returns how many were checked.
+/// Ends a workload at every operation, and checks every kind of crash. Returns how many were checked.
 fn cut_everywhere(seed: u64, options: &Options) -> Result<u64, String> {
     cut_everywhere_within(None, seed, options)
 }
 
-/// The same on a disk of so many bytes.
+/// The same on a disk of this size.
 fn cut_everywhere_within(capacity: Option<u64>, seed: u64, options: &Options) -> Result<u64, String> {
     let whole = run_within(capacity, seed, options.clone(), None);
     assert_eq!(whole.history.acknowledged, CHANGES);
@@ -71,8 +71,8 @@ fn cut_everywhere_within(capacity: Option<u64>, seed: u64, options: &Options) ->
         killed.map_err(|why| explain("kill", why))?;
         let random = (0..3).map(|more| CrashPlan::Random(seed ^ operation << 8 ^ more));
         for plan in [CrashPlan::Nothing, CrashPlan::Everything].into_iter().chain(random) {
-            // Without a sync for each reply a power cut may take some, but what is left is a state that once
-            // was.
+            // Without a sync for each reply a power cut may lose some changes, but it leaves a state that
+            // existed.
             let least = if always { acknowledged } else { 0 };
             let crashed = cut.disk.crash(plan);
             let checked = check(&cut.history, &crashed, options.clone(), least);
@@ -83,7 +83,7 @@ fn cut_everywhere_within(capacity: Option<u64>, seed: u64, options: &Options) ->
 }
 
 #[test]
-fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
+fn crash_at_any_operation_loses_nothing_acknowledged() {
     for seed in 1..=if exhaustive() { 20 } else { 1 } {
         let operations = cut_everywhere(seed, &in_line(Fsync::Always)).unwrap();
         assert!(operations > 250, "{operations}");
@@ -91,18 +91,18 @@ fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn a_crash_without_a_sync_for_each_reply_leaves_a_state_that_once_was() {
+fn crash_without_a_sync_for_each_reply_leaves_a_state_that_existed() {
     for seed in 100..=if exhaustive() { 110 } else { 100 } {
         cut_everywhere(seed, &in_line(Fsync::Never)).unwrap();
         cut_everywhere(seed + 500, &in_line(Fsync::Interval(Duration::from_secs(1)))).unwrap();
     }
 }
 
-/// So little that new files find no room, and those of emptied segments are used again.
+/// So small that new files find no room, and files of emptied segments are used again.
 const SMALL_DISK: Option<u64> = Some(40 << 10);
 
 #[test]
-fn a_crash_while_files_are_used_again_loses_nothing_that_was_acknowledged() {
+fn crash_while_files_are_used_again_loses_nothing_acknowledged() {
     let options = in_line(Fsync::Always);
     let whole = run_within(SMALL_DISK, 1, options.clone(), None);
     let emptied =
@@ -126,7 +126,7 @@ fn the_workload_goes_through_every_kind_of_operation_and_compaction() {
 }
 
 #[test]
-fn a_crash_in_recovery_loses_nothing_either() {
+fn crash_in_recovery_loses_nothing() {
     let options = in_line(Fsync::Always);
     for operation in
         (0..run(5, options.clone(), None).disk.operation_count()).step_by(if exhaustive() { 1 } else { 17 })
@@ -150,7 +150,7 @@ fn a_crash_in_recovery_loses_nothing_either() {
     }
 }
 
-/// Has a workload fail at every operation, and checks every kind of crash after it.
+/// Makes a workload fail at every operation, and checks every kind of crash after it.
 fn fail_everywhere(seed: u64, options: &Options) -> Result<(), String> {
     let operations = run(seed, options.clone(), None).disk.operation_count();
     for operation in 0..operations {
@@ -161,7 +161,7 @@ fn fail_everywhere(seed: u64, options: &Options) -> Result<(), String> {
             let disk = plan.map_or_else(|| cut.disk.kill(), |plan| cut.disk.crash(plan));
             let checked = check(&cut.history, &disk, options.clone(), acknowledged);
             checked.map_err(|why| format!("seed {seed}, EIO at {operation}, {plan:?}: {why}"))?;
-            // What recovery has shown must be on the disk then, whatever the failed sync made of it.
+            // What recovery has read must then be on the disk, although a sync had failed.
             let checked = check(&cut.history, &disk.crash(CrashPlan::Nothing), options.clone(), acknowledged);
             checked.map_err(|why| format!("seed {seed}, EIO at {operation}, {plan:?}, once more: {why}"))?;
         }
@@ -170,7 +170,7 @@ fn fail_everywhere(seed: u64, options: &Options) -> Result<(), String> {
 }
 
 #[test]
-fn an_error_at_any_operation_loses_nothing_that_was_acknowledged() {
+fn error_at_any_operation_loses_nothing_acknowledged() {
     fail_everywhere(6, &in_line(Fsync::Always)).unwrap();
 }
 

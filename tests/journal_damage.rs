@@ -1,5 +1,5 @@
-//! A journal that was damaged while no server had it: every truncation, every bit turned around, missing and
-//! foreign files. What comes back is an exact prefix of what was written, or a refusal that says where.
+//! A damaged journal: every truncation, every flipped bit, missing and unknown files. What is restored is an
+//! exact prefix of what was written, or opening fails and says where.
 #![allow(clippy::disallowed_methods)]
 
 mod journal_common;
@@ -83,7 +83,7 @@ fn segments(disk: &SimulatedDisk) -> Vec<String> {
     names
 }
 
-/// Where the batches of a segment begin, and where the last one ends.
+/// The offsets of a segment's batches, and of the end of the last one.
 fn batches(bytes: &[u8]) -> Vec<usize> {
     let mut starts = vec![HEADER_BYTES];
     loop {
@@ -129,14 +129,14 @@ fn the_corpus_holds_every_kind_of_record_in_64_kib() {
     assert!(
         statuses.iter().any(|status| matches!(status.place, Place::Dead { .. }) && status.reason.is_some())
     );
-    // One that says which segments were dropped comes with compaction.
+    // Compaction adds one that says which segments were dropped.
     assert!(segments(&corpus.disk)[0] != "0000000001.journal");
     assert_eq!(recovered.unwrap().torn, None);
     assert_eq!(recover(&corpus.disk).1, corpus.world);
 }
 
 #[test]
-fn every_flipped_bit_is_found_or_does_no_harm() {
+fn every_flipped_bit_is_found_or_harmless() {
     let corpus = corpus();
     let names = segments(&corpus.disk);
     let mut cut = 0;
@@ -147,8 +147,8 @@ fn every_flipped_bit_is_found_or_does_no_harm() {
         let last_batch = if name == names.last().unwrap() { starts[starts.len() - 2] } else { usize::MAX };
         for byte in 0..bytes.len() {
             let start = starts.iter().rev().find(|start| **start <= byte).copied().unwrap_or(0);
-            // One bit of each byte where the format is, and of the last batch; elsewhere of some bytes;
-            // unless there is time for all.
+            // One bit of each byte of headers and of the last batch, and of some other bytes; all bits if
+            // there is time.
             let in_header = byte < 64 || (start > 0 && byte < start + BATCH_HEADER_BYTES);
             let last = byte >= last_batch && byte < end;
             if !exhaustive() && !in_header && !last && byte % 23 != 0 {
@@ -168,12 +168,12 @@ fn every_flipped_bit_is_found_or_does_no_harm() {
                     Err(OpenError::Version { path, .. }) => panic!("{place}: {}", path.display()),
                     Err(e) => panic!("{place}: {e}"),
                     Ok(recovered) if byte >= end => {
-                        // Behind the last batch: nothing of value.
+                        // After the last batch there is nothing of value.
                         assert!(name == names.last().unwrap() && recovered.torn.is_some(), "{place}");
                         assert_eq!(world, corpus.world, "{place}");
                     }
                     Ok(recovered) => {
-                        // The last batch, looking like one that was torn. Only where it lacks a sector.
+                        // The last batch may look torn, but only if it lacks a sector.
                         assert!(last && recovered.torn.is_some(), "{place}");
                         let count = corpus.history.check(&world, corpus.before_last).expect(&place);
                         assert_eq!(count, corpus.before_last, "{place}");
@@ -207,10 +207,11 @@ fn every_truncation_is_found() {
 }
 
 #[test]
-fn a_missing_segment_is_named() {
+fn missing_segment_is_named() {
     let corpus = corpus();
     let names = segments(&corpus.disk);
-    // A server always has a file of zeros behind the last segment. Without it nobody could tell.
+    // A server always has a file of zeros after the last segment. Without it a missing segment would not be
+    // noticed.
     corpus.disk.put(&format!("{:010}.journal", corpus.last_id() + 1), vec![0; 32 << 10]);
     for name in &names {
         let bytes = corpus.disk.contents(name).unwrap();
@@ -225,7 +226,7 @@ fn a_missing_segment_is_named() {
 }
 
 #[test]
-fn a_torn_batch_is_cut_off_and_kept_whichever_sectors_are_missing() {
+fn torn_batch_is_cut_off_and_kept_whichever_sectors_are_missing() {
     let disk = SimulatedDisk::new();
     let (owner, _) = Owner::open(Arc::new(disk.clone()), in_line(Fsync::Never)).unwrap();
     let mut history = History::default();
@@ -254,7 +255,7 @@ fn a_torn_batch_is_cut_off_and_kept_whichever_sectors_are_missing() {
             let kept = torn.kept.as_ref().unwrap().file_name().unwrap().to_str().unwrap();
             assert_eq!(crashed.contents(kept).unwrap().len() as u64, torn.to - torn.from);
         }
-        // And it goes on from there.
+        // It continues from there.
         let after = job(3, b"after");
         journal.wait(journal.append(&after)).unwrap();
         world.apply(after);
@@ -282,7 +283,7 @@ fn unknown_files_are_left_alone() {
 }
 
 #[test]
-fn a_later_version_is_refused_by_its_number() {
+fn later_version_is_refused_by_its_number() {
     let corpus = corpus();
     let name = segments(&corpus.disk)[1].clone();
     let mut bytes = corpus.disk.contents(&name).unwrap();
@@ -325,11 +326,11 @@ fn salvage_keeps_all_that_can_be_read_and_the_originals() {
         let mut kept = Vec::new();
         let recovered = read(&disk, &mut |change| kept.push(change)).unwrap();
         assert_eq!(recovered.torn, None);
-        // What is left is all changes without a few that lie together.
+        // All changes are left except a few consecutive ones.
         let same = kept.iter().zip(&changes).take_while(|(kept, change)| kept == change).count();
         assert!(kept[same..] == changes[changes.len() - (kept.len() - same)..]);
         assert_eq!(kept.len() < changes.len(), lost_batch);
-        // It opens, and goes on.
+        // It opens and continues.
         let (owner, _) = Owner::open(Arc::new(disk.clone()), options()).unwrap();
         owner.wait(owner.change(&job(9999, b"after"))).unwrap();
         assert!(!salvage(&disk).unwrap().damaged, "a sound journal is not touched");
@@ -337,7 +338,7 @@ fn salvage_keeps_all_that_can_be_read_and_the_originals() {
 }
 
 #[test]
-fn salvage_can_be_cut_off_and_begun_again() {
+fn salvage_can_be_interrupted_and_started_again() {
     use djqs::internal::journal::storage::Fault;
     let corpus = corpus();
     let names = segments(&corpus.disk);
@@ -389,7 +390,7 @@ fn verify_reports_jobs_bytes_and_the_first_damage() {
 }
 
 #[test]
-fn recovery_takes_any_bytes() {
+fn recovery_accepts_any_bytes() {
     let mut random = Random(11);
     let corpus = corpus();
     let real = corpus.disk.contents(&segments(&corpus.disk)[0]).unwrap();
@@ -442,7 +443,7 @@ fn a_directory_of_version_1_is_pinned_byte_by_byte() {
         "the format has changed: it needs a new version, and this one must be read"
     );
 
-    // What was written then is read today.
+    // What was written then can be read today.
     let mut lines = pinned.lines().map(unhex);
     let mut old = vec![0; 8192];
     let header = lines.next().unwrap();

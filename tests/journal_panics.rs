@@ -93,7 +93,7 @@ impl StorageFile for PanickingFile {
 }
 
 /// Opens a journal on such a disk, arms the disk, and has four threads add and end jobs until they are
-/// refused. Then everything must have failed with the panic, and the server must have been told once.
+/// refused. Then everything must have failed with the panic, and the server must have been called once.
 fn panic_fails_the_journal(panics_at: OperationKind, fsync: Fsync) {
     let disk = PanickingDisk { disk: SimulatedDisk::new(), panics_at, armed: Arc::default() };
     let (failed, failures) = mpsc::channel();
@@ -131,7 +131,7 @@ fn panic_fails_the_journal(panics_at: OperationKind, fsync: Fsync) {
     owner.journal.sync(owner.journal.appended()).unwrap_err();
     owner.journal.close().unwrap_err();
     assert_eq!(owner.journal.durable(), durable, "nothing more is acknowledged");
-    assert!(failures.try_recv().is_err(), "the server is told once");
+    assert!(failures.try_recv().is_err(), "the server is called once");
 }
 
 #[test]

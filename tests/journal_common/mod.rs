@@ -1,10 +1,10 @@
-//! What the journal's tests share: an owner of jobs as the queue is one, workloads made from a seed, and the
-//! checker that says whether what came back is right.
+//! What the journal's tests share: an owner of jobs, as the queue is one, workloads from a seed, and a
+//! checker of what a journal restores.
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use djqs::internal::change::{Change, JobSpec, JobStatus, PauseState, Place};
 use djqs::internal::journal::storage::Storage;
@@ -14,7 +14,7 @@ use djqs::internal::journal::{
 };
 use djqs::job::{Counts, JobId, Key, Priority, QueueName};
 
-/// The state that the changes of a journal add up to.
+/// The state after the changes of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     pub jobs: BTreeMap<u64, (JobSpec, JobStatus)>,
@@ -64,7 +64,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Opens a journal, and begins to keep it small.
+    /// Opens a journal, and starts its compaction.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<Owner>, Recovered), OpenError> {
         let mut world = World::default();
         let (journal, recovered) = Journal::open(storage, options, &mut |change| world.apply(change))?;
@@ -77,12 +77,12 @@ impl Owner {
         Ok((owner, recovered))
     }
 
-    /// Carries out a change. The sum of what is to be kept is counted anew each time: slow, and surely right.
+    /// Makes a change. The live bytes are counted again each time, which is slow and surely right.
     pub fn change(&self, change: &Change) -> Position {
         self.change_as(|_| Some(change.clone())).unwrap()
     }
 
-    /// Carries out a change that depends on how things are.
+    /// Makes a change that depends on the state.
     pub fn change_as(&self, choose: impl FnOnce(&World) -> Option<Change>) -> Option<Position> {
         let mut world = self.world.lock().unwrap();
         let change = choose(&world)?;
@@ -169,7 +169,7 @@ pub fn random_change(random: &mut Random, world: &World, body_max: u64) -> Chang
         place: match random.below(3) {
             0 => Place::Ready,
             1 => Place::Delayed { until_wall_ms: 1_700_000_000_000 + random.below(1_000_000) },
-            // With a turn, and without one, as records of old.
+            // With a turn, and without one, as in old records.
             _ => Place::Dead { turn: world.highest_id % 300 },
         },
         counts: Counts { failures: random.below(300) as u32, crashes: 0, returns: random.below(3) as u32 },
@@ -196,7 +196,7 @@ pub fn random_change(random: &mut Random, world: &World, body_max: u64) -> Chang
     }
 }
 
-/// What an owner did, and what it was promised.
+/// What an owner did, and what was acknowledged.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// Before the first change.
@@ -208,8 +208,8 @@ pub struct History {
 }
 
 impl History {
-    /// Says what is wrong with `world`, if it is not what the changes up to one of them add up to, that one
-    /// being an acknowledged one at the earliest.
+    /// An error unless `world` is the state after some change, at the earliest after the change `least`.
+    /// Returns the number of changes.
     pub fn check(&self, world: &World, least: usize) -> Result<usize, String> {
         let mut expected = self.before.clone();
         for (count, change) in self.changes.iter().enumerate() {
@@ -228,7 +228,7 @@ impl History {
         let lost: Vec<_> = expected.jobs.keys().filter(|id| !world.jobs.contains_key(id)).collect();
         let back: Vec<_> = world.jobs.keys().filter(|id| !expected.jobs.contains_key(id)).collect();
         Err(format!(
-            "{least} of {} changes were acknowledged, and what came back is no state after them: \
+            "{least} of {} changes were acknowledged, and what came back is not a state after them: \
              jobs not there {lost:?}, jobs there {back:?} (ids used {} of {})",
             self.changes.len(),
             world.highest_id,
@@ -277,4 +277,14 @@ pub fn in_line(fsync: Fsync) -> Options {
 /// Whether to run everything, and not just what `make test` has time for.
 pub fn exhaustive() -> bool {
     std::env::var_os("DJQS_EXHAUSTIVE").is_some()
+}
+
+/// Waits for a condition by polling, because there is no event to wait for. Gives up after a time that only a
+/// fault exceeds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
