@@ -257,7 +257,7 @@ impl Worker {
             turns: Turns::new(self.jobs),
             summary: Mutex::default(),
             failure: Mutex::new(None),
-            left_behind: AtomicBool::new(false),
+            has_abandoned: AtomicBool::new(false),
         });
         shared.log_begin(slots);
         let (runs, to_run) = unbounded();
@@ -319,7 +319,7 @@ struct Shared {
     /// The first error that ended the worker.
     failure: Mutex<Option<WorkerError>>,
     /// Whether a handler does not end.
-    left_behind: AtomicBool,
+    has_abandoned: AtomicBool,
 }
 
 impl Shared {
@@ -352,8 +352,8 @@ impl Shared {
         self.control.stop();
     }
 
-    fn leave_behind(&self) {
-        self.left_behind.store(true, Ordering::SeqCst);
+    fn abandon_runner(&self) {
+        self.has_abandoned.store(true, Ordering::SeqCst);
     }
 
     /// What a slot's thread does. If it panics, the worker ends, so that the other slots don't wait for ever.
@@ -366,7 +366,7 @@ impl Shared {
     /// Waits for the slots, and for the runners whose handlers end. None of them panics.
     fn wait_for(&self, threads: Threads) {
         threads.slots.into_iter().for_each(|slot| drop(slot.join()));
-        if !self.left_behind.load(Ordering::SeqCst) {
+        if !self.has_abandoned.load(Ordering::SeqCst) {
             threads.runners.into_iter().for_each(|runner| drop(runner.join()));
         }
     }

@@ -28,7 +28,7 @@ const ROOM_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) enum Event {
     /// It stands.
-    Up,
+    Connected,
     /// The server answered.
     Answer(Answer),
     /// It is broken, or could not be made; nothing comes after this. For people: why.
@@ -37,7 +37,7 @@ pub(super) enum Event {
 
 /// What the reading thread passes on.
 pub(super) enum Incoming {
-    Up(Arc<Wire>),
+    Connected(Arc<Wire>),
     Answer(Answer),
     Closed(String),
 }
@@ -52,7 +52,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Begins to connect; [`Event::Up`] or [`Event::Closed`] says what came of it.
+    /// Begins to connect; [`Event::Connected`] or [`Event::Closed`] says what came of it.
     ///
     /// # Errors
     /// Where the reading thread can't be started.
@@ -73,9 +73,9 @@ impl Connection {
     /// Makes an event of what came.
     pub(super) fn take(&mut self, incoming: Result<Incoming, RecvError>) -> Event {
         match incoming {
-            Ok(Incoming::Up(wire)) => {
+            Ok(Incoming::Connected(wire)) => {
                 self.wire = Some(wire);
-                Event::Up
+                Event::Connected
             }
             Ok(Incoming::Answer(answer)) => Event::Answer(answer),
             Ok(Incoming::Closed(why)) => self.closed(why),
@@ -89,7 +89,7 @@ impl Connection {
         write_command(command, &mut self.out);
         let Some(wire) = &self.wire else { return };
         if let Err(error) = wire.send(&self.out) {
-            self.give_up(error.to_string());
+            self.fail(error.to_string());
         }
     }
 
@@ -101,7 +101,7 @@ impl Connection {
     }
 
     /// Counts the connection as broken; [`Event::Closed`] follows.
-    pub(super) fn give_up(&mut self, why: String) {
+    pub(super) fn fail(&mut self, why: String) {
         self.broken.get_or_insert(why);
         self.shut_down();
     }
@@ -135,7 +135,7 @@ fn connect_and_read(server: &Address, sender: &Sender<Incoming>) {
 fn converse(server: &Address, sender: &Sender<Incoming>) -> Result<Infallible, Error> {
     let wire = Arc::new(Wire::connect(server, SILENCE_MAX)?);
     wire.set_write_timeout(SILENCE_MAX).map_err(|error| Error::Disconnected { source: Some(error) })?;
-    let _ = sender.send(Incoming::Up(Arc::clone(&wire)));
+    let _ = sender.send(Incoming::Connected(Arc::clone(&wire)));
     let mut replies = Replies::new(ROOM_BYTES);
     loop {
         let _ = sender.send(Incoming::Answer(replies.wait(&*wire)?));

@@ -42,7 +42,7 @@ pub(super) struct Run {
 
 /// How a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum RunEnd {
     Done,
     Failed { retry_in: Duration, reason: String },
     Dead { reason: String },
@@ -51,7 +51,7 @@ pub(super) enum Ending {
 }
 
 /// One lease.
-pub(super) struct Held<'a> {
+pub(super) struct HeldLease<'a> {
     shared: &'a Shared,
     connection: &'a mut Connection,
     wake: &'a Receiver<()>,
@@ -68,10 +68,10 @@ pub(super) struct Held<'a> {
     /// Why the connection is closed.
     closed: Option<String>,
     /// When to abandon a handler that does not end.
-    give_up_at: Option<Moment>,
+    abandon_at: Option<Moment>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> HeldLease<'a> {
     /// Runs the leased job, renews the lease, and reports the outcome. The second value says why the
     /// connection has closed meanwhile, if it has.
     pub(super) fn hold(
@@ -80,14 +80,14 @@ impl<'a> Held<'a> {
         wake: &'a Receiver<()>,
         runs: &Sender<Run>,
         lease: Lease,
-    ) -> (Ending, Option<String>) {
+    ) -> (RunEnd, Option<String>) {
         let started = shared.now();
         let job = Arc::new(WorkerJob::new(lease));
         log_start(&job);
         let (sender, done) = bounded(1);
         // There is a runner for each slot. If there were none, `done` would be disconnected.
         let _ = runs.send(Run { job: job.clone(), done: sender });
-        let mut held = Held {
+        let mut held = HeldLease {
             shared,
             connection,
             wake,
@@ -98,27 +98,27 @@ impl<'a> Held<'a> {
             touched: None,
             lost: None,
             closed: None,
-            give_up_at: None,
+            abandon_at: None,
         };
-        let ending = held.until_it_ends();
-        log_end(&held.job, shared.now().until(started), &ending);
-        (ending, held.closed)
+        let end = held.until_it_ends();
+        log_end(&held.job, shared.now().until(started), &end);
+        (end, held.closed)
     }
 
-    fn until_it_ends(&mut self) -> Ending {
+    fn until_it_ends(&mut self) -> RunEnd {
         loop {
-            self.obey();
+            self.follow_phase();
             self.renew();
             let now = self.shared.now();
-            if self.give_up_at.is_some_and(|at| at <= now) {
-                return self.leave_behind();
+            if self.abandon_at.is_some_and(|at| at <= now) {
+                return self.abandon();
             }
             let incoming = self.connection.incoming().clone();
             select! {
                 recv(self.done) -> outcome => return self.finish(outcome.unwrap_or_else(|_| no_runner())),
                 recv(incoming) -> incoming => {
                     let event = self.connection.take(incoming);
-                    self.hear(event);
+                    self.handle(event);
                 }
                 recv(self.wake) -> _ => {}
                 default(self.next_deadline().map_or(Duration::MAX, |at| at.until(now))) => {}
@@ -127,19 +127,19 @@ impl<'a> Held<'a> {
     }
 
     /// Cancels the run if the worker has to stop.
-    fn obey(&mut self) {
+    fn follow_phase(&mut self) {
         let now = self.shared.now();
         match self.shared.control.phase() {
             Phase::Fetch | Phase::Pause => {}
             Phase::Finish { since } if since.after(self.shared.grace) > now => {}
             Phase::Finish { .. } => {
                 self.job.end_gently();
-                self.give_up_at.get_or_insert(now.after(GENTLE_PATIENCE));
+                self.abandon_at.get_or_insert(now.after(GENTLE_PATIENCE));
             }
             Phase::AtOnce => {
                 self.job.end_at_once();
                 let at = now.after(AT_ONCE_PATIENCE);
-                self.give_up_at = Some(self.give_up_at.map_or(at, |earlier| earlier.min(at)));
+                self.abandon_at = Some(self.abandon_at.map_or(at, |earlier| earlier.min(at)));
             }
         }
     }
@@ -151,7 +151,7 @@ impl<'a> Held<'a> {
         } else if self.valid_until <= now {
             self.lose(format!("it was not renewed within {}", format_duration(self.job.ttr())));
             // The server must not see a late TOUCH and renew the lease.
-            self.connection.give_up("the server did not answer a TOUCH in time".into());
+            self.connection.fail("the server did not answer a TOUCH in time".into());
         } else if self.touch_at <= now && self.touched.is_none() {
             self.connection.send(&Command::Touch { id: self.job.id(), ttr: None });
             self.touched = Some(now);
@@ -165,39 +165,39 @@ impl<'a> Held<'a> {
             (None, None) => Some(self.touch_at.min(self.valid_until)),
         };
         let grace = match self.shared.control.phase() {
-            Phase::Finish { since } if self.give_up_at.is_none() => Some(since.after(self.shared.grace)),
+            Phase::Finish { since } if self.abandon_at.is_none() => Some(since.after(self.shared.grace)),
             _ => None,
         };
-        [lease, grace, self.give_up_at].into_iter().flatten().min()
+        [lease, grace, self.abandon_at].into_iter().flatten().min()
     }
 
     /// Reads replies while the handler runs.
-    fn hear(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         match event {
-            Event::Up => {}
-            Event::Closed(why) => self.hear_the_end(why),
-            Event::Answer(answer) => self.hear_about_touch(&answer),
+            Event::Connected => {}
+            Event::Closed(why) => self.connection_closed(why),
+            Event::Answer(answer) => self.handle_touch_reply(&answer),
         }
     }
 
-    fn hear_the_end(&mut self, why: String) {
+    fn connection_closed(&mut self, why: String) {
         self.lose(why.clone());
         self.closed = Some(why);
     }
 
-    fn hear_about_touch(&mut self, answer: &Answer) {
+    fn handle_touch_reply(&mut self, answer: &Answer) {
         let sent = self.touched.take();
         match (answer, sent) {
             (Answer::Done, Some(sent)) => {
                 self.valid_until = sent.after(self.job.ttr());
                 self.touch_at = sent.after(self.job.ttr() / 3);
             }
-            (Answer::Refused(refusal), Some(_)) if no_longer_ours(refusal) => self.lose(refusal.to_string()),
+            (Answer::Refused(refusal), Some(_)) if lease_is_gone(refusal) => self.lose(refusal.to_string()),
             (Answer::Refused(refusal), Some(sent)) => {
                 debug!("TOUCH of job {} refused: {refusal}", self.job.id());
                 self.touch_at = sent.after(self.job.ttr() / 3);
             }
-            (other, _) => self.connection.give_up(format!("the server answered TOUCH with {other:?}")),
+            (other, _) => self.connection.fail(format!("the server answered TOUCH with {other:?}")),
         }
     }
 
@@ -212,17 +212,17 @@ impl<'a> Held<'a> {
     }
 
     /// The handler does not end, but the worker has to.
-    fn leave_behind(&mut self) -> Ending {
+    fn abandon(&mut self) -> RunEnd {
         let id = self.job.id();
         warn!(event = "left_behind", id = id.0; "job {id} does not end when it is told to, and is left behind");
-        self.shared.leave_behind();
+        self.shared.abandon_runner();
         self.finish(Outcome::returned())
     }
 
     /// Reports the handler's outcome.
-    fn finish(&mut self, outcome: Outcome) -> Ending {
+    fn finish(&mut self, outcome: Outcome) -> RunEnd {
         if let Some(why) = self.lost.take() {
-            return Ending::Lost { why };
+            return RunEnd::Lost { why };
         }
         let id = self.job.id();
         let returned = |delay: Duration| Command::Return { id, delay: delay.min(MAX_DURATION) };
@@ -244,17 +244,17 @@ impl<'a> Held<'a> {
             }
         };
         match self.ask(&command) {
-            Ok(Answer::Done) if matches!(command, Command::Ack { .. }) => Ending::Done,
-            Ok(Answer::Done) if matches!(command, Command::Return { .. }) => Ending::Returned { reason },
-            Ok(Answer::RetryIn(retry_in)) => Ending::Failed { retry_in, reason },
-            Ok(Answer::Dead) => Ending::Dead { reason },
-            Ok(Answer::Refused(refusal)) => Ending::Lost { why: refusal.to_string() },
+            Ok(Answer::Done) if matches!(command, Command::Ack { .. }) => RunEnd::Done,
+            Ok(Answer::Done) if matches!(command, Command::Return { .. }) => RunEnd::Returned { reason },
+            Ok(Answer::RetryIn(retry_in)) => RunEnd::Failed { retry_in, reason },
+            Ok(Answer::Dead) => RunEnd::Dead { reason },
+            Ok(Answer::Refused(refusal)) => RunEnd::Lost { why: refusal.to_string() },
             Ok(other) => {
-                self.connection.give_up(format!("the server answered a report with {other:?}"));
-                Ending::Lost { why: "the server's answer made no sense, so the job may run again".into() }
+                self.connection.fail(format!("the server answered a report with {other:?}"));
+                RunEnd::Lost { why: "the server's answer made no sense, so the job may run again".into() }
             }
             Err(why) => {
-                Ending::Lost { why: format!("no answer to the report, so the job may run again: {why}") }
+                RunEnd::Lost { why: format!("no answer to the report, so the job may run again: {why}") }
             }
         }
     }
@@ -269,13 +269,13 @@ impl<'a> Held<'a> {
             let left = sent.after(patience).until(self.shared.now());
             if left.is_zero() {
                 let why = format!("the server was silent for {}", format_duration(patience));
-                self.connection.give_up(why.clone());
+                self.connection.fail(why.clone());
                 return Err(why);
             }
             let incoming = self.connection.incoming().clone();
             select! {
                 recv(incoming) -> incoming => match self.connection.take(incoming) {
-                    Event::Up => {}
+                    Event::Connected => {}
                     Event::Closed(why) => {
                         self.closed = Some(why.clone());
                         return Err(why);
@@ -295,7 +295,7 @@ fn no_runner() -> Outcome {
     Outcome::retry("the worker's own thread for it has ended")
 }
 
-fn no_longer_ours(refusal: &Refusal) -> bool {
+fn lease_is_gone(refusal: &Refusal) -> bool {
     matches!(refusal.code, Code::NotLeased | Code::NotFound)
 }
 
@@ -307,14 +307,14 @@ fn log_start(job: &WorkerJob) {
         "started job {id} queue={queue} attempt={attempt}: {}", printable(task.as_bytes()));
 }
 
-fn log_end(job: &WorkerJob, took: Duration, ending: &Ending) {
+fn log_end(job: &WorkerJob, took: Duration, end: &RunEnd) {
     let (id, queue, attempt) = (job.id().0, job.queue().as_str(), job.attempt());
-    let (level, outcome, retry_in, reason) = match ending {
-        Ending::Done => (log::Level::Info, "done", None, ""),
-        Ending::Failed { retry_in, reason } => (log::Level::Warn, "failed", Some(*retry_in), reason.as_str()),
-        Ending::Dead { reason } => (log::Level::Warn, "dead", None, reason.as_str()),
-        Ending::Returned { reason } => (log::Level::Info, "returned", None, reason.as_str()),
-        Ending::Lost { why } => (log::Level::Warn, "lost", None, why.as_str()),
+    let (level, outcome, retry_in, reason) = match end {
+        RunEnd::Done => (log::Level::Info, "done", None, ""),
+        RunEnd::Failed { retry_in, reason } => (log::Level::Warn, "failed", Some(*retry_in), reason.as_str()),
+        RunEnd::Dead { reason } => (log::Level::Warn, "dead", None, reason.as_str()),
+        RunEnd::Returned { reason } => (log::Level::Info, "returned", None, reason.as_str()),
+        RunEnd::Lost { why } => (log::Level::Warn, "lost", None, why.as_str()),
     };
     let retry_in = retry_in.map(|wait| format_duration(wait).to_string()).unwrap_or_default();
     let seconds = took.as_millis() as f64 / 1000.0;

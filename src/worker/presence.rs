@@ -14,7 +14,7 @@ pub(super) struct Presence {
 struct State {
     reached: Reached,
     /// How often the server has come (back). A connection of an earlier time that ends is old news.
-    time: u64,
+    epoch: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,26 +24,26 @@ enum Reached {
     NoLonger,
 }
 
-/// Since which coming of the server a connection stands.
+/// How often the server had been reached when a connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Since(u64);
+pub(super) struct Epoch(u64);
 
 impl Presence {
     pub(super) fn new(server: &str) -> Presence {
-        let state = State { reached: Reached::NotYet, time: 0 };
+        let state = State { reached: Reached::NotYet, epoch: 0 };
         Presence { server: server.to_owned(), state: Mutex::new(state) }
     }
 
     /// A connection stands.
-    pub(super) fn reached(&self) -> Since {
+    pub(super) fn reached(&self) -> Epoch {
         let mut state = self.state.lock();
         if state.reached != Reached::Yes {
             let again = if state.reached == Reached::NoLonger { " again" } else { "" };
             state.reached = Reached::Yes;
-            state.time += 1;
+            state.epoch += 1;
             info!(event = "connected", server = self.server.as_str(); "connected to {}{again}", self.server);
         }
-        Since(state.time)
+        Epoch(state.epoch)
     }
 
     /// No connection could be made.
@@ -52,9 +52,9 @@ impl Presence {
     }
 
     /// A connection that stood has broken.
-    pub(super) fn lost(&self, since: Since, why: &str) {
+    pub(super) fn lost(&self, epoch: Epoch, why: &str) {
         let mut state = self.state.lock();
-        if since.0 == state.time {
+        if epoch.0 == state.epoch {
             self.gone(&mut state, why);
         }
     }

@@ -11,8 +11,8 @@ use log::info;
 
 use super::connection::{Connection, Event};
 use super::control::Phase;
-use super::held::{Ending, Held, Run};
-use super::presence::Since;
+use super::held::{HeldLease, Run, RunEnd};
+use super::presence::Epoch;
 use super::turns::{Emptiness, Mark};
 use super::{Shared, WorkerError};
 use crate::client::retry::{Backoff, LONGEST_WAIT};
@@ -40,16 +40,16 @@ pub(super) struct Slot {
 /// A connection whose server has answered.
 struct Link {
     connection: Connection,
-    since: Since,
+    epoch: Epoch,
     made: Moment,
 }
 
 /// Why nothing was fetched.
-enum Nothing {
+enum NoJob {
     /// The phase has changed, or the worker has no more to do: look again.
-    Orders,
+    PhaseChanged,
     /// The server can't be reached, or refuses everything.
-    Away {
+    Unreachable {
         why: String,
         /// When the server asked to be tried again.
         retry_after: Option<Duration>,
@@ -57,10 +57,10 @@ enum Nothing {
 }
 
 /// What a wait on the connection brought.
-enum Heard {
+enum Received {
     Event(Event),
-    Orders,
-    Silence,
+    PhaseChanged,
+    Timeout,
 }
 
 impl Slot {
@@ -91,81 +91,83 @@ impl Slot {
             }
             match self.connect().and_then(|()| self.fetch()) {
                 Ok(lease) => return Some(lease),
-                Err(Nothing::Orders) => {}
-                Err(Nothing::Away { why, retry_after }) => self.stay_away(&why, retry_after),
+                Err(NoJob::PhaseChanged) => {}
+                Err(NoJob::Unreachable { why, retry_after }) => self.wait_to_reconnect(&why, retry_after),
             }
         }
     }
 
     /// Connects if there is no connection, and waits for the server to answer.
-    fn connect(&mut self) -> Result<(), Nothing> {
+    fn connect(&mut self) -> Result<(), NoJob> {
         if self.link.is_some() {
             return Ok(());
         }
         let mut connection =
-            Connection::open(&self.shared.server).map_err(|error| away(error.to_string()))?;
+            Connection::open(&self.shared.server).map_err(|error| unreachable(error.to_string()))?;
         let deadline = self.shared.now().after(GREETING_PATIENCE);
         loop {
-            match listen(&self.shared, &mut connection, &self.wake, Some(deadline)) {
-                Heard::Event(Event::Up) => connection.send(&Command::Ping),
-                Heard::Event(Event::Answer(Answer::Pong)) => break,
-                Heard::Event(Event::Answer(Answer::Refused(refusal))) => return Err(refused(&refusal)),
-                Heard::Event(Event::Answer(other)) => {
-                    return Err(away(format!("it answered PING with {other:?}")));
+            match receive(&self.shared, &mut connection, &self.wake, Some(deadline)) {
+                Received::Event(Event::Connected) => connection.send(&Command::Ping),
+                Received::Event(Event::Answer(Answer::Pong)) => break,
+                Received::Event(Event::Answer(Answer::Refused(refusal))) => return Err(refused(&refusal)),
+                Received::Event(Event::Answer(other)) => {
+                    return Err(unreachable(format!("it answered PING with {other:?}")));
                 }
-                Heard::Event(Event::Closed(why)) => return Err(away(why)),
-                Heard::Silence => return Err(away("it does not answer".into())),
-                Heard::Orders if self.shared.control.phase() == Phase::Fetch => {}
-                Heard::Orders => return Err(Nothing::Orders),
+                Received::Event(Event::Closed(why)) => return Err(unreachable(why)),
+                Received::Timeout => return Err(unreachable("it does not answer".into())),
+                Received::PhaseChanged if self.shared.control.phase() == Phase::Fetch => {}
+                Received::PhaseChanged => return Err(NoJob::PhaseChanged),
             }
         }
-        self.link = Some(Link { connection, since: self.shared.presence.reached(), made: self.shared.now() });
+        self.link = Some(Link { connection, epoch: self.shared.presence.reached(), made: self.shared.now() });
         Ok(())
     }
 
     /// Asks for a job and waits for it.
-    fn fetch(&mut self) -> Result<Lease, Nothing> {
+    fn fetch(&mut self) -> Result<Lease, NoJob> {
         let asked = self.shared.turns.ask();
         let answer = self.ask_for_job();
         match answer {
             // The turn ends with the job.
             Ok(Answer::Leased(lease)) => return Ok(lease),
             Ok(Answer::Empty) if self.shared.drain => return self.drained(asked),
-            _ => self.shared.turns.broke_off(),
+            _ => self.shared.turns.get_failed(),
         }
         match answer {
-            Err(Nothing::Orders) => self.take_back(),
-            Ok(Answer::Refused(refusal)) if is_our_fault(&refusal) => {
+            Err(NoJob::PhaseChanged) => self.withdraw_get(),
+            Ok(Answer::Refused(refusal)) if is_permanent(&refusal) => {
                 self.shared.fail(WorkerError::Refused(refusal));
             }
             Ok(Answer::Refused(refusal)) => return Err(refused(&refusal)),
-            Ok(other) => return Err(away(format!("it answered GET with {other:?}"))),
-            Err(away) => return Err(away),
+            Ok(other) => return Err(unreachable(format!("it answered GET with {other:?}"))),
+            Err(no_job) => return Err(no_job),
         }
-        Err(Nothing::Orders)
+        Err(NoJob::PhaseChanged)
     }
 
     /// Sends GET and waits for its reply, until the phase changes.
-    fn ask_for_job(&mut self) -> Result<Answer, Nothing> {
-        let Some(link) = &mut self.link else { return Err(Nothing::Orders) };
+    fn ask_for_job(&mut self) -> Result<Answer, NoJob> {
+        let Some(link) = &mut self.link else { return Err(NoJob::PhaseChanged) };
         let wait = if self.shared.drain { Wait::AtMost(Duration::ZERO) } else { Wait::Forever };
         link.connection.send(&Command::Lease { queues: self.shared.queues.clone(), wait });
         loop {
-            let heard = listen(&self.shared, &mut link.connection, &self.wake, None);
+            let received = receive(&self.shared, &mut link.connection, &self.wake, None);
             let fetching = self.shared.control.phase() == Phase::Fetch;
-            match heard {
+            match received {
                 // It arrived when the worker was stopped: no attempt may be charged.
-                Heard::Event(Event::Answer(Answer::Leased(_))) if !fetching => return Err(Nothing::Orders),
-                Heard::Event(Event::Answer(answer)) => return Ok(answer),
-                Heard::Event(Event::Closed(why)) => return Err(away(why)),
-                Heard::Orders if !fetching => return Err(Nothing::Orders),
-                Heard::Event(Event::Up) | Heard::Orders | Heard::Silence => {}
+                Received::Event(Event::Answer(Answer::Leased(_))) if !fetching => {
+                    return Err(NoJob::PhaseChanged);
+                }
+                Received::Event(Event::Answer(answer)) => return Ok(answer),
+                Received::Event(Event::Closed(why)) => return Err(unreachable(why)),
+                Received::PhaseChanged if !fetching => return Err(NoJob::PhaseChanged),
+                Received::Event(Event::Connected) | Received::PhaseChanged | Received::Timeout => {}
             }
         }
     }
 
     /// There was no job: the end, unless another may still come.
-    fn drained(&mut self, asked: Mark) -> Result<Lease, Nothing> {
+    fn drained(&mut self, asked: Mark) -> Result<Lease, NoJob> {
         match self.shared.turns.found_nothing(asked) {
             Emptiness::AskAgain => {}
             Emptiness::Others => self.idle(None),
@@ -174,30 +176,31 @@ impl Slot {
                 self.shared.control.stop();
             }
         }
-        Err(Nothing::Orders)
+        Err(NoJob::PhaseChanged)
     }
 
     /// Withdraws a waiting GET: on QUIT the server returns a job that the GET may have got, without a charge.
     ///
     /// All replies must be read: closing with unread ones would reset the connection, so the server might not
     /// see the QUIT, and count the lease as crashed.
-    fn take_back(&mut self) {
+    fn withdraw_get(&mut self) {
         let Some(Link { mut connection, .. }) = self.link.take() else { return };
         connection.send(&Command::Quit);
         connection.finish_writing();
         let deadline = self.shared.now().after(QUIT_PATIENCE);
         loop {
-            match listen(&self.shared, &mut connection, &self.wake, Some(deadline)) {
-                Heard::Event(Event::Closed(_)) | Heard::Silence => return,
-                Heard::Event(_) | Heard::Orders => {}
+            match receive(&self.shared, &mut connection, &self.wake, Some(deadline)) {
+                Received::Event(Event::Closed(_)) | Received::Timeout => return,
+                Received::Event(_) | Received::PhaseChanged => {}
             }
         }
     }
 
     fn work(&mut self, lease: Lease) {
         let Some(link) = &mut self.link else { return };
-        let (ending, closed) = Held::hold(&self.shared, &mut link.connection, &self.wake, &self.runs, lease);
-        self.count(&ending);
+        let (end, closed) =
+            HeldLease::hold(&self.shared, &mut link.connection, &self.wake, &self.runs, lease);
+        self.count(&end);
         if let Some(why) = closed {
             self.drop_link(&why);
         }
@@ -208,19 +211,19 @@ impl Slot {
         }
     }
 
-    fn count(&self, ending: &Ending) {
+    fn count(&self, end: &RunEnd) {
         let mut summary = self.shared.summary.lock();
-        *match ending {
-            Ending::Done => &mut summary.done,
-            Ending::Failed { .. } => &mut summary.failed,
-            Ending::Dead { .. } => &mut summary.dead,
-            Ending::Returned { .. } => &mut summary.returned,
-            Ending::Lost { .. } => &mut summary.lost,
+        *match end {
+            RunEnd::Done => &mut summary.done,
+            RunEnd::Failed { .. } => &mut summary.failed,
+            RunEnd::Dead { .. } => &mut summary.dead,
+            RunEnd::Returned { .. } => &mut summary.returned,
+            RunEnd::Lost { .. } => &mut summary.lost,
         } += 1;
     }
 
     /// Logs that the server can't be reached, and waits before the next attempt.
-    fn stay_away(&mut self, why: &str, retry_after: Option<Duration>) {
+    fn wait_to_reconnect(&mut self, why: &str, retry_after: Option<Duration>) {
         match &self.link {
             Some(link) => {
                 // A server that answers PING and refuses GET must not restart the short waits.
@@ -237,7 +240,7 @@ impl Slot {
 
     fn drop_link(&mut self, why: &str) {
         if let Some(link) = self.link.take() {
-            self.shared.presence.lost(link.since, why);
+            self.shared.presence.lost(link.epoch, why);
         }
     }
 
@@ -260,30 +263,30 @@ impl Slot {
 }
 
 /// Waits for data from the connection, for a change of phase, or until the deadline.
-fn listen(
+fn receive(
     shared: &Shared,
     connection: &mut Connection,
     wake: &Receiver<()>,
     deadline: Option<Moment>,
-) -> Heard {
+) -> Received {
     let timer = deadline.map_or_else(never, |at| after(at.until(shared.now())));
     let incoming = connection.incoming().clone();
     select! {
-        recv(incoming) -> incoming => Heard::Event(connection.take(incoming)),
-        recv(wake) -> _ => Heard::Orders,
-        recv(timer) -> _ => Heard::Silence,
+        recv(incoming) -> incoming => Received::Event(connection.take(incoming)),
+        recv(wake) -> _ => Received::PhaseChanged,
+        recv(timer) -> _ => Received::Timeout,
     }
 }
 
-fn away(why: String) -> Nothing {
-    Nothing::Away { why, retry_after: None }
+fn unreachable(why: String) -> NoJob {
+    NoJob::Unreachable { why, retry_after: None }
 }
 
-fn refused(refusal: &Refusal) -> Nothing {
-    Nothing::Away { why: refusal.to_string(), retry_after: refusal.retry_after }
+fn refused(refusal: &Refusal) -> NoJob {
+    NoJob::Unreachable { why: refusal.to_string(), retry_after: refusal.retry_after }
 }
 
 /// Whether the same command would be refused for ever.
-fn is_our_fault(refusal: &Refusal) -> bool {
+fn is_permanent(refusal: &Refusal) -> bool {
     matches!(refusal.code, Code::Usage | Code::UnknownVerb | Code::TooBig | Code::BadName)
 }

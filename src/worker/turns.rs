@@ -72,7 +72,7 @@ impl Turns {
     }
 
     /// The GET was not answered.
-    pub(super) fn broke_off(&self) {
+    pub(super) fn get_failed(&self) {
         self.counts.lock().busy -= 1;
     }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rights_run_out() {
+    fn limit_of_jobs_is_kept() {
         let turns = Turns::new(Some(2));
         assert_eq!([turns.take(), turns.take(), turns.take(), turns.take()], [true, true, false, false]);
         let endless = Turns::new(None);
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn get_that_breaks_off_counts_as_nobody_at_work() {
+    fn failed_get_counts_as_nobody_at_work() {
         let turns = Turns::new(None);
         turns.ask();
-        turns.broke_off();
+        turns.get_failed();
         let asked = turns.ask();
         assert_eq!(turns.found_nothing(asked), Emptiness::Drained);
     }
