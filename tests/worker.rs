@@ -913,7 +913,7 @@ fn closure_sees_that_its_work_has_lost_its_point() {
 }
 
 #[test]
-fn closure_that_does_not_end_is_left_behind() {
+fn closure_that_does_not_end_is_abandoned() {
     let server = server();
     submit(&server, "TASK: A");
     let (sender, started) = mpsc::channel();

@@ -116,7 +116,7 @@ How a command runs:
   that has a NUL or over 4096 bytes), and with --timeout DJQS_DEADLINE, the
   second since 1970 when it will be ended.
   The lease is renewed while the command runs, however long that is. If it is
-  lost all the same (the server was away, this machine slept), the command is
+  lost nevertheless (the server was away, this machine slept), the command is
   killed at once, since somebody else may have the job.
   The command leads a process group of its own; TERM and KILL go to all of it.
 
@@ -246,7 +246,7 @@ fn warn_of_shell(program: &OsString, arguments: &[OsString]) {
     let script = arguments.iter().skip_while(|argument| *argument != "-c").nth(1);
     if is_shell && script.is_some_and(|script| Program::has_placeholder(script)) {
         log::warn!(
-            "the text of {name} -c has a placeholder in it: whoever submits a job can run any command here; \
+            "the text of {name} -c has a placeholder in it: anyone who submits a job can run any command here; \
              pass it on as an argument instead, as in {name} -c 'echo \"$1\"' {name} {{args}}"
         );
     }

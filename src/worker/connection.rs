@@ -1,7 +1,7 @@
-//! One connection to the server: commands are written here, a thread of its own reads the answers.
+//! One connection to the server. The owner writes commands; a thread connects and reads the answers.
 //!
-//! That thread also resolves the name and connects, so that nothing here blocks for longer than a write:
-//! whoever owns a [`Connection`] waits for its events and for others at the same time.
+//! Thus the owner never blocks for longer than a write, and can wait for this connection and for other events at
+//! the same time. Addresses, sockets and the parsing of replies are in [`crate::client::wire`].
 
 use std::convert::Infallible;
 use std::io;
@@ -17,25 +17,25 @@ use crate::error::Error;
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, write_command};
 
-/// How long the server's machine may be silent about what was sent to it before the connection counts as
-/// broken.
+/// The connection breaks when the server's machine has acknowledged nothing for this long, or when a write has
+/// blocked for this long.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// How much one read takes at first, in bytes.
-const ROOM_BYTES: usize = 16 * 1024;
+/// The first size of the buffer for replies.
+const BUFFER_BYTES: usize = 16 * 1024;
 
-/// What a connection has to say.
+/// What happens on a connection.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It stands.
+    /// The connection is made.
     Connected,
     /// The server answered.
     Answer(Answer),
-    /// It is broken, or could not be made; nothing comes after this. For people: why.
+    /// The connection has ended, or could not be made; this is the last event. The text says why.
     Closed(String),
 }
 
-/// What the reading thread passes on.
+/// What the reading thread sends.
 pub(super) enum Incoming {
     Connected(Arc<Wire>),
     Answer(Answer),
@@ -46,16 +46,16 @@ pub(super) enum Incoming {
 pub(super) struct Connection {
     wire: Option<Arc<Wire>>,
     incoming: Receiver<Incoming>,
-    /// Why this side gave it up.
+    /// Why this side closed it.
     broken: Option<String>,
     out: Vec<u8>,
 }
 
 impl Connection {
-    /// Begins to connect; [`Event::Connected`] or [`Event::Closed`] says what came of it.
+    /// Begins to connect. [`Event::Connected`] or [`Event::Closed`] follows.
     ///
     /// # Errors
-    /// Where the reading thread can't be started.
+    /// The reading thread can't be started.
     pub(super) fn open(server: &Address) -> io::Result<Connection> {
         let (sender, incoming) = unbounded();
         let server = server.clone();
@@ -65,12 +65,12 @@ impl Connection {
         Ok(Connection { wire: None, incoming, broken: None, out: Vec::new() })
     }
 
-    /// What to wait for; pass what comes to [`Connection::take`].
+    /// Wait for this channel, and pass what it receives to [`Connection::take`].
     pub(super) fn incoming(&self) -> &Receiver<Incoming> {
         &self.incoming
     }
 
-    /// Makes an event of what came.
+    /// Turns what the channel received into an event.
     pub(super) fn take(&mut self, incoming: Result<Incoming, RecvError>) -> Event {
         match incoming {
             Ok(Incoming::Connected(wire)) => {
@@ -93,14 +93,14 @@ impl Connection {
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Tells the server that nothing more will be sent.
     pub(super) fn finish_writing(&self) {
         if let Some(wire) = &self.wire {
             wire.finish_writing();
         }
     }
 
-    /// Counts the connection as broken; [`Event::Closed`] follows.
+    /// Closes the connection for this reason; [`Event::Closed`] follows.
     pub(super) fn fail(&mut self, why: String) {
         self.broken.get_or_insert(why);
         self.shut_down();
@@ -113,7 +113,7 @@ impl Connection {
     }
 
     fn closed(&mut self, why: String) -> Event {
-        // A channel whose sender is gone is always ready: it must not be waited on again.
+        // The channel's sender is gone, so it would always be ready.
         self.incoming = never();
         Event::Closed(self.broken.take().unwrap_or(why))
     }
@@ -126,17 +126,17 @@ impl Drop for Connection {
 }
 
 fn connect_and_read(server: &Address, sender: &Sender<Incoming>) {
-    let Err(end) = converse(server, sender);
-    // Fails if nobody waits for it any more, like the sends below.
+    let Err(end) = pass_on_answers(server, sender);
+    // This and the sends below fail if the connection has been dropped.
     let _ = sender.send(Incoming::Closed(end.to_string()));
 }
 
-/// Connects and passes on the answers until the connection ends, as it always does.
-fn converse(server: &Address, sender: &Sender<Incoming>) -> Result<Infallible, Error> {
+/// Connects and passes on the answers until the connection ends, which is an error in any case.
+fn pass_on_answers(server: &Address, sender: &Sender<Incoming>) -> Result<Infallible, Error> {
     let wire = Arc::new(Wire::connect(server, SILENCE_MAX)?);
     wire.set_write_timeout(SILENCE_MAX).map_err(|error| Error::Disconnected { source: Some(error) })?;
     let _ = sender.send(Incoming::Connected(Arc::clone(&wire)));
-    let mut replies = Replies::new(ROOM_BYTES);
+    let mut replies = Replies::new(BUFFER_BYTES);
     loop {
         let _ = sender.send(Incoming::Answer(replies.wait(&*wire)?));
     }

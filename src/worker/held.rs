@@ -205,16 +205,16 @@ impl<'a> HeldLease<'a> {
         if self.lost.is_none() {
             let id = self.job.id();
             warn!(event = "lease_lost", id = id.0, reason = why.as_str();
-                "lost the lease of job {id}, its run is ended: {}", printable(why.as_bytes()));
+                "lost the lease of job {id}, ending its run: {}", printable(why.as_bytes()));
             self.job.end_at_once();
             self.lost = Some(why);
         }
     }
 
-    /// The handler does not end, but the worker has to.
+    /// Abandons a handler that does not end, because the worker must stop.
     fn abandon(&mut self) -> RunEnd {
         let id = self.job.id();
-        warn!(event = "left_behind", id = id.0; "job {id} does not end when it is told to, and is left behind");
+        warn!(event = "left_behind", id = id.0; "job {id} does not end although it was cancelled: abandoned and returned");
         self.shared.abandon_runner();
         self.finish(Outcome::returned())
     }

@@ -1,9 +1,9 @@
-//! Whether the server is there, logged once for all connections.
+//! Whether the server can be reached. A change is logged once, not once for each connection.
 
 use log::{info, warn};
 use parking_lot::Mutex;
 
-/// What is known of the server.
+/// Whether the server can be reached, as the connections of all slots find out.
 #[derive(Debug)]
 pub(super) struct Presence {
     server: String,
@@ -13,7 +13,8 @@ pub(super) struct Presence {
 #[derive(Debug)]
 struct State {
     reached: Reached,
-    /// How often the server has come (back). A connection of an earlier time that ends is old news.
+    /// How often the server was reached after it had not been. The end of a connection from an earlier epoch
+    /// says nothing about the server now.
     epoch: u64,
 }
 
@@ -34,7 +35,7 @@ impl Presence {
         Presence { server: server.to_owned(), state: Mutex::new(state) }
     }
 
-    /// A connection stands.
+    /// A connection was made.
     pub(super) fn reached(&self) -> Epoch {
         let mut state = self.state.lock();
         if state.reached != Reached::Yes {
@@ -51,7 +52,7 @@ impl Presence {
         self.gone(&mut self.state.lock(), why);
     }
 
-    /// A connection that stood has broken.
+    /// A connection has ended.
     pub(super) fn lost(&self, epoch: Epoch, why: &str) {
         let mut state = self.state.lock();
         if epoch.0 == state.epoch {
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn end_of_an_old_connection_is_old_news() {
+    fn end_of_a_connection_from_an_earlier_epoch_is_ignored() {
         let presence = Presence::new("127.0.0.1:1");
         let (first, second) = (presence.reached(), presence.reached());
         assert_eq!(first, second);

@@ -44,19 +44,19 @@ struct Link {
     made: Moment,
 }
 
-/// Why nothing was fetched.
+/// Why no job was fetched.
 enum NoJob {
     /// The phase has changed, or the worker has no more to do: look again.
     PhaseChanged,
-    /// The server can't be reached, or refuses everything.
+    /// The server can't be reached, or refused the command.
     Unreachable {
         why: String,
-        /// When the server asked to be tried again.
+        /// How long the server asked to wait.
         retry_after: Option<Duration>,
     },
 }
 
-/// What a wait on the connection brought.
+/// What ended a wait.
 enum Received {
     Event(Event),
     PhaseChanged,
