@@ -213,6 +213,7 @@ mod tests {
     use crate::error::Code;
     use crate::job::Submission;
     use crate::protocol::{Command, Dialect, Reply};
+    use crate::stats::Counted;
 
     /// Executes `count` submissions as a connection does: in batches of 64, settled after each. Returns how
     /// often that took the queue's lock.
@@ -246,6 +247,23 @@ mod tests {
         let taken = locks_taken_by_submissions(&durable, 64_000);
         // Compaction takes the lock too, and so does a batch again that had to write the journal first.
         assert!((1_000..1_100).contains(&taken), "64,000 submissions took the lock {taken} times");
+    }
+
+    #[test]
+    fn commands_behind_one_that_waits_are_counted_once() {
+        let broker = Broker::in_memory(Config::default());
+        let mut session = broker.connect();
+        let lease = Command::Lease { queues: Vec::new(), wait: crate::protocol::Wait::Forever };
+        let touch = Command::Touch { id: JobId(1), ttr: None };
+        let mut commands: VecDeque<_> =
+            [lease, touch.clone(), touch].into_iter().map(|command| (command, Dialect::Native)).collect();
+        let mut outcomes = VecDeque::new();
+        while !commands.is_empty() {
+            session.execute_all(&mut commands, &mut outcomes);
+        }
+        assert_eq!(outcomes.len(), 3);
+        let (counts, ..) = broker.engine.tallies.sums();
+        assert_eq!((counts.of(Counted::LeaseForever), counts.of(Counted::Touch)), (1, 2));
     }
 
     /// Breaks a broker as a fault in the state machine would, while a session waits for a job. `failures`

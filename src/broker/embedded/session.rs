@@ -97,7 +97,6 @@ impl Session {
         commands: &mut VecDeque<(Command, Dialect)>,
         outcomes: &mut VecDeque<(Outcome, Dialect)>,
     ) {
-        commands.iter().for_each(|(command, _)| self.client.tally(command));
         let (mut bodies, mut has_room) = (0, false);
         loop {
             // One moment for all of them: reading the clock for each would be a tenth of their cost.
@@ -105,6 +104,10 @@ impl Session {
             let (engine, client) = (&*self.engine, &mut self.client);
             let released = engine.queue.locked(|locked| {
                 while let Some((command, dialect)) = commands.pop_front() {
+                    // One that comes again, after the journal was written, has been counted.
+                    if !has_room {
+                        client.tally(&command);
+                    }
                     match client.execute(engine, locked, now, command, std::mem::take(&mut has_room)) {
                         Step::MustWrite(command, bytes) => {
                             commands.push_front((command, dialect));
