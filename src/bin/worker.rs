@@ -1,5 +1,5 @@
-//! The worker program: runs a command for each job, or the demonstration. Flags, signals, the log, then one
-//! call into the library.
+//! The worker program: runs a command for each job, or the demonstration. It reads the flags, handles signals and
+//! writes the log. The library does the work.
 
 use std::ffi::{OsString, c_int};
 use std::fs;
@@ -30,7 +30,7 @@ const EXIT_FAILURE: u8 = 1;
 
 /// Takes jobs from a DJQS server and runs a program for each.
 ///
-/// Without a command it is a demonstration: it prints each job and sleeps for as long as the job says
+/// Without a command it is a demonstration: it prints each job and sleeps for the time in the job's body
 /// (`5s_delay`, `250ms_delay`).
 #[derive(Parser, Debug)]
 #[command(name = "worker", version, args_override_self = true, after_help = HELP, override_usage = "worker [OPTIONS] [-- CMD ARG...]")]
@@ -104,46 +104,46 @@ enum LogForm {
 
 const HELP: &str = "\
 How a command runs:
-  The job's body is its stdin. These are replaced in its arguments, never by a
-  shell:
-    {id} {queue} {attempt}  the job's number, its queue, which attempt this is
-    {task} {args}           the body's parts before and behind its first \": \";
-                            without one, all of it and nothing
+  The command reads the job's body from stdin. These placeholders are replaced
+  in its arguments, without a shell:
+    {id} {queue} {attempt}  the job's id, queue and number of the attempt
+    {task} {args}           the parts of the body before and after its first
+                            \": \"; without one, {task} is all of the body
   CMD itself is never replaced: a job can't choose what runs. Don't put {args}
-  into the text of `sh -c`, where the shell would run what it says; give it to
-  the shell as an argument, as in  sh -c 'echo \"$1\"' sh {args}
-  In its environment: DJQS_JOB_ID, DJQS_QUEUE, DJQS_ATTEMPT, DJQS_TASK (unless
-  that has a NUL or over 4096 bytes), and with --timeout DJQS_DEADLINE, the
-  second since 1970 when it will be ended.
-  The lease is renewed while the command runs, however long that is. If it is
-  lost nevertheless (the server was away, this machine slept), the command is
-  killed at once, since somebody else may have the job.
-  The command leads a process group of its own; TERM and KILL go to all of it.
+  into the text of `sh -c`: the shell would run it. Pass it to the shell as an
+  argument, as in  sh -c 'echo \"$1\"' sh {args}
+  The environment has DJQS_JOB_ID, DJQS_QUEUE, DJQS_ATTEMPT, and DJQS_TASK
+  unless the task has a NUL or more than 4096 bytes. With --timeout it has
+  DJQS_DEADLINE: when the command will be ended, in seconds since 1970.
+  The lease is renewed while the command runs, for any length of time. If it is
+  lost nevertheless (the server could not be reached, this machine was asleep),
+  the command is killed at once, because another worker may have the job.
+  The command leads a new process group. TERM and KILL go to the whole group.
 
-What the command's exit means for its job:
+What the command's exit code means for the job:
   0          done
-  65         failed for good: dead at once, whatever attempts are left
-  75         failed for now: tried again after the job's backoff, until its
-             attempts are spent
+  65         failed, and another attempt would fail too: dead at once
+  75         failed: tried again after the job's backoff, until its attempts are
+             used up
   any other  the same as 75; so are death by a signal and a timeout
-  126, 127   the command can't be run, or is not there: the job is handed back
-             and the worker stops with the same exit code, rather than spend
-             the attempts of every job in the queue
+  126, 127   the command can't be run, or does not exist: the job is returned
+             and the worker stops with this exit code, so that it does not use
+             up the attempts of every job in the queue
   The last lines of its stderr are kept with a failed job as the reason.
 
 Signals:
   TERM, INT, fetch nothing more, wait up to --grace for what runs, then end it
-  HUP        (TERM, and KILL at most 3 s later) and hand those jobs back; no
-             attempt is charged. HUP is what a terminal that is closed sends;
-             under nohup it stays ignored
-  TERM, INT  the same, but at once, and with KILL; so does QUIT, the first time
-  again      too
+  HUP        (TERM, and KILL at most 3 s later) and return those jobs without
+             charging an attempt. A terminal sends HUP when it is closed; under
+             nohup it is ignored
+  TERM, INT  the same, but at once and with KILL; QUIT does this the first time
+  again
   TSTP, USR1 pause: finish what runs, fetch nothing
-  CONT, USR2 go on
+  CONT, USR2 resume
 
 Exit codes of the worker: 0 stopped as asked, 1 failed, 2 wrong usage, 126 or
-127 the command can't be run. A server that is away is no failure: the worker
-tries to reach it until it is back.
+127 the command can't be run. If the server can't be reached, the worker tries
+again until it can.
 
 Examples:
   worker                                    the demonstration
@@ -151,12 +151,13 @@ Examples:
   worker -q files --timeout 5m -- gzip -k -- {args}
   worker --drain -- tr a-z A-Z              ends when the queue is empty
 
-Every option can be set in the environment too, by the name beside it.";
+Every option can also be set by the environment variable shown with it.";
 
 fn main() -> ExitCode {
     let flags: Flags = rules::parse(&RULES);
     if flags.command.first().is_some_and(|program| Program::has_placeholder(program)) {
-        let problem = "CMD has a placeholder in it, but only its arguments are replaced: a job can't choose what runs\n";
+        let problem =
+            "CMD has a placeholder, but only arguments are replaced: a job can't choose what runs\n";
         Flags::command().error(ErrorKind::ValueValidation, problem).exit();
     }
     start_log(flags.log);
@@ -246,15 +247,15 @@ fn warn_of_shell(program: &OsString, arguments: &[OsString]) {
     let script = arguments.iter().skip_while(|argument| *argument != "-c").nth(1);
     if is_shell && script.is_some_and(|script| Program::has_placeholder(script)) {
         log::warn!(
-            "the text of {name} -c has a placeholder in it: anyone who submits a job can run any command here; \
-             pass it on as an argument instead, as in {name} -c 'echo \"$1\"' {name} {{args}}"
+            "the text of {name} -c has a placeholder: anyone who submits a job can run any command here; \
+             pass it as an argument instead, as in {name} -c 'echo \"$1\"' {name} {{args}}"
         );
     }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
+        Ok(Duration::ZERO) => Err("must be more than 0".into()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }

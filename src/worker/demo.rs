@@ -1,4 +1,4 @@
-//! Simulated work: it sleeps for as long as the task says.
+//! Simulated work: it sleeps for the time in the task.
 
 use std::io::{self, Write};
 use std::thread;
@@ -12,11 +12,11 @@ use crate::protocol::native::parse_duration;
 /// The longest sleep between two looks at whether the job is cancelled.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Prints what it works on, sleeps for as long as the task says, and prints that it is done.
+/// Prints the job, sleeps for the time in its body, and prints that it is done.
 ///
-/// The time is the last word of the body that is a duration with `_delay` behind it, as in
-/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`. Without one it takes no time. A job that is cancelled
-/// meanwhile is returned.
+/// The time is the last word of the body that is a duration followed by `_delay`, as in
+/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`. Without such a word it does not sleep. If the job is cancelled
+/// meanwhile, it is returned.
 pub fn demonstrate(job: &WorkerJob) -> Outcome {
     say(&format!("working on {} {}", job.id(), printable(job.body())));
     let mut left = delay(job.body());

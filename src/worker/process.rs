@@ -1,8 +1,9 @@
-//! A program that runs for a job: gets the body, is watched, and is ended with everything that it started.
+//! Supervises a program that runs for a job: writes the body to its stdin, reads its stderr, and ends it with
+//! everything that it started.
 //!
-//! It leads its own process group, and signals go to the whole group. A process that leaves the group (a
-//! daemon that calls `setsid`) can't be reached. The leader is reaped after the last signal to the group, so
-//! that another process can't have got its id.
+//! The program leads a process group, and signals go to the whole group. They don't reach a process that leaves
+//! the group, such as a daemon that calls `setsid`. The leader is reaped after the last signal to the group, so
+//! that no other process can have its id.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdin, ExitStatus};
@@ -22,20 +23,20 @@ use super::printable::printable;
 /// soon after its grace period. (Kubernetes gives 30 s; the default grace period is 25 s.)
 pub(super) const STOP_KILL_AFTER_MAX: Duration = Duration::from_secs(3);
 
-/// How long to wait for the end of stderr after the program has exited: a process that it left behind may
-/// keep the pipe open for days.
+/// How long to wait for the end of stderr after the program has exited. A process that it started may keep the
+/// pipe open for days.
 const STDERR_PATIENCE: Duration = Duration::from_millis(100);
 
-/// What is kept of stderr, in bytes: enough for the reason of a failure.
+/// How many bytes of stderr are kept for the reason of a failure.
 const TAIL_BYTES_MAX: usize = 1000;
 
-/// What is kept of stderr, in lines.
+/// How many lines of stderr are kept.
 const TAIL_LINES_MAX: usize = 20;
 
 /// The most of stderr that is passed on at once.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// A pipe takes this much at once, even with the smallest buffer that the system makes.
+/// A pipe accepts this much without blocking, even with the smallest buffer that the system uses.
 const PIPE_BYTES_MIN: usize = 4096;
 
 /// Where a program's stderr goes. Its last lines are also the reason of a failure.
@@ -75,8 +76,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Takes over a child that leads its own process group, with pipes to stdin and from stderr. If threads
-    /// for it can't be started, it is killed.
+    /// Supervises a child that leads its own process group and has pipes to stdin and from stderr. Kills it if the
+    /// threads for it can't be started.
     pub(super) fn watch(child: Child, job: &WorkerJob, stderr: Stderr) -> io::Result<Process> {
         let group = Pid::from_child(&child);
         let tail = Arc::default();
@@ -102,8 +103,7 @@ impl Process {
         }
     }
 
-    /// Waits until the program has ended, or ends it: when it has run for too long, or when the job is
-    /// cancelled.
+    /// Waits until the program has ended. Ends it if it runs for too long or the job is cancelled.
     pub(super) fn supervise(&mut self, job: &WorkerJob, limits: Limits) -> io::Result<(Cause, ExitStatus)> {
         let timeout = limits.timeout.map_or_else(never, after);
         let cause = select! {
@@ -126,8 +126,7 @@ impl Process {
         Ok((cause, self.child.wait()?))
     }
 
-    /// Sends TERM and waits until the program, and all of its group that hold its stderr, have ended; at most
-    /// for `kill_after`.
+    /// Sends TERM. Waits, for at most `kill_after`, until the program has ended and no process has its stderr open.
     fn end(&self, job: &WorkerJob, kill_after: Duration) {
         signal(self.group, Signal::TERM);
         // A stopped group would not get the TERM.
@@ -165,14 +164,14 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Receiver
     Ok(ended)
 }
 
-/// Waits for the group's leader to exit and leaves it to be reaped.
+/// Waits until the group's leader has exited. Does not reap it.
 fn wait_for_exit(leader: Pid) {
     while let Err(rustix::io::Errno::INTR) =
         waitid(WaitId::Pid(leader), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
     {}
 }
 
-/// Writes the body and closes the pipe; in a thread of its own if that might block.
+/// Writes the body and closes the pipe. Starts a thread if writing might block.
 fn feed(mut stdin: ChildStdin, job: &WorkerJob) -> io::Result<()> {
     let body = job.shared_body();
     // A program need not read its input. (std has SIGPIPE ignored.)
@@ -186,7 +185,7 @@ fn feed(mut stdin: ChildStdin, job: &WorkerJob) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes on stderr, line by line, until the last writer has closed it, and keeps its tail.
+/// Passes on stderr line by line until every writer has closed it, and keeps its tail.
 fn pass_on(stderr: ChildStderr, tail: &Mutex<Vec<u8>>, to: Stderr, id: u64) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
@@ -233,7 +232,7 @@ fn last_lines(tail: &[u8]) -> String {
 
 fn signal(group: Pid, signal: Signal) {
     if let Err(error) = kill_process_group(group, signal) {
-        // EPERM: it runs as another user now (sudo, a setuid program), and outlives its job.
+        // EPERM: it runs as another user now (sudo, a setuid program), and keeps running.
         debug!("signal {} to process group {group:?}: {error}", signal.as_raw());
     }
 }
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_long_line_is_kept_from_its_end() {
+    fn end_of_one_long_line_is_kept() {
         let mut tail = Vec::new();
         keep_tail(&mut tail, &[b'a'; 3000]);
         assert_eq!(last_lines(&tail), "a".repeat(TAIL_BYTES_MAX));
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_is_left_out() {
+    fn half_a_line_is_dropped() {
         let mut tail = Vec::new();
         keep_tail(&mut tail, &[b'a'; 3000]);
         keep_tail(&mut tail, b"\nlast\n");

@@ -1,4 +1,4 @@
-//! Which program to run for a job, with which arguments, and what its exit means.
+//! Starts a program for a job, and turns its exit code into an outcome.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -36,16 +36,16 @@ const TASK_BYTES_MAX: usize = 4096;
 
 /// Runs a program for each job; its exit code is the outcome.
 ///
-/// - The job's body is the program's stdin; its stdout is this process's; the last lines of its stderr are
-///   the reason of a failure.
-/// - In its arguments `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced, as often as they
-///   occur: the job's number, queue and attempt, and the parts of its body before and behind its first `: `.
-///   No shell has a hand in it. The program itself is always the one that was given: a job can't choose it.
-/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, `DJQS_TASK` (unless the body's part
-///   before `: ` holds a NUL or is longer than 4096 bytes) and, where there is a timeout, `DJQS_DEADLINE`:
-///   the second since 1970 in which the program is ended.
-/// - It leads a process group of its own, and so what it starts is ended with it. What it leaves behind when
-///   it exits by itself lives on.
+/// - The program reads the job's body from stdin. It shares this process's stdout. If it fails, the last lines of
+///   its stderr are the reason.
+/// - `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced in its arguments, wherever they occur: by
+///   the job's id, queue and attempt, and by the parts of its body before and after the first `: `. No shell is
+///   used. The program's name is never replaced: a job can't choose what runs.
+/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, and `DJQS_TASK` unless the task has a NUL or
+///   more than 4096 bytes. With a timeout it has `DJQS_DEADLINE`: when the program will be ended, in seconds since
+///   1970.
+/// - It leads a new process group. When it is ended, all processes in the group are ended. When it exits by
+///   itself, they keep running.
 ///
 /// | exit | outcome |
 /// |---|---|
@@ -76,12 +76,12 @@ pub struct Program {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(Vec<u8>),
-    Place(Place),
+    Placeholder(Placeholder),
 }
 
-/// What a piece of an argument is replaced by.
+/// A part of the job that replaces a placeholder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Placeholder {
     Id,
     Queue,
     Attempt,
@@ -89,16 +89,16 @@ enum Place {
     Args,
 }
 
-const PLACES: [(&[u8], Place); 5] = [
-    (b"{id}", Place::Id),
-    (b"{queue}", Place::Queue),
-    (b"{attempt}", Place::Attempt),
-    (b"{task}", Place::Task),
-    (b"{args}", Place::Args),
+const PLACEHOLDERS: [(&[u8], Placeholder); 5] = [
+    (b"{id}", Placeholder::Id),
+    (b"{queue}", Placeholder::Queue),
+    (b"{attempt}", Placeholder::Attempt),
+    (b"{task}", Placeholder::Task),
+    (b"{args}", Placeholder::Args),
 ];
 
 impl Program {
-    /// The program, found as a shell would, and its arguments.
+    /// Runs this program with these arguments. A name without a slash is searched for in `PATH`.
     pub fn new<A: AsRef<OsStr>>(
         program: impl Into<OsString>,
         arguments: impl IntoIterator<Item = A>,
@@ -112,13 +112,13 @@ impl Program {
         }
     }
 
-    /// How long it may run before its process group gets TERM. Default: no limit.
+    /// Sends TERM to the process group after this time. Default: no limit.
     pub fn timeout(mut self, timeout: Duration) -> Program {
         self.limits.timeout = Some(timeout);
         self
     }
 
-    /// How long after TERM its process group gets KILL. Default 10 s; 3 s at most when the worker stops.
+    /// Sends KILL to the process group this long after TERM. Default 10 s; at most 3 s when the worker stops.
     pub fn kill_after(mut self, kill_after: Duration) -> Program {
         self.limits.kill_after = kill_after;
         self
@@ -132,10 +132,10 @@ impl Program {
 
     /// Whether the text has a placeholder.
     pub fn has_placeholder(text: &OsStr) -> bool {
-        parts(text.as_bytes()).iter().any(|part| matches!(part, Part::Place(_)))
+        parts(text.as_bytes()).iter().any(|part| matches!(part, Part::Placeholder(_)))
     }
 
-    /// Runs the program for a job and waits for its end. If the job is cancelled the program is ended.
+    /// Runs the program for a job and waits until it ends. If the job is cancelled, ends the program.
     pub fn run(&self, job: &WorkerJob) -> Outcome {
         let arguments = match self.arguments(job) {
             Ok(arguments) => arguments,
@@ -144,13 +144,13 @@ impl Program {
         let mut process = match self.spawn(job, arguments) {
             Ok(child) => match Process::watch(child, job, self.stderr) {
                 Ok(process) => process,
-                Err(error) => return self.not_begun(&error),
+                Err(error) => return self.not_started(&error),
             },
-            Err(error) => return self.not_begun(&error),
+            Err(error) => return self.not_started(&error),
         };
         match process.supervise(job, self.limits) {
             Ok((cause, status)) => self.outcome(cause, status, &process.last_lines()),
-            Err(error) => Outcome::retry(format_args!("its end could not be waited for: {error}")),
+            Err(error) => Outcome::retry(format_args!("cannot wait for the program: {error}")),
         }
     }
 
@@ -180,7 +180,7 @@ impl Program {
         self.arguments.iter().map(|argument| filled_in(argument, job)).collect()
     }
 
-    fn not_begun(&self, error: &io::Error) -> Outcome {
+    fn not_started(&self, error: &io::Error) -> Outcome {
         let unfit =
             |exit_code| Outcome::Unfit { reason: format!("cannot run {}: {error}", self.name()), exit_code };
         match Errno::from_io_error(error) {
@@ -188,7 +188,7 @@ impl Program {
             Some(Errno::TOOBIG) => {
                 Outcome::dead(format_args!("too long for the arguments of {}: {error}", self.name()))
             }
-            // No room for one more process or file, or the program is being replaced.
+            // The system has no room for another process or file, or the program is being replaced.
             Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::TXTBSY) => {
                 warn!("cannot run {} at the moment: {error}", self.name());
                 Outcome::Return { delay: NOT_NOW_DELAY }
@@ -234,18 +234,18 @@ fn death(status: ExitStatus) -> String {
     }
 }
 
-/// Cuts an argument into text and placeholders.
+/// Splits an argument into text and placeholders.
 fn parts(argument: &[u8]) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut text = Vec::new();
     let mut rest = argument;
     while let Some(first) = rest.first() {
-        match PLACES.iter().find(|(name, _)| rest.starts_with(name)) {
-            Some((name, place)) => {
+        match PLACEHOLDERS.iter().find(|(name, _)| rest.starts_with(name)) {
+            Some((name, placeholder)) => {
                 if !text.is_empty() {
                     parts.push(Part::Text(std::mem::take(&mut text)));
                 }
-                parts.push(Part::Place(*place));
+                parts.push(Part::Placeholder(*placeholder));
                 rest = &rest[name.len()..];
             }
             None => {
@@ -266,15 +266,17 @@ fn filled_in(argument: &[Part], job: &WorkerJob) -> Result<OsString, String> {
     for part in argument {
         match part {
             Part::Text(text) => out.extend_from_slice(text),
-            Part::Place(Place::Id) => out.extend_from_slice(job.id().to_string().as_bytes()),
-            Part::Place(Place::Queue) => out.extend_from_slice(job.queue().as_str().as_bytes()),
-            Part::Place(Place::Attempt) => out.extend_from_slice(job.attempt().to_string().as_bytes()),
-            Part::Place(Place::Task) => out.extend_from_slice(task),
-            Part::Place(Place::Args) => out.extend_from_slice(args),
+            Part::Placeholder(Placeholder::Id) => out.extend_from_slice(job.id().to_string().as_bytes()),
+            Part::Placeholder(Placeholder::Queue) => out.extend_from_slice(job.queue().as_str().as_bytes()),
+            Part::Placeholder(Placeholder::Attempt) => {
+                out.extend_from_slice(job.attempt().to_string().as_bytes())
+            }
+            Part::Placeholder(Placeholder::Task) => out.extend_from_slice(task),
+            Part::Placeholder(Placeholder::Args) => out.extend_from_slice(args),
         }
     }
     if out.contains(&0) {
-        return Err("the body has a NUL where {task} or {args} is to go, and no argument can have one".into());
+        return Err("the body has a NUL in {task} or {args}, and an argument can't contain one".into());
     }
     Ok(OsString::from_vec(out))
 }
@@ -307,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_in_is_not_looked_at_again() {
+    fn replaced_text_is_not_replaced_again() {
         assert_eq!(fill(b"{args}", b"SEND: {id} $(rm) \"").unwrap(), b"{id} $(rm) \"");
         assert_eq!(fill(b"{args}", b"SEND: \xff\n").unwrap(), b"\xff\n");
     }
 
     #[test]
-    fn nul_in_an_argument_is_the_jobs_end() {
+    fn nul_in_an_argument_makes_the_job_dead() {
         let outcome = Program::new("true", ["{args}"]).run(&job(b"SEND: a\0b"));
         assert!(matches!(outcome, Outcome::Dead { .. }), "{outcome:?}");
         assert_eq!(Program::new("true", ["{task}"]).run(&job(b"SEND: a\0b")), Outcome::Done);
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn program_that_is_not_there_makes_the_worker_unfit() {
+    fn missing_program_makes_the_worker_unfit() {
         for (program, code) in [("/no/such/program", 127), ("/dev/null/x", 127), ("/", 126)] {
             let outcome = Program::new(program, [""; 0]).run(&job(b""));
             assert!(
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn argument_that_is_too_long_is_the_jobs_end() {
+    fn argument_that_is_too_long_makes_the_job_dead() {
         let mut body = b"SEND: ".to_vec();
         body.resize(200_000, b'a');
         let outcome = Program::new("true", ["{args}"]).run(&job(&body));
@@ -341,7 +343,7 @@ mod tests {
 
     #[test]
     fn grandchild_that_keeps_stderr_open_does_not_hold_up_the_job() {
-        // The sleep lives on in a group of its own accord; it is ended here by its number.
+        // The sleep keeps running; the test ends it by its process id.
         let outcome = Program::new("sh", ["-c", "sleep 1000 & echo $! >&2; exit 3"]).run(&job(b""));
         let Outcome::Retry { reason, .. } = outcome else { panic!("{outcome:?}") };
         let number = reason.strip_prefix("exit 3: ").expect(&reason).parse().expect(&reason);
