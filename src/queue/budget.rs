@@ -1,8 +1,13 @@
-//! How much memory everything in the queue is taken to cost, and who may still take some.
+//! The budget of memory: how much everything in the queue is taken to cost, and who may still take some.
 //!
-//! The limit is on an estimate, not on what the allocator has: what each thing costs is decided where it is made. Jobs
-//! stop at the limit. What must go on when jobs have taken everything has a reserve beyond it, so that the whole
-//! stays within a twentieth of the limit, whatever clients do.
+//! The limit is on an estimate, not on what the allocator has; what each thing costs is decided where it is
+//! made. Jobs stop at the limit. Notes about jobs and queues without jobs have a reserve beyond it, so that
+//! workers can go on when jobs have taken everything, and the whole stays within a twentieth of the limit,
+//! whatever clients do.
+//!
+//! The queues that a connection waits for and watches are not counted again for it: the length of a command
+//! or `WATCHED_MAX` limits their numbers, to some 30 KiB, and the number of connections has a limit of its
+//! own.
 
 /// What a queue is taken to cost beside its jobs.
 pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
@@ -12,11 +17,11 @@ pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
 pub(crate) enum Purpose {
     /// A job. There is no reserve: its submission is refused.
     Job,
-    /// The reason of a failure, or statistics about a job's past. Without room they are not kept; what happened to the
-    /// job is recorded in any case.
+    /// The reason of a failure, or statistics about a job's past. Without room they are not kept; what
+    /// happened to the job is recorded in any case.
     Note,
-    /// A queue that somebody waits for, watches or pauses: workers can wait, and queues be paused, when jobs and notes
-    /// have taken everything.
+    /// A queue that somebody waits for, watches or pauses: workers can wait, and queues be paused, when jobs
+    /// and notes have taken everything.
     Queue,
 }
 

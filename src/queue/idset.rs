@@ -1,8 +1,8 @@
 //! Ordered sets of job ids, grouped by a key: one bit a job where ids lie close together.
 //!
-//! Ids count up, and jobs of one queue and priority mostly come and go in that order, so 64 neighbouring ids share one
-//! entry. A dense set costs under a byte a job, a sparse one some 45. Each operation is one descent of a B-tree, and
-//! at either end of the set that descent stays in the cache.
+//! Ids count up, and jobs of one queue and priority mostly come and go in that order, so 64 neighbouring ids
+//! share one entry. A dense set costs under a byte a job, a sparse one some 45. Each operation is one descent
+//! of a B-tree, and at either end of the set that descent stays in the cache.
 
 use std::collections::BTreeMap;
 
