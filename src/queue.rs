@@ -212,16 +212,18 @@ impl<R: Recorder> Queue<R> {
         self.locked.lock().times_locked
     }
 
-    /// Opens a session.
-    pub fn open_session(&self) -> SessionId {
+    /// Opens a session. Returns also what [`Queue::cancel`] needs to end this session's waits, and no later
+    /// session's that gets the same number.
+    pub fn open_session(&self) -> (SessionId, Arc<Waiter>) {
         let mut locked = self.locked.lock();
         let session = locked.state.open_session();
         let number = session.0 as usize;
         if locked.waiters.len() <= number {
             locked.waiters.resize_with(number + 1, Arc::default);
         }
-        locked.waiters[number] = Arc::default();
-        session
+        let waiter = Arc::<Waiter>::default();
+        locked.waiters[number] = Arc::clone(&waiter);
+        (session, waiter)
     }
 
     /// Ends a session; see [`State::end_session`].
@@ -261,12 +263,6 @@ impl<R: Recorder> Queue<R> {
             }
             now = self.clock.now();
         }
-    }
-
-    /// What [`Queue::cancel`] needs to end this session's waits, and no later session's that gets the same
-    /// number.
-    pub fn waiter(&self, session: SessionId) -> Arc<Waiter> {
-        Arc::clone(&self.locked.lock().waiters[session.0 as usize])
     }
 
     /// Ends a session's wait now, and each later one as it begins.

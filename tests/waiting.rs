@@ -43,7 +43,7 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
     let waiter = {
         let queue = queue.clone();
         thread::spawn(move || {
-            let session = queue.open_session();
+            let (session, _) = queue.open_session();
             let waited = queue
                 .wait(session, &Wait { queues: &[QueueName::default()], warn: Warn::Never, deadline: None })
                 .unwrap();
@@ -78,7 +78,7 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
     let clock = ManualClock::default();
     let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere, || ()));
     let now = || queue.clock().now();
-    let session = queue.open_session();
+    let (session, _) = queue.open_session();
     let submit = |state: &mut State, now, ttr| {
         let options = Options::default().ttr(Duration::from_secs(ttr));
         state.submit(now, Submission::new(*b"work").options(&options)).expect("there is room").id

@@ -23,6 +23,7 @@ const BATCH_BODIES_MAX: usize = 64 << 10;
 pub(in crate::broker) struct Session {
     engine: Arc<Engine>,
     client: Client,
+    waiter: Arc<Waiter>,
     ended: bool,
 }
 
@@ -58,14 +59,13 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(super) fn open(engine: Arc<Engine>) -> Session {
-        let id = engine.queue.open_session();
+        let (id, waiter) = engine.queue.open_session();
         let tally = engine.tallies.open(id);
-        Session { engine, client: Client::new(id, tally), ended: false }
+        Session { engine, client: Client::new(id, tally), waiter, ended: false }
     }
 
     pub(in crate::broker) fn canceller(&self) -> Canceller {
-        let queue = &self.engine.queue;
-        Canceller { queue: Arc::downgrade(queue), waiter: queue.waiter(self.client.id) }
+        Canceller { queue: Arc::downgrade(&self.engine.queue), waiter: Arc::clone(&self.waiter) }
     }
 
     pub(in crate::broker) fn execute(&mut self, mut command: Command) -> Outcome {
