@@ -49,6 +49,7 @@ mod waiters;
 mod writer;
 
 use account::Account;
+use buffer::Needed;
 pub use buffer::Position;
 use compaction::Compactor;
 pub use compaction::Keeper;
@@ -69,6 +70,7 @@ use writer::Writer;
 
 /// What was found when a journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Recovered {
     /// Records read.
     pub records: u64,
@@ -220,9 +222,11 @@ impl Journal {
     /// A change that nobody waits for is written with the next one that somebody waits for; see
     /// [`Journal::nudge`].
     pub fn append(&self, change: &Change) -> Position {
-        // Anything but a job's whole record is of no use once that is written again.
-        let is_dead = matches!(change, Change::Status(..) | Change::Gone(_));
-        self.inner.writer.append(is_dead, |out| record::encode(change, out))
+        let needed = match change {
+            Change::Status(..) | Change::Gone(_) => Needed::UntilRewritten,
+            Change::Job(..) | Change::Pause(..) | Change::IdsUsed(_) => Needed::Long,
+        };
+        self.inner.writer.append(needed, |out| record::encode(change, out))
     }
 
     /// Tells the journal how much must be kept. Cheap. Call it once after opening, and whenever changes were

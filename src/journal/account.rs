@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::buffer::Needed;
 use super::recovery::{Segment, Spare};
 use super::space::{Facts, Live, Round};
 
@@ -88,10 +89,10 @@ impl Account {
         }
     }
 
-    /// Counts a record that was appended, and is dead from the beginning or not.
-    pub(super) fn appended(&self, bytes: u64, is_dead: bool) {
+    /// Counts a record that was appended. It counts as dead unless it is needed long.
+    pub(super) fn appended(&self, bytes: u64, needed: Needed) {
         self.unwritten.fetch_add(bytes, Ordering::Relaxed);
-        if is_dead {
+        if needed == Needed::UntilRewritten {
             self.died.fetch_add(bytes, Ordering::Relaxed);
         }
     }

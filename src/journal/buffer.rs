@@ -15,6 +15,15 @@ const BLANKS_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub(super) u64);
 
+/// How long a record is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needed {
+    /// As long as what it is about exists.
+    Long,
+    /// Until its job is written again as a whole.
+    UntilRewritten,
+}
+
 /// Records that will be one batch.
 #[derive(Debug)]
 pub(super) struct Chunk {

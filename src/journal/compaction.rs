@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use super::account::Account;
 use super::batch::HEADER_BYTES;
-use super::buffer::Position;
+use super::buffer::{Needed, Position};
 use super::failure::{Failure, Unavailable};
 use super::files::{Files, Unfinished};
 use super::options::Sabotage;
@@ -162,7 +162,7 @@ impl Compactor {
         }
         self.rewrite(keeper, &mut ids)?;
         keeper.rewrite_rest();
-        let position = self.writer.append(false, |out| record::encode_dropped(id, out));
+        let position = self.writer.append(Needed::Long, |out| record::encode_dropped(id, out));
         if self.sabotage == Sabotage::DropBeforeSync {
             return Ok(());
         }

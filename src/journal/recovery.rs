@@ -23,6 +23,7 @@ use super::storage::{Storage, StorageFile, write_full};
 
 /// A last batch that was not written completely, so it was never acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TornTail {
     /// The segment.
     pub path: PathBuf,

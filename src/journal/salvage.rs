@@ -23,6 +23,7 @@ use super::storage::{Storage, StorageFile, read_full, write_full};
 
 /// The result of a salvage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Salvaged {
     /// Whether anything was damaged. If not, nothing was changed.
     pub damaged: bool,

@@ -12,6 +12,7 @@ use crate::job::{JobId, QueueName};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Report {
     /// Jobs that a server would restore.
     pub jobs: u64,

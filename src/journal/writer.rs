@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::account::Account;
 use super::batch::{self, Kind};
-use super::buffer::{BATCH_BYTES, Buffer, Chunk, Position};
+use super::buffer::{BATCH_BYTES, Buffer, Chunk, Needed, Position};
 use super::failure::{Failure, Unavailable};
 use super::histogram::Histogram;
 use super::options::{Fsync, Options, Sabotage};
@@ -117,9 +117,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Appends the record that `encode` writes. It is dead from the beginning if it is not needed once its
-    /// job is written again.
-    pub(super) fn append(&self, is_dead: bool, encode: impl FnOnce(&mut Vec<u8>)) -> Position {
+    /// Appends the record that `encode` writes.
+    pub(super) fn append(&self, needed: Needed, encode: impl FnOnce(&mut Vec<u8>)) -> Position {
         let limit = self.batch_bytes();
         let mut state = self.state.lock();
         state.appended += 1;
@@ -127,7 +126,7 @@ impl Writer {
         // If the journal has failed, nobody will write it, and a thread that waits for it gets the failure.
         if state.failure.is_none() {
             let bytes = state.buffer.append(position, limit, encode);
-            self.account.appended(bytes, is_dead);
+            self.account.appended(bytes, needed);
         }
         Position(position)
     }
