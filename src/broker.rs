@@ -73,8 +73,14 @@ pub fn segment_bytes_by_default(body_max: u64) -> u64 {
     twenty.clamp(16 << 20, 64 << 20).max(segment_bytes_for(body_max))
 }
 
-/// What a broker is made with.
+/// What a broker is made with. Start from the default and set what is to differ:
+///
+/// ```
+/// let mut config = djqs::broker::Config::default();
+/// config.memory_max = 64 << 20;
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Config {
     /// The most memory that all jobs together may take, in bytes; beyond it, submissions are refused. Default
     /// 1 GiB.
@@ -117,6 +123,7 @@ pub struct Broker {
 
 /// What the server counts for STATS.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Gauges {
     /// Connections open now.
     pub connections: AtomicU64,

@@ -29,6 +29,7 @@ pub mod retry;
 mod script;
 pub(crate) mod wire;
 
+pub use crate::job::Failure;
 pub use address::{Address, BadAddress};
 pub use batch::BatchError;
 pub use figures::QueueSummary;
@@ -112,43 +113,6 @@ pub enum AfterFailure {
     RetryIn(Duration),
     /// It is dead: its attempts are spent, or the worker declared it dead.
     Dead,
-}
-
-/// How a job failed: the reason, and what to do with the job.
-///
-/// ```
-/// use std::time::Duration;
-/// use djqs::client::Failure;
-///
-/// let try_again = Failure::new("no disk"); // After the job's own backoff.
-/// let try_later = Failure::new("no disk").retry_in(Duration::from_secs(3600));
-/// let no_use = Failure::new("no such user").dead();
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failure {
-    reason: String,
-    delay: Option<Duration>,
-    dead: bool,
-}
-
-impl Failure {
-    /// A failure for this reason, which may be empty. At most
-    /// [`MAX_REASON_BYTES`](crate::job::MAX_REASON_BYTES) of it are kept with the job.
-    pub fn new(reason: impl Into<String>) -> Failure {
-        Failure { reason: reason.into(), ..Failure::default() }
-    }
-
-    /// Has the job tried again after this long, instead of its own backoff.
-    pub fn retry_in(mut self, delay: Duration) -> Failure {
-        self.delay = Some(delay);
-        self
-    }
-
-    /// Makes the job dead at once, whatever attempts it has left.
-    pub fn dead(mut self) -> Failure {
-        self.dead = true;
-        self
-    }
 }
 
 impl Client {
@@ -260,8 +224,7 @@ impl Client {
     /// # Errors
     /// As for [`Client::ack`].
     pub fn fail(&mut self, id: JobId, failure: Failure) -> Result<AfterFailure, Error> {
-        let Failure { delay, dead, reason } = failure;
-        let reason = Some(reason).filter(|reason| !reason.is_empty()).map(Into::into);
+        let (delay, dead, reason) = failure.into_parts();
         match self.call(&Command::Fail { id, delay, dead, reason })? {
             Answer::RetryIn(wait) => Ok(AfterFailure::RetryIn(wait)),
             Answer::Dead => Ok(AfterFailure::Dead),

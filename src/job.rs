@@ -89,6 +89,49 @@ impl Counts {
     }
 }
 
+/// How a job failed: the reason, and what to do with the job.
+///
+/// ```
+/// use std::time::Duration;
+/// use djqs::job::Failure;
+///
+/// let try_again = Failure::new("no disk"); // After the job's own backoff.
+/// let try_later = Failure::new("no disk").retry_in(Duration::from_secs(3600));
+/// let no_use = Failure::new("no such user").dead();
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    reason: String,
+    delay: Option<Duration>,
+    dead: bool,
+}
+
+impl Failure {
+    /// A failure for this reason, which may be empty. At most
+    /// [`MAX_REASON_BYTES`] of it are kept with the job.
+    pub fn new(reason: impl Into<String>) -> Failure {
+        Failure { reason: reason.into(), ..Failure::default() }
+    }
+
+    /// Has the job tried again after this long, instead of its own backoff.
+    pub fn retry_in(mut self, delay: Duration) -> Failure {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// Makes the job dead at once, whatever attempts it has left.
+    pub fn dead(mut self) -> Failure {
+        self.dead = true;
+        self
+    }
+
+    /// The parts: the delay, whether the job is dead now, and the reason, if there is one.
+    pub(crate) fn into_parts(self) -> (Option<Duration>, bool, Option<Arc<str>>) {
+        let Failure { reason, delay, dead } = self;
+        (delay, dead, Some(reason).filter(|reason| !reason.is_empty()).map(Into::into))
+    }
+}
+
 /// A leased job, as its worker receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -57,6 +57,7 @@ pub enum Retry {
 
 /// What a client asks for, in either dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Command {
     /// Accept a job.
     Submit(Submission),
@@ -158,6 +159,7 @@ pub enum Command {
 
 /// The commands of the beanstalkd dialect alone. There, a connection uses one queue and watches others.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Compat {
     /// Accept a job in the queue that the connection uses.
     SubmitHere(Options, Arc<[u8]>),
@@ -259,6 +261,7 @@ impl From<Compat> for Command {
 
 /// What the server answers, in either dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reply {
     /// The job is accepted.
     Accepted {
@@ -315,6 +318,7 @@ pub enum Reply {
 
 /// The dialect of a command, and of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Dialect {
     /// Upper-case verbs, replies ending in LF.
     Native,

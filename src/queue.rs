@@ -91,6 +91,12 @@ impl From<Broken> for Refusal {
 /// panicked, it wakes all who wait.
 struct Alarm<'a, R: Recorder>(&'a Queue<R>);
 
+impl<R: Recorder> fmt::Debug for Queue<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
 impl<R: Recorder> Drop for Alarm<'_, R> {
     fn drop(&mut self) {
         // A thread may panic for a reason of its own and end its session here; then no change is unfinished.

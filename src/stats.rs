@@ -23,6 +23,7 @@ pub struct StateCounts {
 
 /// What has happened since the queue was created, or since the server started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Totals {
     /// Jobs accepted.
     pub submitted: u64,
@@ -46,6 +47,7 @@ pub struct Totals {
 
 /// One queue's counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueStats {
     /// Its name.
     pub name: QueueName,
@@ -59,8 +61,17 @@ pub struct QueueStats {
     pub totals: Totals,
 }
 
+impl QueueStats {
+    /// The counters of an empty queue, to which nothing has happened. Servers show queues; a test makes its own
+    /// and sets the fields that it needs.
+    pub fn new(name: QueueName) -> QueueStats {
+        QueueStats { name, jobs: StateCounts::default(), waiting: 0, paused: None, totals: Totals::default() }
+    }
+}
+
 /// The server's counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerStats {
     /// The server's version.
     pub version: String,
@@ -134,6 +145,7 @@ pub struct JournalStats {
 
 /// One job and its history. Everything that is not in [`Job::counts`] is counted since the server started.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct JobStats {
     /// The job.
     pub job: Job,
@@ -153,8 +165,17 @@ pub struct JobStats {
     pub kicks: u64,
 }
 
+impl JobStats {
+    /// The history of a job that was submitted just now. See [`QueueStats::new`].
+    pub fn new(job: Job) -> JobStats {
+        let (age, delay) = (Duration::ZERO, Duration::ZERO);
+        JobStats { job, age, delay, leases: 0, lapses: 0, returns: 0, deaths: 0, kicks: 0 }
+    }
+}
+
 /// One queue's counters, and how many connections use and watch it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueDetails {
     /// Its counters.
     pub stats: QueueStats,
@@ -173,19 +194,20 @@ pub struct QueueDetails {
 impl QueueDetails {
     /// The details of a queue that does not exist.
     pub fn of(name: QueueName) -> QueueDetails {
-        let stats = QueueStats {
-            name,
-            jobs: StateCounts::default(),
-            waiting: 0,
-            paused: None,
-            totals: Totals::default(),
-        };
-        QueueDetails { stats, urgent: 0, using: 0, watching: 0, pauses: 0, pause_time: None }
+        QueueDetails {
+            stats: QueueStats::new(name),
+            urgent: 0,
+            using: 0,
+            watching: 0,
+            pauses: 0,
+            pause_time: None,
+        }
     }
 }
 
 /// The server's counters, in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerDetails {
     /// The counters of STATS.
     pub stats: ServerStats,
@@ -209,6 +231,7 @@ pub struct ServerDetails {
 
 /// Where a server runs, and which run it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Machine {
     /// The machine's name.
     pub hostname: String,
@@ -223,6 +246,7 @@ pub struct Machine {
 /// The commands that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named as its command is")]
+#[non_exhaustive]
 pub enum Counted {
     Submit,
     Peek,

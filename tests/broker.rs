@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use djqs::broker::{Config, Outcome, Session, Waited};
 use djqs::internal::clock::{Clock, ManualClock};
+use djqs::job::Failure;
 use djqs::protocol::{Command, Reply, Wait};
 use djqs::{Broker, JobId, Options, QueueName, Submission};
 
 fn broker() -> (Broker, ManualClock) {
     let clock = ManualClock::default();
-    (Broker::in_memory(Config { clock: Clock::Manual(clock.clone()), ..Config::default() }), clock)
+    let mut config = Config::default();
+    config.clock = Clock::Manual(clock.clone());
+    (Broker::in_memory(config), clock)
 }
 
 fn delayed(seconds: u64) -> Submission {
@@ -110,7 +113,7 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
     let all_dead = |killer: &mut Session| {
         let mut killed = 0;
         while let Some(lease) = killer.lease(&[]).unwrap() {
-            killer.fail(lease.id, None, true, None).unwrap();
+            killer.fail(lease.id, Failure::default().dead()).unwrap();
             killed += 1;
         }
         killed

@@ -9,7 +9,7 @@ use djqs::protocol::native::{
     Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
 use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, Reply, Retry, Wait};
-use djqs::stats::{QueueStats, ServerStats, StateCounts, Totals};
+use djqs::stats::{QueueStats, ServerStats, StateCounts};
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, QueueName, Refusal, Submission};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -174,12 +174,11 @@ fn lease_of(id: JobId, queue: QueueName, attempt: u32, ttr: Duration, body: &[u8
 
 fn queue_stats() -> impl Strategy<Value = QueueStats> {
     (queue_name(), any::<[u64; 6]>(), prop::option::of(prop::option::of(duration()))).prop_map(
-        |(name, [ready, delayed, leased, dead, waiting, failed], paused)| QueueStats {
-            name,
-            jobs: StateCounts { ready, delayed, leased, dead },
-            waiting,
-            paused,
-            totals: Totals { failed, ..Totals::default() },
+        |(name, [ready, delayed, leased, dead, waiting, failed], paused)| {
+            let mut stats = QueueStats::new(name);
+            stats.jobs = StateCounts { ready, delayed, leased, dead };
+            (stats.waiting, stats.paused, stats.totals.failed) = (waiting, paused, failed);
+            stats
         },
     )
 }
@@ -196,12 +195,11 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
-    let server_stats = any::<(u32, bool, u64)>().prop_map(|(pid, draining, connections)| ServerStats {
-        version: "1.2.3".into(),
-        pid,
-        draining,
-        connections,
-        ..ServerStats::default()
+    let server_stats = any::<(u32, bool, u64)>().prop_map(|(pid, draining, connections)| {
+        let mut stats = ServerStats::default();
+        (stats.pid, stats.draining, stats.connections) = (pid, draining, connections);
+        stats.version = "1.2.3".into();
+        stats
     });
     prop_oneof![
         (job_id(), prop::option::of(job_state()))

@@ -113,7 +113,8 @@ fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
         }
         Err(FeedError::Unreachable(_) | FeedError::Lost(_)) => EXIT_UNAVAILABLE,
         Err(FeedError::InsideBody { .. }) => EXIT_REFUSED,
-        Err(FeedError::Input { .. } | FeedError::Output(_)) => EXIT_IO,
+        // Input and output; another kind would be neither the server's refusal nor its absence.
+        Err(_) => EXIT_IO,
     };
     if let Err(error) = outcome {
         // If standard error is closed, the exit code still reports the failure.

@@ -52,8 +52,9 @@ fn run(flags: Flags) -> Result<(), String> {
         log::warn!("--max-connections {connections_max} is more than the system allows: {}", cap.because);
     }
     let memory_max = flags.max_memory.unwrap_or_else(limits::default_memory_max);
-    let config =
-        broker::Config { memory_max, on_failure: Some(Arc::new(end_soon)), ..broker::Config::default() };
+    let mut config = broker::Config::default();
+    config.memory_max = memory_max;
+    config.on_failure = Some(Arc::new(end_soon));
     let (broker, promise) = if flags.memory {
         (Broker::in_memory(config), "jobs in memory only, a restart loses them (--memory)".into())
     } else {

@@ -1,6 +1,5 @@
 //! The verbs as methods of a [`Session`], for programs that embed the broker. Each executes its [`Command`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Accepted, Failed, Outcome, Session};
@@ -9,7 +8,7 @@ use super::{LIST_BYTES_MAX, LIST_JOBS_MAX};
 #[cfg(doc)]
 use crate::error::Code;
 use crate::error::Refusal;
-use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::job::{Failure, Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::protocol::{Command, Reply, Retry, Wait};
 use crate::stats::QueueStats;
 
@@ -46,18 +45,13 @@ impl Session {
         self.done(Command::Ack { id })
     }
 
-    /// A leased job failed: it is tried again after `delay`, or its own backoff; or, with `dead`, it is dead
-    /// now.
+    /// A leased job failed. It is tried again after its backoff, until its attempts are spent, unless the
+    /// [`Failure`] says otherwise.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
-    pub fn fail(
-        &mut self,
-        id: JobId,
-        delay: Option<Duration>,
-        dead: bool,
-        reason: Option<Arc<str>>,
-    ) -> Result<Failed, Refusal> {
+    pub fn fail(&mut self, id: JobId, failure: Failure) -> Result<Failed, Refusal> {
+        let (delay, dead, reason) = failure.into_parts();
         match self.reply(Command::Fail { id, delay, dead, reason })? {
             Reply::RetryIn(wait) => Ok(Failed::RetryIn(wait)),
             Reply::Dead => Ok(Failed::Dead),

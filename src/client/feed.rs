@@ -44,6 +44,7 @@ pub trait Sink {
 
 /// The progress of a text of commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tally {
     /// Commands that were answered.
     pub answered: u64,
@@ -55,6 +56,7 @@ pub struct Tally {
 
 /// Why [`feed`] ended before the end of the text.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum FeedError {
     /// No connection could be made; nothing was sent.
     Unreachable(Error),
@@ -109,6 +111,7 @@ impl std::error::Error for FeedError {
 
 /// Which commands were sent and answered when the connection broke.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Lost {
     /// Why it broke.
     pub why: Error,

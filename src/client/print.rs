@@ -8,6 +8,7 @@ use crate::protocol::native::Answer;
 
 /// How replies are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// Unchanged.
     Wire,

@@ -31,6 +31,7 @@ pub(super) use request::{decode, is_nothing, outgrown};
 /// verbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named as it is written")]
+#[non_exhaustive]
 pub enum Verb {
     Put,
     Reserve,

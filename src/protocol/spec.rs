@@ -9,6 +9,7 @@ pub(crate) const FEW_QUEUES: usize = 8;
 
 /// What is known of a command. See [`Command::spec`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Spec {
     /// Whether it takes a microsecond or so, with a reply that is short apart from a body. Brief commands
     /// that are sent ahead share the queue's lock.

@@ -1,5 +1,6 @@
 //! What the queue's lock guards, and what happens under it: a change is made, recorded, and leaves sessions to wake.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,6 +28,12 @@ pub struct Locked<R> {
     pub(super) broken: bool,
     /// How often [`Queue::locked`](super::Queue::locked) has taken the lock.
     pub(super) times_locked: u64,
+}
+
+impl<R> fmt::Debug for Locked<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locked").finish_non_exhaustive()
+    }
 }
 
 /// Who has to be woken after the lock is released.

@@ -8,6 +8,7 @@ use super::{JournalStats, QueueStats, ServerDetails, ServerStats, StateCounts, T
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Stat {
     /// Its name in STATS, such as `jobs_ready`. A unit is at its end; a counter ends in `_total`.
     pub name: &'static str,
@@ -21,6 +22,7 @@ pub struct Stat {
 
 /// What kind of figure a [`Stat`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// It goes up and down.
     Gauge,
@@ -32,6 +34,7 @@ pub enum Kind {
 
 /// The value of a [`Stat`]. `Display` is how STATS shows it.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Value {
     /// A whole number.
     Number(u64),

@@ -41,6 +41,7 @@ const PIPE_BYTES_MIN: usize = 4096;
 
 /// Where a program's stderr goes. Its last lines are also the reason of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stderr {
     /// To this process's stderr, line by line.
     PassOn,

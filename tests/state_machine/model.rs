@@ -731,16 +731,15 @@ impl Model {
 
     pub(crate) fn queue_stats(&self, now: Now, number: QueueNo) -> Option<QueueStats> {
         let queue = self.queue(number)?;
-        Some(QueueStats {
-            name: self.names[number].clone(),
-            jobs: self.counts(Some(number)),
-            waiting: self.line.iter().filter(|(_, queues)| queues.contains(&number)).count() as u64,
-            paused: queue.paused.map(|pause| match pause {
-                Pause::UntilResumed => None,
-                Pause::Until(end) => Some(end.until(now.mono)),
-            }),
-            totals: queue.past.totals,
-        })
+        let mut stats = QueueStats::new(self.names[number].clone());
+        stats.jobs = self.counts(Some(number));
+        stats.waiting = self.line.iter().filter(|(_, queues)| queues.contains(&number)).count() as u64;
+        stats.paused = queue.paused.map(|pause| match pause {
+            Pause::UntilResumed => None,
+            Pause::Until(end) => Some(end.until(now.mono)),
+        });
+        stats.totals = queue.past.totals;
+        Some(stats)
     }
 
     pub(crate) fn queue_details(&self, now: Now, number: QueueNo) -> Option<QueueDetails> {
@@ -748,18 +747,18 @@ impl Model {
         if queue.is_none() && number != DEFAULT {
             return None;
         }
-        let stats = self.queue_stats(now, number);
-        let mut nothing = QueueDetails::of(self.names[number].clone()).stats;
-        nothing.totals = self.default_past.totals;
-        Some(QueueDetails {
-            stats: stats.unwrap_or(nothing),
-            urgent: self.urgent(Some(number)),
-            using: self.attached.values().filter(|attached| attached.uses == number).count() as u64,
-            watching: self.attached.values().filter(|attached| attached.watches.contains(&number)).count()
-                as u64,
-            pauses: queue.map_or(self.default_past, |queue| queue.past).pauses,
-            pause_time: queue.and_then(|queue| queue.paused.and(queue.pause_time)),
-        })
+        let mut details = QueueDetails::of(self.names[number].clone());
+        details.stats.totals = self.default_past.totals;
+        if let Some(stats) = self.queue_stats(now, number) {
+            details.stats = stats;
+        }
+        details.urgent = self.urgent(Some(number));
+        details.using = self.attached.values().filter(|attached| attached.uses == number).count() as u64;
+        details.watching =
+            self.attached.values().filter(|attached| attached.watches.contains(&number)).count() as u64;
+        details.pauses = queue.map_or(self.default_past, |queue| queue.past).pauses;
+        details.pause_time = queue.and_then(|queue| queue.paused.and(queue.pause_time));
+        Some(details)
     }
 
     pub(crate) fn urgent(&self, queue: Option<QueueNo>) -> u64 {
@@ -772,19 +771,18 @@ impl Model {
         let lapses = past.forgiven_crashes + counts.crashes;
         let leased = u32::from(matches!(place, Place::Leased(..)));
         let leases = lapses + past.forgiven_failures + counts.failures + counts.returns + leased;
-        Some(JobStats {
-            job: self.peek(now, id)?,
-            age: Duration::from_secs(now.wall_ms / 1000 - created_s),
-            delay: match place {
-                Place::Delayed(_) => Duration::from_secs(delay.as_millis().div_ceil(1000) as u64),
-                _ => Duration::ZERO,
-            },
-            leases: leases.into(),
-            lapses: lapses.into(),
-            returns: counts.returns.into(),
-            deaths: u64::from(past.deaths) + u64::from(*place == Place::Dead),
-            kicks: past.kicks.into(),
-        })
+        let mut stats = JobStats::new(self.peek(now, id)?);
+        stats.age = Duration::from_secs(now.wall_ms / 1000 - created_s);
+        stats.delay = match place {
+            Place::Delayed(_) => Duration::from_secs(delay.as_millis().div_ceil(1000) as u64),
+            _ => Duration::ZERO,
+        };
+        stats.leases = leases.into();
+        stats.lapses = lapses.into();
+        stats.returns = counts.returns.into();
+        stats.deaths = u64::from(past.deaths) + u64::from(*place == Place::Dead);
+        stats.kicks = past.kicks.into();
+        Some(stats)
     }
 
     pub(crate) fn memory(&self) -> u64 {

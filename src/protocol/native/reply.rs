@@ -22,6 +22,7 @@ use crate::stats::{QueueStats, Stat, StateCounts};
 
 /// A reply as the client reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Answer {
     /// `ACK 7`: the job is accepted, or there is an unfinished one with the same key.
     Accepted {

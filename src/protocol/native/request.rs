@@ -191,6 +191,7 @@ pub fn body_behind(line: &[u8]) -> Option<u64> {
 
 /// Why a text is not one command. Its text says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BadText {
     /// It has an LF outside a body, so that it would be more than one command.
     LfOutsideBody,
