@@ -91,7 +91,7 @@ pub struct Client {
     /// The command that is being sent; kept to reuse its memory.
     out: Vec<u8>,
     /// Whether every command has had its reply, so that the next reply belongs to the next command.
-    in_step: bool,
+    in_sync: bool,
 }
 
 /// A job that the server has accepted.
@@ -133,7 +133,7 @@ impl Client {
     pub fn connect_to(server: &Address) -> Result<Client, Error> {
         let wire = Wire::connect(server, SILENCE_MAX)?;
         let replies = Replies::new(ROOM_BYTES);
-        Ok(Client { server: server.clone(), wire, replies, out: Vec::new(), in_step: true })
+        Ok(Client { server: server.clone(), wire, replies, out: Vec::new(), in_sync: true })
     }
 
     /// Replaces the connection by a new one to the same server. Each job that the old one had leased is charged a
@@ -159,25 +159,25 @@ impl Client {
     /// [`Error::Disconnected`] and [`Error::BadReply`]: see [`Client`].
     pub fn call(&mut self, command: &Command) -> Result<Answer, Error> {
         let answer = self.exchange(command)?;
-        self.in_step = true;
+        self.in_sync = true;
         match answer {
             Answer::Refused(refusal) => Err(Error::Refused(refusal)),
             answer => Ok(answer),
         }
     }
 
-    /// Sends a command and reads the answer. The client stays out of step; the caller decides whether it is in step.
+    /// Sends a command and reads the answer. The caller sets `in_sync` again if the answer is a good one.
     fn exchange(&mut self, command: &Command) -> Result<Answer, Error> {
-        self.step_out()?;
+        self.lose_sync()?;
         self.out.clear();
         write_command(command, &mut self.out);
         self.wire.send(&self.out)?;
         self.replies.wait(&self.wire)
     }
 
-    /// Marks the client as out of step, so that it is if the caller returns early.
-    fn step_out(&mut self) -> Result<(), Error> {
-        if !std::mem::replace(&mut self.in_step, false) {
+    /// Clears `in_sync`, so that an early return leaves the client unusable. Fails if it is already.
+    fn lose_sync(&mut self) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.in_sync, false) {
             return Err(broken("an earlier error ended this connection: connect again"));
         }
         Ok(())
@@ -192,7 +192,7 @@ impl Client {
     pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Error> {
         match self.call(&Command::Submit(submission))? {
             Answer::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
@@ -205,7 +205,7 @@ impl Client {
         match self.call(&Command::Lease { queues: queues.to_vec(), wait })? {
             Answer::Leased(lease) => Ok(Some(lease)),
             Answer::Empty => Ok(None),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
@@ -228,7 +228,7 @@ impl Client {
         match self.call(&Command::Fail { id, delay, dead, reason })? {
             Answer::RetryIn(wait) => Ok(AfterFailure::RetryIn(wait)),
             Answer::Dead => Ok(AfterFailure::Dead),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
@@ -256,7 +256,7 @@ impl Client {
     pub fn peek(&mut self, id: JobId) -> Result<Job, Error> {
         match self.call(&Command::Peek { id })? {
             Answer::Found(found) => Ok(*found),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
@@ -274,7 +274,7 @@ impl Client {
         after: Option<JobId>,
     ) -> Result<Vec<Job>, Error> {
         let lines = self.lines(&Command::List { queue: queue.clone(), state, limit, after })?;
-        self.understood(lines.iter().map(|line| job_json::read(line.as_bytes())).collect())
+        self.parsed(lines.iter().map(|line| job_json::read(line.as_bytes())).collect())
     }
 
     /// Makes a dead job, or a queue's dead jobs, ready again. Returns how many.
@@ -326,7 +326,7 @@ impl Client {
     /// See [`Client::call`].
     pub fn stats(&mut self) -> Result<ServerStats, Error> {
         let lines = self.lines(&Command::Stats { queue: None })?;
-        self.understood(figures::server_stats(&lines))
+        self.parsed(figures::server_stats(&lines))
     }
 
     /// A queue's counters.
@@ -336,7 +336,7 @@ impl Client {
     /// [`Client::call`].
     pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Error> {
         let lines = self.lines(&Command::Stats { queue: Some(queue.clone()) })?;
-        self.understood(figures::queue_stats(&lines))
+        self.parsed(figures::queue_stats(&lines))
     }
 
     /// All queues that exist.
@@ -345,7 +345,7 @@ impl Client {
     /// See [`Client::call`].
     pub fn queues(&mut self) -> Result<Vec<QueueSummary>, Error> {
         let lines = self.lines(&Command::Queues)?;
-        self.understood(lines.iter().map(|line| figures::queue_summary(line)).collect())
+        self.parsed(lines.iter().map(|line| figures::queue_summary(line)).collect())
     }
 
     /// Checks that the server answers.
@@ -355,7 +355,7 @@ impl Client {
     pub fn ping(&mut self) -> Result<(), Error> {
         match self.call(&Command::Ping)? {
             Answer::Pong => Ok(()),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
@@ -368,39 +368,39 @@ impl Client {
         match self.exchange(&Command::Quit) {
             Err(Error::Disconnected { source: None }) => Ok(()),
             Err(error) => Err(error),
-            Ok(_) => self.surprised(),
+            Ok(_) => self.unexpected_reply(),
         }
     }
 
     fn done(&mut self, command: &Command) -> Result<(), Error> {
         match self.call(command)? {
             Answer::Done => Ok(()),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
     fn count(&mut self, command: &Command) -> Result<u64, Error> {
         match self.call(command)? {
             Answer::Count(count) => Ok(count),
-            _ => self.surprised(),
+            _ => self.unexpected_reply(),
         }
     }
 
     fn lines(&mut self, command: &Command) -> Result<Vec<String>, Error> {
-        let Answer::Lines(lines) = self.call(command)? else { return self.surprised() };
+        let Answer::Lines(lines) = self.call(command)? else { return self.unexpected_reply() };
         match lines.into_iter().map(String::from_utf8).collect() {
             Ok(texts) => Ok(texts),
-            Err(_) => self.surprised(),
+            Err(_) => self.unexpected_reply(),
         }
     }
 
-    fn understood<T>(&mut self, read: Option<T>) -> Result<T, Error> {
-        read.map_or_else(|| self.surprised(), Ok)
+    fn parsed<T>(&mut self, read: Option<T>) -> Result<T, Error> {
+        read.map_or_else(|| self.unexpected_reply(), Ok)
     }
 
-    /// The reply is not one to the command that was sent, so client and server are out of step.
-    fn surprised<T>(&mut self) -> Result<T, Error> {
-        self.in_step = false;
+    /// The reply is not one to the command that was sent, so the two sides are out of sync.
+    fn unexpected_reply<T>(&mut self) -> Result<T, Error> {
+        self.in_sync = false;
         Err(Error::BadReply("it is the reply to another command".into()))
     }
 }

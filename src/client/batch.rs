@@ -57,7 +57,7 @@ impl Client {
         &mut self,
         submissions: impl IntoIterator<Item = Submission>,
     ) -> Result<Vec<Result<Accepted, Refusal>>, BatchError> {
-        if let Err(source) = self.step_out() {
+        if let Err(source) = self.lose_sync() {
             return Err(BatchError { results: Vec::new(), taken: 0, source });
         }
         let (sizes, expected) = bounded(WRITES_AHEAD);
@@ -78,7 +78,7 @@ impl Client {
         // The receiver's error says more: a server that refuses a client says why before it closes.
         match received.and(sent) {
             Ok(()) => {
-                self.in_step = true;
+                self.in_sync = true;
                 Ok(results)
             }
             Err(source) => Err(BatchError { results, taken, source }),

@@ -339,11 +339,11 @@ impl Receiving {
         let tally = self.tally;
         let all_answered = tally.answered >= sent.whole;
         // If there is one answer too many, those before it may belong to other commands.
-        let in_step = all_answered && matches!(why, Error::Disconnected { .. });
+        let in_sync = all_answered && matches!(why, Error::Disconnected { .. });
         match sent.ended.take() {
-            Some(Ok(ScriptEnd::Whole)) if in_step => Ok(tally),
-            Some(Ok(ScriptEnd::InsideBody { line })) if in_step => Err(FeedError::InsideBody { line, tally }),
-            Some(Err(source)) if in_step => Err(FeedError::Input { source, tally }),
+            Some(Ok(ScriptEnd::Whole)) if in_sync => Ok(tally),
+            Some(Ok(ScriptEnd::InsideBody { line })) if in_sync => Err(FeedError::InsideBody { line, tally }),
+            Some(Err(source)) if in_sync => Err(FeedError::Input { source, tally }),
             _ => {
                 // A command can be refused before all of its body is sent. Then its last line is not known.
                 let cut_off = tally.answered > sent.whole;
