@@ -1,8 +1,8 @@
-//! What has to outlive the process: each change to a job or a queue, as the journal writes it and recovery
-//! reads it.
+//! What has to survive the process: changes to jobs and queues, as the journal writes them and recovery reads
+//! them.
 //!
-//! A change carries the whole of what it changes, not a difference: replaying one twice, or one that a later
-//! one overrides, does no harm. A lease is not written: after a restart a leased job is ready again.
+//! A change has the new value of what it changes, not a difference. Replaying one twice, or one that a later
+//! change overrides, does no harm. Leases are not written: after a restart a leased job is ready again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +26,11 @@ pub struct JobSpec {
     pub key: Option<Key>,
     /// When it was submitted, in seconds since 1970.
     pub created_s: u32,
-    /// The work.
+    /// The body.
     pub body: Arc<[u8]>,
 }
 
-/// The part of a job that changes in its life.
+/// The part of a job that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStatus {
     /// Its priority now.
@@ -46,7 +46,7 @@ pub struct JobStatus {
 /// Where a job would be after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Ready; a leased job is written as this.
+    /// Ready. A leased job is written as ready.
     Ready,
     /// Delayed until this wall-clock time, in milliseconds since 1970.
     Delayed {
@@ -55,21 +55,22 @@ pub enum Place {
     },
     /// Dead.
     Dead {
-        /// Numbers the dead in the order in which they became so; 0 where that is not known, as in records of old.
-        turn: u64,
+        /// Numbers the dead jobs in the order in which they died; 0 if that is not known, as in records of
+        /// older versions.
+        dead_seq: u64,
     },
 }
 
-/// Whether a queue hands out jobs, as it is written.
+/// Whether a queue is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PauseState {
-    /// It hands out jobs.
+    /// It is not paused.
     Running,
     /// Paused until it is resumed.
     Paused,
     /// Paused until this wall-clock time, in milliseconds since 1970.
     PausedUntil {
-        /// When it hands out jobs again.
+        /// When the pause ends.
         wall_ms: u64,
     },
 }
@@ -77,16 +78,16 @@ pub enum PauseState {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A job, whole: accepted, or written anew by compaction.
+    /// A whole job: it was accepted, or compaction has written it again.
     Job(JobSpec, JobStatus),
-    /// What changed of a job that is there already.
+    /// The new status of a job.
     Status(JobId, JobStatus),
     /// A job is finished or deleted.
     Gone(JobId),
     /// A queue was paused or resumed.
     Pause(QueueName, PauseState),
-    /// No id up to and including this one will be given again. Written by compaction, for the case that
-    /// the job with the highest id is gone.
+    /// No id up to and including this one may be given again. Compaction writes it, since the job with the
+    /// highest id may be gone.
     IdsUsed(JobId),
 }
 
@@ -114,7 +115,7 @@ pub struct JobSize<'a> {
 }
 
 impl<'a> JobSize<'a> {
-    /// That of a job with that status.
+    /// The values of a job with this status.
     pub fn of(spec: &'a JobSpec, status: &'a JobStatus) -> JobSize<'a> {
         JobSize {
             id: spec.id,
@@ -130,11 +131,12 @@ impl<'a> JobSize<'a> {
     }
 }
 
-/// The length of a job's record if it is ready and all its counts are below 128: what a job adds to the bytes that the
-/// journal has to keep. The state sums it up, and the journal compares the sum with what it has on disk.
+/// The length of a job's record if it is ready and all its counts are below 128: what a job adds to the bytes
+/// that the journal has to keep. The state sums it up, and the journal compares the sum with what it has on
+/// disk.
 ///
-/// Counts and places change without a word to the journal. Leaving them out makes this a few bytes less than the record,
-/// and a sum that is easily kept.
+/// Counts and places change without a word to the journal. Leaving them out makes this a few bytes less than
+/// the record, and a sum that is easily kept.
 pub fn job_bytes(job: &JobSize<'_>) -> u64 {
     let (queue, key) = (job.queue.as_str().len(), job.key.map_or(0, |key| key.as_str().len()));
     let variable = int_length(job.id.0)

@@ -20,7 +20,7 @@ use crate::error::{Code, Refusal};
 use crate::job::JobId;
 use locked::Wakeups;
 pub use locked::{Locked, Wait, Waited, Waiter};
-use state::{Ending, SessionId, State};
+use state::{SessionEnd, SessionId, State};
 
 mod budget;
 mod idset;
@@ -236,7 +236,7 @@ impl<R: Recorder> Queue<R> {
     ///
     /// # Errors
     /// [`Broken`].
-    pub fn end_session(&self, session: SessionId, ending: Ending) -> Result<(), Broken> {
+    pub fn end_session(&self, session: SessionId, ending: SessionEnd) -> Result<(), Broken> {
         self.in_slices(|state, now| state.end_session(now, session, ending, SLICE_JOBS)).map(|_| ())
     }
 

@@ -52,7 +52,7 @@ fn all_kinds() -> Vec<Change> {
         job(1, b"work"),
         Change::Job(spec, delayed.clone()),
         Change::Status(JobId(1), delayed),
-        Change::Status(JobId(2), status(Place::Dead { turn: 1 })),
+        Change::Status(JobId(2), status(Place::Dead { dead_seq: 1 })),
         Change::Pause(queue.clone(), PauseState::Paused),
         Change::Pause(queue.clone(), PauseState::PausedUntil { wall_ms: 5 }),
         Change::Pause(queue, PauseState::Running),

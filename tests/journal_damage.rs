@@ -418,7 +418,7 @@ fn a_directory_of_version_1_is_pinned_byte_by_byte() {
     let queue = QueueName::new("mail").unwrap();
     for change in [
         job(1, b"work"),
-        Change::Status(JobId(1), status(Place::Dead { turn: 0 })),
+        Change::Status(JobId(1), status(Place::Dead { dead_seq: 0 })),
         Change::Pause(queue, PauseState::Paused),
         Change::Gone(JobId(1)),
         Change::IdsUsed(JobId(1)),

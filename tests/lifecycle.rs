@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use djqs::internal::change::{Change, Place};
 use djqs::internal::clock::{ManualClock, Moment, Now};
-use djqs::internal::queue::state::{Accepted, Ending, Failed, SessionId, State, Warn};
+use djqs::internal::queue::state::{Accepted, Failed, SessionEnd, SessionId, State, Warn};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::stats::StateCounts;
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
@@ -94,7 +94,7 @@ impl Bench {
         self.state.fail(self.now, session, id, delay, dead, reason).expect("it is leased")
     }
 
-    fn end(&mut self, session: SessionId, ending: Ending) {
+    fn end(&mut self, session: SessionId, ending: SessionEnd) {
         assert!(self.state.end_session(self.now, session, ending, u64::MAX));
     }
 
@@ -221,7 +221,7 @@ fn lease_says_which_attempt_it_is() {
     bench.fail(session, id, Some(Duration::ZERO), false, None);
     let second = bench.get_of(session, &["default"]).expect("it is ready again");
     assert_eq!((second.id, second.attempt, second.ttr), (id, 2, options().ttr));
-    bench.end(session, Ending::Lost);
+    bench.end(session, SessionEnd::Lost);
     let other = bench.session();
     assert_eq!(
         bench.get_of(other, &["default"]).expect("it is ready again").attempt,
@@ -276,7 +276,7 @@ fn memory_stays_within_a_twentieth_of_its_limit_whatever_happens_to_jobs() {
         }),
         ("lapsed", |bench, _, _| bench.pass(3600 * SECOND)),
         ("lost", |bench, session, _| {
-            bench.state.end_session(bench.now, session, Ending::Lost, u64::MAX);
+            bench.state.end_session(bench.now, session, SessionEnd::Lost, u64::MAX);
         }),
         ("buried and kicked", |bench, session, id| {
             bench.state.bury(bench.now, session, id, Priority(0)).expect("it is leased");
@@ -476,7 +476,7 @@ fn job_is_dead_when_its_attempts_are_spent() {
     let id = bench.leased(session, attempts(3));
     bench.fail(session, id, Some(Duration::ZERO), false, Some("first"));
     assert_eq!(bench.get(session), Some(id));
-    bench.end(session, Ending::Lost);
+    bench.end(session, SessionEnd::Lost);
     let session = bench.session();
     assert_eq!(bench.get(session), Some(id));
     assert_eq!(bench.fail(session, id, Some(SECOND), false, Some("last")), Failed::Dead);
@@ -596,7 +596,7 @@ fn lost_connection_charges_a_crash() {
     let mut bench = Bench::new();
     let session = bench.session();
     let (one, last) = (bench.leased(session, options()), bench.leased(session, attempts(1)));
-    bench.end(session, Ending::Lost);
+    bench.end(session, SessionEnd::Lost);
     assert_eq!((bench.is(one), bench.peek(one).counts), (JobState::Ready, counts(0, 1, 0)));
     assert_eq!((bench.is(last), bench.peek(last).counts), (JobState::Dead, counts(0, 1, 0)));
 }
@@ -606,7 +606,7 @@ fn quit_charges_nothing() {
     let mut bench = Bench::new();
     let session = bench.session();
     let id = bench.leased(session, attempts(1));
-    bench.end(session, Ending::Quit);
+    bench.end(session, SessionEnd::Quit);
     assert_eq!((bench.is(id), bench.peek(id).counts), (JobState::Ready, counts(0, 0, 1)));
 }
 
@@ -616,7 +616,7 @@ fn job_that_was_handed_to_a_lost_connection_but_never_seen_is_charged_nothing() 
     let session = bench.session();
     bench.wait(session, &["default"]);
     let id = bench.submit(attempts(1));
-    bench.end(session, Ending::Lost);
+    bench.end(session, SessionEnd::Lost);
     assert_eq!((bench.is(id), bench.peek(id).counts), (JobState::Ready, counts(0, 0, 1)));
 }
 
@@ -629,16 +629,16 @@ fn session_with_many_leases_ends_in_slices() {
     });
     // The first slices only sort the leases.
     for ready in [0, 0, 2, 4] {
-        assert!(!bench.state.end_session(bench.now, session, Ending::Quit, 2));
+        assert!(!bench.state.end_session(bench.now, session, SessionEnd::Quit, 2));
         assert_eq!(bench.state.counts(), StateCounts { ready, leased: 5 - ready, ..StateCounts::default() });
     }
-    assert!(bench.state.end_session(bench.now, session, Ending::Quit, 2));
+    assert!(bench.state.end_session(bench.now, session, SessionEnd::Quit, 2));
     assert_eq!(bench.state.counts().ready, 5);
 }
 
 #[test]
 fn jobs_of_a_lost_session_are_returned_most_urgent_first_over_all_of_them() {
-    for ending in [Ending::Lost, Ending::Quit] {
+    for ending in [SessionEnd::Lost, SessionEnd::Quit] {
         let mut bench = Bench::new();
         let holder = bench.session();
         // Those that are leased last, and so lapse last, are the most urgent.
@@ -696,7 +696,7 @@ fn waiter_that_leaves_is_passed_over() {
     let (gone, patient) = (bench.session(), bench.session());
     bench.wait(gone, &["default"]);
     bench.wait(patient, &["default"]);
-    bench.state.leave(gone);
+    bench.state.cancel_wait(gone);
     bench.submit(options());
     assert_eq!(bench.woken(), [patient]);
 }
@@ -721,7 +721,7 @@ fn waiter_gets_what_others_return_or_lose() {
 
     bench.leased(holder, options());
     bench.wait(waiter, &["default"]);
-    bench.end(holder, Ending::Lost);
+    bench.end(holder, SessionEnd::Lost);
     assert_eq!(bench.woken(), [waiter], "as its holder is lost");
 }
 
@@ -1009,7 +1009,7 @@ fn queue_goes_when_it_is_empty_and_unused() {
     bench.pause("c", None);
     assert_eq!(bench.queues(), ["a", "b", "c"]);
     bench.state.delete(session, id).expect("it is there");
-    bench.state.leave(session);
+    bench.state.cancel_wait(session);
     bench.resume("c");
     assert!(bench.queues().is_empty());
     assert_eq!(bench.state.queue_stats(bench.now, &name("a")), None);

@@ -13,7 +13,7 @@
 //! | ids used | 5 | the highest |
 //! | segments dropped | 6 | the highest |
 //!
-//! A status is: priority; 0 ready, 1 and until when: delayed, 2 dead, or 3 and the turn in which it died;
+//! A status is: priority; 0 ready, 1 and until when: delayed, 2 dead, or 3 and its number among the dead;
 //! failures, crashes, returns; the length of the reason and one more (0: none), and the reason. A queue is
 //! one byte of length and its name. Durations are in milliseconds, moments in milliseconds since 1970, the
 //! time of submission in four bytes of seconds since 1970, the lowest first. Dead jobs had 2 before turns
@@ -38,7 +38,7 @@ const TAG_DROPPED: u8 = 6;
 const PLACE_READY: u8 = 0;
 const PLACE_DELAYED: u8 = 1;
 const PLACE_DEAD: u8 = 2;
-const PLACE_DEAD_IN_TURN: u8 = 3;
+const PLACE_DEAD_NUMBERED: u8 = 3;
 
 const PAUSE_RUNNING: u8 = 0;
 const PAUSE_PAUSED: u8 = 1;
@@ -169,10 +169,10 @@ fn put_status(status: &JobStatus, out: &mut Vec<u8>) {
             out.push(PLACE_DELAYED);
             put_int(until_wall_ms, out);
         }
-        Place::Dead { turn: 0 } => out.push(PLACE_DEAD),
-        Place::Dead { turn } => {
-            out.push(PLACE_DEAD_IN_TURN);
-            put_int(turn, out);
+        Place::Dead { dead_seq: 0 } => out.push(PLACE_DEAD),
+        Place::Dead { dead_seq } => {
+            out.push(PLACE_DEAD_NUMBERED);
+            put_int(dead_seq, out);
         }
     }
     put_int(u64::from(status.counts.failures), out);
@@ -193,10 +193,10 @@ fn take_status(rest: &mut &[u8]) -> Result<JobStatus, BadRecord> {
     let place = match take_byte(rest)? {
         PLACE_READY => Place::Ready,
         PLACE_DELAYED => Place::Delayed { until_wall_ms: take_int(rest)? },
-        PLACE_DEAD => Place::Dead { turn: 0 },
-        PLACE_DEAD_IN_TURN => match take_int(rest)? {
-            0 => return Err(BadRecord("a turn of 0")),
-            turn => Place::Dead { turn },
+        PLACE_DEAD => Place::Dead { dead_seq: 0 },
+        PLACE_DEAD_NUMBERED => match take_int(rest)? {
+            0 => return Err(BadRecord("a dead job's number of 0")),
+            dead_seq => Place::Dead { dead_seq },
         },
         _ => return Err(BadRecord("not a place")),
     };

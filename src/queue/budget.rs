@@ -1,13 +1,12 @@
-//! The budget of memory: how much everything in the queue is taken to cost, and who may still take some.
+//! The accounted memory of everything in the queue, and who may take more.
 //!
-//! The limit is on an estimate, not on what the allocator has; what each thing costs is decided where it is
-//! made. Jobs stop at the limit. Notes about jobs and queues without jobs have a reserve beyond it, so that
-//! workers can go on when jobs have taken everything, and the whole stays within a twentieth of the limit,
-//! whatever clients do.
+//! The limit is on an estimate, not on what the allocator has. The code that creates a thing decides what it
+//! costs. Jobs stop at the limit. Notes about jobs, and queues without jobs, have a reserve beyond the limit, so
+//! that workers can continue when jobs have taken everything. The sum never exceeds the limit by more than a
+//! twentieth, whatever clients do.
 //!
-//! The queues that a connection waits for and watches are not counted again for it: the length of a command
-//! or `WATCHED_MAX` limits their numbers, to some 30 KiB, and the number of connections has a limit of its
-//! own.
+//! The lists of queues that a connection waits for and watches are not counted: the length of a command and
+//! `WATCHED_MAX` limit them to some 30 KiB, and the number of connections is limited too.
 
 /// What a queue is taken to cost beside its jobs.
 pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
@@ -20,8 +19,8 @@ pub(crate) enum Purpose {
     /// The reason of a failure, or statistics about a job's past. Without room they are not kept; what
     /// happened to the job is recorded in any case.
     Note,
-    /// A queue that somebody waits for, watches or pauses: workers can wait, and queues be paused, when jobs
-    /// and notes have taken everything.
+    /// A queue that a client waits for, watches or pauses. Workers can wait, and queues can be paused, when
+    /// jobs and notes have taken everything.
     Queue,
 }
 
@@ -53,13 +52,13 @@ impl Budget {
         let reserve = match purpose {
             Purpose::Job => 0,
             Purpose::Note => self.limit / 32,
-            // Without that of the queue `default`, which is made without a question.
+            // Less the queue `default`, which is created without a check.
             Purpose::Queue => (self.limit / 20).saturating_sub(QUEUE_OVERHEAD_BYTES),
         };
         self.taken.saturating_add(bytes) <= self.limit.saturating_add(reserve)
     }
 
-    /// Takes memory. Who may be refused asks [`Budget::has_room`] first.
+    /// Takes memory, even beyond the limit. Callers that can be refused check [`Budget::has_room`] first.
     pub(crate) fn take(&mut self, bytes: u64) {
         self.taken += bytes;
     }

@@ -186,7 +186,7 @@ impl<R: Recorder> Locked<R> {
             }
             return None;
         };
-        self.state.leave(session);
+        self.state.cancel_wait(session);
         Some(over)
     }
 }

@@ -1,7 +1,7 @@
 //! Random numbers that a seed reproduces.
 
-/// A small generator of random numbers, seeded, for jitter (Steele, Lea and Flood, "Fast splittable pseudorandom
-/// number generators", 2014). Nothing secret depends on it.
+/// A small generator of random numbers, seeded, for jitter (Steele, Lea and Flood, "Fast splittable
+/// pseudorandom number generators", 2014). Nothing secret depends on it.
 #[derive(Debug)]
 pub(crate) struct SplitMix(pub(crate) u64);
 

@@ -1,9 +1,13 @@
-//! The state machine: every queue, job, lease and waiting session, and each rule of their lives.
+//! The state machine: all queues, jobs, leases and waiting sessions.
 //!
-//! It takes no lock, reads no clock and touches no file: each call is told what time it is and leaves behind
-//! its [`Effects`], what the journal has to be told and which sessions to wake. So it can be run a million
-//! times a second against a model. Each call is O(log n) or better in jobs, queues and waiting sessions; those
-//! that touch many jobs ([`State::tick`], [`State::purge`], …) do so in slices whose size the caller chooses.
+//! It takes no lock, reads no clock and opens no file. Each call is given the time, changes the state and
+//! adds to [`Effects`] what to record in the journal and which sessions to wake. Tests can therefore run it a
+//! million times a second against a model. Each call is O(log n) or better in jobs, queues and waiting
+//! sessions. Calls that change many jobs, such as [`State::tick`] and [`State::purge`], work in slices; the
+//! caller chooses their size.
+//!
+//! This file has the types and look-ups. The verbs are in `verbs` and `operator`, the transitions that they
+//! are composed of in `moves`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,8 +48,8 @@ mod verbs;
 /// sets, and the allocator's rounding, measured with a million jobs (docs/performance.md).
 pub const JOB_OVERHEAD_BYTES: u64 = 96;
 
-/// What 64 neighbouring ids are taken to cost while there is a job among them: little where all are, more than the job
-/// itself where only one is left.
+/// What 64 neighbouring ids are taken to cost while there is a job among them: little where all are, more
+/// than the job itself where only one is left.
 pub const PAGE_OVERHEAD_BYTES: u64 = 144;
 
 /// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
@@ -54,22 +58,22 @@ pub const SHARED_OPTIONS_OVERHEAD_BYTES: u64 = 160;
 /// What a key or a reason is taken to cost beside its text.
 const EXTRA_OVERHEAD_BYTES: u64 = 128;
 
-/// How many waiting sessions the end of a pause serves at once.
+/// How many waiting sessions one call serves at the end of a pause.
 const SERVED_AT_ONCE_MAX: usize = 64;
 
-/// When a submission refused for want of memory is worth trying again.
+/// When to try again what was refused because memory is full.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A connection, as the state machine knows it. Numbers are used again once their session is closed.
+/// A connection. A number is used again once its session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub(crate) u32);
 
-/// What a call left to be done outside.
+/// What the caller of the state machine has to do after a call.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// What the journal must be told, in order. Empty where there is no journal.
+    /// Changes to record in the journal, in order. Empty without a journal.
     pub changes: Vec<Change>,
-    /// Sessions that were handed a job while they waited.
+    /// Waiting sessions that were given a job or a warning.
     pub wakes: Vec<SessionId>,
 }
 
@@ -78,38 +82,38 @@ pub struct Effects {
 pub struct Accepted {
     /// The job's id, or that of the unfinished job with the same key.
     pub id: JobId,
-    /// That job's state, where there was one.
+    /// The state of the job with the same key, if there is one.
     pub duplicate: Option<JobState>,
 }
 
 /// The result of a reported failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// It will be tried again after this long.
+    /// It will be retried after this time.
     RetryIn(Duration),
     /// It is dead.
     Dead,
 }
 
-/// How a session ends, and so what becomes of what it has leased.
+/// How a session ends, which decides what happens to its leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum SessionEnd {
     /// Its connection was lost: each lease counts as a crash.
     Lost,
-    /// It said goodbye: its jobs are handed back, and no attempt is charged.
+    /// The client sent QUIT: its jobs are returned, and no attempt is charged.
     Quit,
 }
 
-/// How a slice of a long operation went.
+/// The result of one slice of a long operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Jobs that it touched.
+    /// How many jobs it changed.
     pub count: u64,
-    /// Whether nothing is left to do.
+    /// Whether this was the last slice.
     pub finished: bool,
 }
 
-/// The whole of it. See the module's head.
+/// The state machine. See the module's documentation.
 #[derive(Debug)]
 pub struct State {
     jobs: Table<Slot>,
@@ -117,32 +121,32 @@ pub struct State {
     queues: Vec<Option<Queue>>,
     free_queues: Vec<u32>,
     names: Names,
-    /// Queues in the order in which they came to be.
+    /// Queues in the order in which they were created.
     by_age: BTreeMap<u64, QueueIx>,
     queues_made: u64,
-    /// What `default` had counted when it last went: it is there for everybody, so its counters go on.
+    /// The counters of `default` when it was last dropped. Every session uses it, so its counters must not
+    /// restart.
     default_past: QueuePast,
     sessions: Vec<Option<Session>>,
     free_sessions: Vec<u32>,
-    /// Numbers handed out to waiting sessions: the lowest has waited longest.
+    /// The last number given to a waiting session. The session with the lowest number has waited longest.
     tickets: u64,
     waiting: u64,
-    /// Sessions that use, and that watch, other queues than `default` alone.
+    /// How many sessions use a queue other than `default`, and how many have a watch list of their own.
     using_others: u64,
     watching_others: u64,
     keys: BTreeMap<(QueueIx, Key), JobId>,
     shared_options: SharedOptionsTable,
-    /// When to look at whom again. An entry may be early, never late: whoever is looked at says when it is
-    /// really due. So the many leases that are acknowledged in time never touch this set.
+    /// When to check which queue or session: see `timers`.
     timers: BTreeSet<(Moment, Owner)>,
     budget: Budget,
-    /// What pages of jobs and combinations of options cost.
+    /// The part of the budget that pages of jobs and combinations of options take.
     shared_bytes: u64,
     counts: StateCounts,
     /// Ready jobs of a priority below [`Priority::URGENT_BELOW`].
     urgent: u64,
-    /// Numbers for jobs that became dead: the lowest has been dead for longest.
-    deaths: u64,
+    /// The last number given to a job that became dead. The job with the lowest number has been dead longest.
+    last_dead_seq: u64,
     totals: Totals,
     /// Whether `live_bytes` is kept.
     sums_live_bytes: bool,
@@ -162,27 +166,27 @@ struct Queue {
     counts: StateCounts,
     urgent: u64,
     paused: Option<PauseEnd>,
-    /// Sessions that wait here, by ticket.
-    line: BTreeMap<u64, SessionId>,
-    /// Ready jobs, in the order in which they are handed out.
+    /// Sessions that wait for a job of this queue, by ticket.
+    waiters: BTreeMap<u64, SessionId>,
+    /// Ready jobs, in the order in which they are leased.
     ready: IdSet<Priority>,
     /// All jobs by state, oldest first.
     listed: IdSet<JobState>,
     past: QueuePast,
     /// Delayed jobs, the soonest first.
     delayed: BTreeSet<(Moment, JobId)>,
-    /// Dead jobs, by the turn in which they died.
+    /// Dead jobs, in the order in which they died.
     dead: BTreeSet<(u64, JobId)>,
     age: u64,
-    /// Sessions that use it, and that have it in a watch list of their own making.
+    /// How many sessions use it, and how many have it in their own watch list.
     using: u64,
     watching: u64,
-    /// For how long it was paused the last time (`None`: until it is resumed).
+    /// How long the last pause was to last; `None` for a pause without end.
     pause_time: Option<Duration>,
     scheduled_at: Option<Moment>,
 }
 
-/// What has been counted of a queue since it came to be.
+/// The counters of a queue since it was created.
 #[derive(Clone, Copy, Debug, Default)]
 struct QueuePast {
     totals: Totals,
@@ -198,31 +202,32 @@ enum PauseEnd {
 
 #[derive(Debug, Default)]
 struct Session {
-    /// What it has leased, the first to lapse first.
+    /// Its leases; the first to lapse comes first.
     leases: BTreeSet<(Moment, JobId)>,
-    /// Once it ends: what it had leased, the most urgent first.
+    /// While it ends: the jobs that it had leased, most urgent first.
     returning: BTreeSet<(Priority, JobId)>,
-    standing: Option<Standing>,
-    /// A job that it was handed while it waited, and that it has not taken yet.
+    pending_wait: Option<PendingWait>,
+    /// A job that it was given while it waited, and has not taken yet.
     handed: Option<JobId>,
-    /// Its wait ended because a lease of its own was about to lapse, and it has not taken note of that yet.
+    /// Whether its wait was ended by a warning that it has not taken yet.
     warned: bool,
     scheduled_at: Option<Moment>,
-    /// The queue that it uses, if it is another than `default`.
+    /// The queue that it uses, unless that is `default`.
     used: Option<QueueIx>,
-    /// The queues that it watches, in the order in which it named them; empty for `default` alone.
+    /// The queues that it watches, in the order in which it named them. Empty while it has only ever watched
+    /// `default`.
     watched: Vec<QueueIx>,
 }
 
-/// A waiting session's place in the lines of the queues that it named.
+/// A session's wait for a job of some queues.
 #[derive(Debug)]
-struct Standing {
+struct PendingWait {
     ticket: u64,
     queues: Vec<QueueIx>,
     warn: Warn,
 }
 
-/// What to look at when a timer is due.
+/// What to check when a timer is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     /// A queue: its delayed jobs, its pause.
@@ -232,7 +237,7 @@ enum Owner {
 }
 
 impl State {
-    /// An empty state. `memory_max` bytes is what all jobs may take; `seed` makes the jitter of backoffs.
+    /// Makes an empty state. Jobs may take `memory_max` bytes. `seed` determines the jitter of backoffs.
     pub fn new(memory_max: u64, seed: u64) -> State {
         State {
             jobs: Table::new(),
@@ -256,7 +261,7 @@ impl State {
             shared_bytes: 0,
             counts: StateCounts::default(),
             urgent: 0,
-            deaths: 0,
+            last_dead_seq: 0,
             totals: Totals::default(),
             sums_live_bytes: false,
             journaled: false,
@@ -271,12 +276,12 @@ impl State {
         self.sums_live_bytes = true;
     }
 
-    /// From now on, leaves what the journal must be told in [`Effects::changes`].
+    /// Adds to [`Effects::changes`] from now on.
     pub fn set_journaled(&mut self) {
         self.journaled = true;
     }
 
-    /// What the calls since the last look left to be done.
+    /// What is left to do after the calls since this was last emptied.
     pub fn effects(&mut self) -> &mut Effects {
         &mut self.effects
     }
@@ -317,7 +322,7 @@ impl State {
     }
 
     fn slot(&self, id: JobId) -> &Slot {
-        self.jobs.get(id).expect("the caller has looked")
+        self.jobs.get(id).expect("the caller knows that the job exists")
     }
 
     /// The queue of this name, if there is one.
@@ -326,15 +331,11 @@ impl State {
     }
 
     fn queue(&self, queue: QueueIx) -> &Queue {
-        self.queues[queue.0 as usize]
-            .as_ref()
-            .expect("jobs, lines and the timers name only queues that exist")
+        self.queues[queue.0 as usize].as_ref().expect("jobs, waits and timers name only queues that exist")
     }
 
     fn queue_mut(&mut self, queue: QueueIx) -> &mut Queue {
-        self.queues[queue.0 as usize]
-            .as_mut()
-            .expect("jobs, lines and the timers name only queues that exist")
+        self.queues[queue.0 as usize].as_mut().expect("jobs, waits and timers name only queues that exist")
     }
 
     fn session(&self, session: SessionId) -> &Session {
@@ -352,5 +353,5 @@ impl State {
 }
 
 fn not_found(id: JobId) -> Refusal {
-    Refusal::new(Code::NotFound, format!("there is no job {id}: it is done, was deleted, or never was"))
+    Refusal::new(Code::NotFound, format!("there is no job {id}: it is done, was deleted or never existed"))
 }

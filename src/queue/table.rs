@@ -1,7 +1,7 @@
-//! All jobs by id. Pages of 64 neighbouring ids, each holding just those that exist.
+//! All jobs by id, in pages of 64 neighbouring ids. A page stores only the ids that exist.
 //!
-//! A hash table would stall every connection for tens of milliseconds each time it doubles; this grows a
-//! page at a time, keeps neighbours together, and lists jobs in the order of their ids.
+//! A hash table would block all connections for tens of milliseconds each time it doubles. This table grows
+//! by one page at a time and keeps neighbouring jobs together.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ impl<T> Table<T> {
     pub(crate) fn insert(&mut self, id: JobId, value: T) {
         let (number, bit) = split(id);
         let page = self.pages.entry(number).or_insert_with(|| {
-            // Ids count up: a page that begins with its first id will most likely be filled.
+            // Ids increase, so a page whose first id comes first will most likely be filled.
             let capacity = if bit == 1 { PAGE_IDS as usize } else { 4 };
             Page { present: 0, values: Vec::with_capacity(capacity) }
         });
@@ -84,8 +84,8 @@ impl<T> Table<T> {
         if page.present == 0 {
             self.pages.remove(&number);
         } else if page.values.len() * 4 <= page.values.capacity() {
-            // A few long-lived jobs must not keep the room of a full page each. They move: what an allocator cuts off where
-            // they lie is too small for another page, and would be lost as well.
+            // A few long-lived jobs must not keep the memory of a full page. They move to a new allocation:
+            // the remainder of the old one, if it were shrunk in place, would be too small for another page.
             let mut smaller = Vec::with_capacity(page.values.len() * 2);
             smaller.append(&mut page.values);
             page.values = smaller;

@@ -169,8 +169,8 @@ pub fn random_change(random: &mut Random, world: &World, body_max: u64) -> Chang
         place: match random.below(3) {
             0 => Place::Ready,
             1 => Place::Delayed { until_wall_ms: 1_700_000_000_000 + random.below(1_000_000) },
-            // With a turn, and without one, as in old records.
-            _ => Place::Dead { turn: world.highest_id % 300 },
+            // With a number, and without one, as in records of older versions.
+            _ => Place::Dead { dead_seq: world.highest_id % 300 },
         },
         counts: Counts { failures: random.below(300) as u32, crashes: 0, returns: random.below(3) as u32 },
         reason: (random.below(2) == 0).then(|| "x".repeat(random.below(60) as usize).into()),

@@ -19,7 +19,7 @@ use std::time::Duration;
 use djqs::internal::change::Change;
 use djqs::internal::clock::{ManualClock, Moment, Now};
 use djqs::internal::queue::state::{
-    Ending, Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionId, State, Warn,
+    Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionEnd, SessionId, State, Warn,
 };
 use djqs::job::MAX_REASON_BYTES;
 use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
@@ -238,7 +238,7 @@ enum Op {
     OpenSession,
     EndSession {
         session: SessionId,
-        ending: Ending,
+        ending: SessionEnd,
         most: u64,
     },
     Submit {
@@ -401,7 +401,7 @@ struct Life {
     /// Sessions that are open, those that are about to end excepted.
     sessions: Vec<SessionId>,
     /// Sessions that end slice by slice.
-    ending: Vec<(SessionId, Ending)>,
+    ending: Vec<(SessionId, SessionEnd)>,
     /// All changes so far, where there is a journal.
     journal: Option<Vec<Change>>,
     /// How often what is worth comparing has happened.
@@ -516,7 +516,7 @@ impl Life {
             65..67 => Op::Delete { session, id: self.random_id(None) },
             67..68 => Op::EndSession {
                 session,
-                ending: if self.random.percent(50) { Ending::Lost } else { Ending::Quit },
+                ending: if self.random.percent(50) { SessionEnd::Lost } else { SessionEnd::Quit },
                 most: self.random_most(),
             },
             _ => self.random_op_without_session(&waiting, &handed),
@@ -539,7 +539,7 @@ impl Life {
             }
             27..28 if !self.sessions.is_empty() => {
                 let session = self.random.pick(&self.sessions).expect("it is not empty");
-                Op::EndSession { session, ending: Ending::Lost, most: self.random_most() }
+                Op::EndSession { session, ending: SessionEnd::Lost, most: self.random_most() }
             }
             28..30 => Op::Retry { id: self.random_dead_id() },
             30..32 => Op::RetryQueue { queue, last: self.random_last(), most: self.random_most() },
@@ -721,7 +721,7 @@ impl Life {
             Op::Submit { queue, options, body } => self.submit(queue, options, body),
             Op::Get { session, queues, wait, wary } => self.get(session, &queues, wait, wary),
             Op::Leave { session } => {
-                self.state.leave(session);
+                self.state.cancel_wait(session);
                 self.model.leave(session);
             }
             Op::TakeHanded { session } => {
@@ -843,7 +843,7 @@ impl Life {
         self.sessions.push(session);
     }
 
-    fn end_session(&mut self, session: SessionId, ending: Ending, most: u64) {
+    fn end_session(&mut self, session: SessionId, ending: SessionEnd, most: u64) {
         let seen = self.state.end_session(self.now, session, ending, most);
         let expected = self.model.end_session(self.now, session, ending, most);
         assert_eq!(seen, expected, "whether it has ended");
@@ -1120,17 +1120,19 @@ impl Life {
     fn adopt_order_of_deaths(&mut self, before: u64) {
         for (number, name) in self.names.iter().enumerate() {
             let expected = self.model.in_order(number, JobState::Dead);
-            let old =
-                expected.iter().filter(|id| self.model.job(**id).expect("it is dead").turn <= before).count();
+            let old = expected
+                .iter()
+                .filter(|id| self.model.job(**id).expect("it is dead").dead_seq <= before)
+                .count();
             let seen: Vec<_> = self.state.next_jobs(name, JobState::Dead).collect();
             assert_eq!(seen[..old], expected[..old], "those that were dead");
             let turns: Vec<_> =
-                expected[old..].iter().map(|id| self.model.job(*id).expect("it is dead").turn).collect();
+                expected[old..].iter().map(|id| self.model.job(*id).expect("it is dead").dead_seq).collect();
             assert_eq!(seen.len(), expected.len());
             for (id, turn) in seen[old..].iter().zip(turns) {
                 let job = self.model.jobs.iter_mut().find(|job| job.id == *id).expect("it is dead");
                 assert_eq!(job.state(), JobState::Dead);
-                job.turn = turn;
+                job.dead_seq = turn;
             }
         }
     }

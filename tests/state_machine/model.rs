@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use djqs::internal::change::{JobSize, job_bytes, pause_bytes};
 use djqs::internal::clock::{Moment, Now};
 use djqs::internal::queue::state::{
-    Accepted, COUNTED_IN_SLOT, Ending, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES,
-    QUEUE_OVERHEAD_BYTES, SHARED_OPTIONS_OVERHEAD_BYTES, SessionId, Slice,
+    Accepted, COUNTED_IN_SLOT, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES,
+    QUEUE_OVERHEAD_BYTES, SHARED_OPTIONS_OVERHEAD_BYTES, SessionEnd, SessionId, Slice,
 };
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
@@ -77,7 +77,7 @@ pub(crate) struct ModelJob {
     /// The whole of the delay that it is in, or was in last.
     pub(crate) delay: Duration,
     /// Of a dead job: the how manieth death its death was.
-    pub(crate) turn: u64,
+    pub(crate) dead_seq: u64,
 }
 
 /// A session that ends.
@@ -224,7 +224,7 @@ impl Model {
             reason: None,
             past: Past::default(),
             delay: options.delay,
-            turn: 0,
+            dead_seq: 0,
         };
         let queue_cost = if self.queue(queue).is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
         let shared_cost = PAGE_OVERHEAD_BYTES + SHARED_OPTIONS_OVERHEAD_BYTES;
@@ -408,7 +408,13 @@ impl Model {
     }
 
     /// At most `most` of its leases now; whether it has ended.
-    pub(crate) fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
+    pub(crate) fn end_session(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        ending: SessionEnd,
+        most: u64,
+    ) -> bool {
         self.leave(session);
         let unseen = self.take_handed(session);
         let leases = self.leases_of(session);
@@ -424,8 +430,8 @@ impl Model {
             self.leaving.get_mut(&session).expect("it is leaving").sorted.retain(|other| *other != id);
             match ending {
                 // It never knew of the unseen job, so nothing can have gone wrong with it.
-                Ending::Lost if Some(id) != unseen => self.crash(now, id, LOST),
-                Ending::Lost | Ending::Quit => self.return_to_queue(now, id, Duration::ZERO),
+                SessionEnd::Lost if Some(id) != unseen => self.crash(now, id, LOST),
+                SessionEnd::Lost | SessionEnd::Quit => self.return_to_queue(now, id, Duration::ZERO),
             }
         }
         let ended = sorted.len() as u64 <= most;
@@ -543,7 +549,7 @@ impl Model {
             .map(|job| match job.place {
                 Place::Ready => (u64::from(job.options.priority.0), job.id),
                 Place::Delayed(until) => (until.as_millis(), job.id),
-                Place::Dead => (job.turn, job.id),
+                Place::Dead => (job.dead_seq, job.id),
                 Place::Leased(..) => (0, job.id),
             })
             .collect();
@@ -914,10 +920,10 @@ impl Model {
 
     fn die(&mut self, id: JobId) {
         self.deaths += 1;
-        let turn = self.deaths;
+        let dead_seq = self.deaths;
         let job = self.expect_mut(id);
         job.place = Place::Dead;
-        job.turn = turn;
+        job.dead_seq = dead_seq;
         let queue = job.queue;
         self.tally(queue, |totals| totals.died += 1);
     }

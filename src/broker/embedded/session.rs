@@ -13,7 +13,7 @@ use crate::clock::Now;
 use crate::error::{Code, Refusal};
 use crate::journal::{Journal, Position};
 use crate::protocol::{Command, Dialect, Reply};
-use crate::queue::state::Ending;
+use crate::queue::state::SessionEnd;
 use crate::queue::{self, Broken, Queue, Waiter};
 
 /// A batch leases no more jobs once their bodies have reached this many bytes: a client that is slow to read
@@ -185,7 +185,7 @@ impl Session {
     }
 
     pub(in crate::broker) fn quit(mut self) {
-        self.end(Ending::Quit);
+        self.end(SessionEnd::Quit);
     }
 
     fn unsettled(&self) -> Position {
@@ -201,7 +201,7 @@ impl Session {
         self.engine.journal.as_ref().is_none_or(|journal| journal.has_room(bytes))
     }
 
-    fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: SessionEnd) {
         self.ended = true;
         self.engine.tallies.close(self.client.id);
         // A broken queue keeps the session; nothing is leased from it any more.
@@ -214,7 +214,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Ending::Lost);
+            self.end(SessionEnd::Lost);
         }
     }
 }

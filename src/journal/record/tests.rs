@@ -7,7 +7,7 @@ use proptest::prelude::*;
 fn status() -> impl Strategy<Value = JobStatus> {
     let place = prop_oneof![
         Just(Place::Ready),
-        any::<u64>().prop_map(|turn| Place::Dead { turn }),
+        any::<u64>().prop_map(|dead_seq| Place::Dead { dead_seq }),
         any::<u64>().prop_map(|until_wall_ms| Place::Delayed { until_wall_ms }),
     ];
     let counts = (any::<u32>(), any::<u32>(), 0..200u32).prop_map(|(failures, crashes, returns)| Counts {
@@ -83,7 +83,7 @@ proptest! {
     fn the_size_of_a_job_is_that_of_its_least_record(spec in spec(), status in status()) {
         let size = job_bytes(&JobSize::of(&spec, &status));
         let whole = encoded(&Change::Job(spec.clone(), status.clone())).len() as u64;
-        // A time or a turn takes up to 10 bytes, two of the counts up to 5, the third up to 2.
+        // A time or a dead job's number takes up to 10 bytes, two of the counts up to 5, the third up to 2.
         prop_assert!(size <= whole && whole <= size + 19, "{} of {}", size, whole);
         let least = JobStatus { place: Place::Ready, counts: Counts::default(), ..status };
         prop_assert_eq!(size, encoded(&Change::Job(spec, least)).len() as u64);
@@ -152,11 +152,11 @@ fn version_1_bytes_are_pinned() {
         (Change::Job(spec, ready.clone()), job),
         (Change::Status(JobId(5), delayed), b"\x02\x05\x07\x01\xe8\x07\x01\x02\x03\x03no"),
         (
-            Change::Status(JobId(5), JobStatus { place: Place::Dead { turn: 0 }, ..ready.clone() }),
+            Change::Status(JobId(5), JobStatus { place: Place::Dead { dead_seq: 0 }, ..ready.clone() }),
             b"\x02\x05\x80\x08\x02\0\0\0\0",
         ),
         (
-            Change::Status(JobId(5), JobStatus { place: Place::Dead { turn: 128 }, ..ready }),
+            Change::Status(JobId(5), JobStatus { place: Place::Dead { dead_seq: 128 }, ..ready }),
             b"\x02\x05\x80\x08\x03\x80\x01\0\0\0\0",
         ),
         (Change::Gone(JobId(127)), b"\x03\x7f"),

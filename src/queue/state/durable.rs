@@ -1,4 +1,4 @@
-//! What outlives the process: the state's changes as the journal is told of them, and back from there.
+//! What survives the process: changes as the journal records them, and how they are restored.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use crate::clock::{Moment, Now};
 use crate::job::{JobId, QueueName};
 
 impl State {
-    /// Applies what a journal held. Call it on a new state, in the journal's order, before any session is opened.
+    /// Applies a change from a journal. Call it on a new state, in the journal's order, before any session is
+    /// opened.
     pub fn restore(&mut self, now: Now, change: Change) {
         match change {
             Change::Job(spec, status) => self.restore_job(now, spec, status),
@@ -27,7 +28,7 @@ impl State {
     fn restore_job(&mut self, now: Now, spec: JobSpec, status: JobStatus) {
         let JobSpec { id, queue, ttr, attempts, backoff, key, created_s, body } = spec;
         if self.jobs.get(id).is_some() {
-            // Written anew by compaction.
+            // Compaction has written it again.
             return self.restore_status(now, id, status);
         }
         self.last_id = self.last_id.max(id);
@@ -50,8 +51,8 @@ impl State {
         self.set_counts(id, counts);
         self.set_reason(id, reason);
         self.reprioritise(id, priority);
-        if let (Place::Dead { .. }, change::Place::Dead { turn: 0 }) = (self.slot(id).place(), place) {
-            // Keeps its turn.
+        if let (Place::Dead { .. }, change::Place::Dead { dead_seq: 0 }) = (self.slot(id).place(), place) {
+            // It keeps its number among the dead.
             return;
         }
         let place = self.restored_place(now, place);
@@ -61,12 +62,12 @@ impl State {
     fn restored_place(&mut self, now: Now, place: change::Place) -> Place {
         match place {
             change::Place::Ready => Place::Ready,
-            change::Place::Dead { turn: 0 } => self.next_dead(),
-            change::Place::Dead { turn } => {
-                self.deaths = self.deaths.max(turn);
-                Place::Dead { turn }
+            change::Place::Dead { dead_seq: 0 } => self.next_dead(),
+            change::Place::Dead { dead_seq } => {
+                self.last_dead_seq = self.last_dead_seq.max(dead_seq);
+                Place::Dead { dead_seq }
             }
-            // One that is due already becomes ready at the first tick, in the order of its deadline.
+            // A job whose delay is over becomes ready at the first tick, in the order of the deadlines.
             change::Place::Delayed { until_wall_ms } => {
                 Place::delayed(now, moment_of(now, until_wall_ms).until(now.mono))
             }
@@ -89,12 +90,12 @@ impl State {
         self.drop_if_unused(queue);
     }
 
-    /// A job as it would be written whole, if it is still there.
+    /// A job as a change that restores it, if it still exists.
     pub fn export(&self, now: Now, id: JobId) -> Option<Change> {
         self.jobs.get(id).map(|_| self.full_change(now, id))
     }
 
-    /// The paused queues, as they would be written.
+    /// The paused queues, as changes that restore them.
     pub fn export_pauses(&self, now: Now) -> Vec<Change> {
         let queues = self.by_age.values().map(|&queue| self.queue(queue));
         queues.filter(|queue| queue.paused.is_some()).map(|queue| pause_change(now, queue)).collect()
@@ -138,7 +139,7 @@ impl Slot {
             place: match self.place() {
                 Place::Ready | Place::Leased { .. } => change::Place::Ready,
                 Place::Delayed { until, .. } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
-                Place::Dead { turn } => change::Place::Dead { turn },
+                Place::Dead { dead_seq } => change::Place::Dead { dead_seq },
             },
             counts: self.counts(),
             reason: self.reason().cloned(),

@@ -1,4 +1,4 @@
-//! The moves that the verbs are made of: into a place and out of it, with every set and count kept in step.
+//! The transitions that the verbs are composed of. Each updates every set and count that a job is in.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use super::*;
 use crate::change::{JobSize, job_bytes, pause_bytes};
 
 impl State {
-    /// Hands ready jobs to those who wait for them, unless the queue is paused.
+    /// Leases ready jobs to the sessions that wait for them, unless the queue is paused.
     pub(super) fn serve(&mut self, now: Now, queue: QueueIx) {
         if self.queue(queue).paused.is_none() {
-            self.hand_out(now, queue, usize::MAX);
+            self.serve_at_most(now, queue, usize::MAX);
         }
     }
 
-    /// Hands ready jobs to those who wait for them, the one that has waited longest first, at most `most` of them now.
-    /// Returns whether there are no more of the one or the other.
-    pub(super) fn hand_out(&mut self, now: Now, queue: QueueIx, most: usize) -> bool {
+    /// Leases ready jobs to at most `most` of the sessions that wait for them; the one that has waited
+    /// longest comes first. Returns whether no job or no session is left.
+    pub(super) fn serve_at_most(&mut self, now: Now, queue: QueueIx, most: usize) -> bool {
         let mut served = 0;
         loop {
             let found = self.queue(queue);
-            let (Some((_, id)), Some((_, &session))) = (found.ready.first(), found.line.first_key_value())
+            let (Some((_, id)), Some((_, &session))) = (found.ready.first(), found.waiters.first_key_value())
             else {
                 return true;
             };
@@ -30,7 +30,7 @@ impl State {
             }
             self.lease_to(now, id, session);
             self.session_mut(session).handed = Some(id);
-            self.leave(session);
+            self.cancel_wait(session);
             self.effects.wakes.push(session);
             served += 1;
         }
@@ -75,11 +75,11 @@ impl State {
         self.relocate(id, place);
     }
 
-    /// The place of a job that becomes dead now, behind all that are.
+    /// The place of a job that becomes dead now, after all jobs that are dead.
     pub(super) fn next_dead(&mut self) -> Place {
-        // Only a journal that somebody made up gets as far as that; then those to come go by their ids.
-        self.deaths = self.deaths.saturating_add(1);
-        Place::Dead { turn: self.deaths }
+        // Only a forged journal can exhaust the numbers. Later jobs are then ordered by their ids.
+        self.last_dead_seq = self.last_dead_seq.saturating_add(1);
+        Place::Dead { dead_seq: self.last_dead_seq }
     }
 
     pub(super) fn revive(&mut self, now: Now, id: JobId) {
@@ -96,7 +96,7 @@ impl State {
         self.requeue(now, id, Duration::ZERO);
     }
 
-    /// To ready, or to delayed where there is something to wait for; whoever waits for it gets it.
+    /// Makes a job ready, and leases it to a session that waits for it; with a `wait`, makes it delayed.
     pub(super) fn requeue(&mut self, now: Now, id: JobId, wait: Duration) {
         if wait.is_zero() {
             self.relocate(id, Place::Ready);
@@ -109,14 +109,14 @@ impl State {
     }
 
     pub(super) fn relocate(&mut self, id: JobId, to: Place) {
-        let slot = self.jobs.get_mut(id).expect("the caller has looked");
+        let slot = self.jobs.get_mut(id).expect("the caller knows that the job exists");
         let from = slot.set_place(to);
         let (queue, priority) = (slot.queue, slot.priority);
         self.remove_from_sets(id, queue, priority, from);
         self.insert_into_sets(id, queue, priority, to);
     }
 
-    /// Pauses a queue or ends its pause, and keeps the account of what the journal has to keep.
+    /// Pauses a queue or ends its pause, and updates the bytes that the journal has to keep.
     pub(super) fn set_pause(&mut self, queue: QueueIx, pause: Option<PauseEnd>) {
         let sums = self.sums_live_bytes;
         let found = self.queue_mut(queue);
@@ -126,7 +126,7 @@ impl State {
         self.live_bytes -= if was.is_some() { bytes } else { 0 };
     }
 
-    /// What a job's record takes in the journal, where there is one.
+    /// The size of a job's record, if there is a journal.
     fn live_size(&self, id: JobId, slot: &Slot) -> u64 {
         if !self.sums_live_bytes {
             return 0;
@@ -145,10 +145,10 @@ impl State {
         })
     }
 
-    /// Changes a job in a way that may change the size of its record.
+    /// Changes a job, and updates the sum of the records' sizes.
     fn resize(&mut self, id: JobId, change: impl FnOnce(&mut Slot)) {
         let before = self.live_size(id, self.slot(id));
-        change(self.jobs.get_mut(id).expect("the caller has looked"));
+        change(self.jobs.get_mut(id).expect("the caller knows that the job exists"));
         let after = self.live_size(id, self.slot(id));
         self.live_bytes = self.live_bytes + after - before;
     }
@@ -179,7 +179,7 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, id: JobId) {
-        let slot = self.jobs.remove(id).expect("the caller has looked");
+        let slot = self.jobs.remove(id).expect("the caller knows that the job exists");
         self.budget.release(job_cost(&slot.body, slot.extra.as_deref()));
         if let Some(key) = slot.key() {
             self.keys.remove(&(slot.queue, key.clone()));
@@ -194,7 +194,7 @@ impl State {
         self.drop_if_unused(slot.queue);
     }
 
-    /// Enters a job in the sets that its place asks for.
+    /// Inserts a job into the sets that belong to its place.
     pub(super) fn insert_into_sets(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
         let state = place.state();
         *count_of(&mut self.counts, state) += 1;
@@ -203,8 +203,8 @@ impl State {
         found.listed.insert(state, id);
         match place {
             Place::Ready => self.enter_ready(queue, priority, id),
-            Place::Dead { turn } => {
-                found.dead.insert((turn, id));
+            Place::Dead { dead_seq } => {
+                found.dead.insert((dead_seq, id));
             }
             Place::Delayed { until, .. } => {
                 found.delayed.insert((until, id));
@@ -217,7 +217,7 @@ impl State {
         }
     }
 
-    /// Takes a job out of the sets that it was entered in.
+    /// Removes a job from the sets that belong to its place.
     pub(super) fn remove_from_sets(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
         let state = place.state();
         *count_of(&mut self.counts, state) -= 1;
@@ -226,8 +226,8 @@ impl State {
         found.listed.remove(state, id);
         match place {
             Place::Ready => self.leave_ready(queue, priority, id),
-            Place::Dead { turn } => {
-                found.dead.remove(&(turn, id));
+            Place::Dead { dead_seq } => {
+                found.dead.remove(&(dead_seq, id));
             }
             Place::Delayed { until, .. } => {
                 found.delayed.remove(&(until, id));
@@ -254,7 +254,7 @@ impl State {
         found.ready.remove(priority, id);
     }
 
-    /// Brings the account of what jobs share up to date.
+    /// Updates the memory that jobs share.
     fn account_for_shared(&mut self) {
         let after = self.jobs.pages() * PAGE_OVERHEAD_BYTES
             + self.shared_options.len() * SHARED_OPTIONS_OVERHEAD_BYTES;
@@ -262,7 +262,7 @@ impl State {
         self.shared_bytes = after;
     }
 
-    /// Changes what few jobs have, and keeps the account of memory. It does not ask for room.
+    /// Changes a job's [`Extra`], and updates the memory that it takes. Does not check that there is room.
     pub(super) fn amend(&mut self, id: JobId, change: impl FnOnce(&mut Extra)) {
         let before = extra_cost(self.slot(id).extra.as_deref());
         let stays = counts_in_advance(self.shared_options.get(self.slot(id).options).attempts);
@@ -270,7 +270,7 @@ impl State {
             let extra = slot.extra.get_or_insert_default();
             change(extra);
             if !stays && **extra == Extra::default() {
-                // So that a job costs what it has, not what it once had, as after a restart.
+                // A job costs what it has now, as after a restart, not what it once had.
                 slot.extra = None;
             }
         });
@@ -278,17 +278,17 @@ impl State {
         self.budget.resize(before, after);
     }
 
-    /// Sets a job's counts, whatever memory they take.
+    /// Sets a job's counts, even if there is no memory for them.
     pub(super) fn set_counts(&mut self, id: JobId, counts: Counts) {
-        let slot = self.jobs.get_mut(id).expect("the caller has looked");
+        let slot = self.jobs.get_mut(id).expect("the caller knows that the job exists");
         let more = slot.set_counts(counts);
         if more != slot.extra.as_ref().map(|extra| extra.more).unwrap_or_default() {
             self.amend(id, |extra| extra.more = more);
         }
     }
 
-    /// Sets a job's counts. Those that decide about its death are exact; others are kept up to what its slot holds if
-    /// there is no memory for more.
+    /// Sets a job's counts. Counts that decide when it dies are exact. Without memory for more, others stop
+    /// at what its slot can hold.
     pub(super) fn record_counts(&mut self, id: JobId, counts: Counts) {
         let Counts { failures, crashes, returns } = counts;
         let highest = failures.max(crashes).max(returns);
@@ -301,7 +301,7 @@ impl State {
         }
     }
 
-    /// Keeps a failure's reason instead of the one before, if there is room for it.
+    /// Replaces a job's reason, if there is room for the new one.
     pub(super) fn note_reason(&mut self, id: JobId, reason: Arc<str>) {
         let extra = self.slot(id).extra.as_deref();
         let key = extra.and_then(|extra| extra.key.as_ref()).map_or(0, |key| key.as_str().len());
@@ -311,7 +311,7 @@ impl State {
         }
     }
 
-    /// Sets a job's reason, whatever memory it takes.
+    /// Sets a job's reason, even if there is no memory for it.
     pub(super) fn set_reason(&mut self, id: JobId, reason: Option<Arc<str>>) {
         if reason.as_ref() == self.slot(id).reason() {
             return;
@@ -325,7 +325,7 @@ impl State {
         }
     }
 
-    /// Sets a job's reason to a crash, which is kept in its slot.
+    /// Sets a job's reason to a crash, which its slot can hold.
     pub(super) fn set_crash(&mut self, id: JobId, crash: Crash) {
         self.resize(id, |slot| slot.set_crash(Some(crash)));
         if self.slot(id).extra.as_ref().is_some_and(|extra| extra.reason.is_some()) {
@@ -348,7 +348,7 @@ impl State {
         let doublings = failures.saturating_sub(1).min(63);
         let plain = backoff.as_millis().saturating_mul(1 << doublings);
         let longest = MAX_BACKOFF.as_millis();
-        // Between the whole and five quarters, so that jobs that failed together don't come back together.
+        // Up to a quarter longer, so that jobs that failed together are not retried together.
         let quarter = plain.min(longest) * u128::from(self.random.next() % 1024) / 4096;
         Duration::from_millis((plain.min(longest) + quarter).min(longest) as u64)
     }
@@ -363,7 +363,7 @@ impl State {
             delayed: BTreeSet::new(),
             dead: BTreeSet::new(),
             listed: IdSet::new(),
-            line: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             using: 0,
             watching: 0,
             paused: None,
@@ -396,16 +396,16 @@ impl State {
         }
     }
 
-    /// A queue goes when it is empty and unused.
+    /// Drops a queue if it is empty and unused.
     pub(super) fn drop_if_unused(&mut self, queue: QueueIx) {
         let found = self.queue(queue);
         if found.counts != StateCounts::default() || found.paused.is_some() {
             return;
         }
-        if !found.line.is_empty() || found.using > 0 || found.watching > 0 {
+        if !found.waiters.is_empty() || found.using > 0 || found.watching > 0 {
             return;
         }
-        let found = self.queues[queue.0 as usize].take().expect("it was there a moment ago");
+        let found = self.queues[queue.0 as usize].take().expect("it exists, as the look-up above shows");
         if let Some(at) = found.scheduled_at {
             self.timers.remove(&(at, Owner::Queue(queue)));
         }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::*;
 
 impl State {
-    /// One job, whole.
+    /// One job.
     pub fn peek(&self, now: Now, id: JobId) -> Option<Job> {
         self.jobs.get(id).map(|slot| self.job(now, id, slot))
     }
 
-    /// Jobs of a queue, oldest first, with ids above `after`; at most `limit`.
+    /// At most `limit` jobs of a queue, oldest first, with ids above `after`.
     pub fn list(
         &self,
         now: Now,
@@ -24,7 +24,7 @@ impl State {
         };
         let listed = &self.queue(queue).listed;
         let states = state.as_ref().map_or(&JobState::ALL[..], std::slice::from_ref);
-        // The next of each state; the smallest of these is the next of all.
+        // The next job of each state. The one with the lowest id is the next of all.
         let mut heads: Vec<_> = states.iter().map(|&state| (state, listed.next(state, after))).collect();
         let mut jobs = Vec::new();
         while jobs.len() < limit {
@@ -39,10 +39,10 @@ impl State {
         jobs
     }
 
-    /// A dead job back to ready, with all its attempts.
+    /// Makes a dead job ready, with all its attempts.
     ///
     /// # Errors
-    /// [`Code::NotFound`] where there is no such job, or it is not dead.
+    /// [`Code::NotFound`] if there is no such job, or it is not dead.
     pub fn retry(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
         match self.jobs.get(id).map(|slot| slot.place()) {
             Some(Place::Dead { .. }) => {
@@ -57,7 +57,7 @@ impl State {
         }
     }
 
-    /// A queue's dead jobs with ids up to `last` back to ready, oldest first; at most `most` of them now.
+    /// Makes a queue's dead jobs with ids up to `last` ready, oldest first; at most `most` in one call.
     pub fn retry_queue(&mut self, now: Now, queue: &QueueName, last: JobId, most: u64) -> Slice {
         self.in_slices(queue, JobState::Dead, last, most, |state, id| state.revive(now, id))
     }
@@ -80,8 +80,8 @@ impl State {
         Ok(())
     }
 
-    /// Removes a queue's jobs in one state with ids up to `last`, at most `most` of them now. Leased jobs belong to
-    /// their workers: `state` is another.
+    /// Removes a queue's jobs in one state with ids up to `last`; at most `most` in one call. `state` is not
+    /// `Leased`, since leased jobs belong to their workers.
     pub fn purge(&mut self, queue: &QueueName, state: JobState, last: JobId, most: u64) -> Slice {
         debug_assert!(state != JobState::Leased);
         self.in_slices(queue, state, last, most, |state, id| {
@@ -100,7 +100,7 @@ impl State {
         mut each: impl FnMut(&mut State, JobId),
     ) -> Slice {
         let mut count = 0;
-        // The queue may be gone with its last job, so it is looked up each time.
+        // The queue may be dropped with its last job, so it is looked up each time.
         while let Some(queue) = self.named(queue)
             && let Some(id) = self.queue(queue).listed.next(state, None)
             && id <= last
@@ -114,7 +114,7 @@ impl State {
         Slice { count, finished: true }
     }
 
-    /// Hands out nothing of a queue, for `time` or until it is resumed. Call it where [`State::room_for`] found room for it.
+    /// Pauses a queue for `time`, or until it is resumed. Call it after [`State::room_for`] has found room.
     pub fn pause(&mut self, now: Now, name: &QueueName, time: Option<Duration>) {
         let queue = self.queue_named(name);
         let end = time.map_or(PauseEnd::Resumed, |time| PauseEnd::At(now.mono.after(time)));
@@ -126,8 +126,8 @@ impl State {
         self.note_pause(now, queue);
     }
 
-    /// Hands out a queue's jobs again; not paused, nothing happens. Returns whether that is done: where very many sessions
-    /// wait, it is still paused, and the rest of them is for the next call.
+    /// Resumes a queue, if it is paused. Returns whether this is done: if many sessions wait, the queue stays
+    /// paused, and the next call serves more of them.
     pub fn resume(&mut self, now: Now, name: &QueueName) -> bool {
         match self.named(name) {
             Some(queue) if self.queue(queue).paused.is_some() => self.end_pause(now, queue),
@@ -135,9 +135,10 @@ impl State {
         }
     }
 
-    /// Those who wait are served first: until they are, others that come are not.
+    /// Serves the sessions that wait, then ends the pause, so that no session that comes later is served
+    /// before them.
     pub(super) fn end_pause(&mut self, now: Now, queue: QueueIx) -> bool {
-        if !self.hand_out(now, queue, SERVED_AT_ONCE_MAX) {
+        if !self.serve_at_most(now, queue, SERVED_AT_ONCE_MAX) {
             return false;
         }
         self.set_pause(queue, None);
@@ -146,10 +147,10 @@ impl State {
         true
     }
 
-    /// Leases one job, be it ready, delayed or dead. A pause of its queue does not matter.
+    /// Leases a given job if it is ready, delayed or dead, even if its queue is paused.
     ///
     /// # Errors
-    /// [`Code::NotFound`] where there is no such job, or it is leased already.
+    /// [`Code::NotFound`] if there is no such job, or it is leased already.
     pub fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<Lease, Refusal> {
         let place = self.jobs.get(id).ok_or_else(|| not_found(id))?.place();
         if let Place::Leased { .. } = place {
@@ -160,13 +161,13 @@ impl State {
         }
         self.lease_to(now, id, session);
         if place != Place::Ready {
-            // If the process ends now, it is ready, as every leased job is.
+            // After a restart it is ready, like every leased job.
             self.note_status(now, id);
         }
         Ok(self.lease_of(id))
     }
 
-    /// A leased job is given up, whatever attempts it has left, and has another priority from then on.
+    /// Makes a leased job dead, even if it has attempts left, and changes its priority.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
@@ -182,15 +183,15 @@ impl State {
         self.fail(now, session, id, None, true, None).map(|_| ())
     }
 
-    /// What [`State::kick`] would take of a queue: its dead jobs, or where it has none, its delayed ones; and how
-    /// many they are.
+    /// The state of the jobs that [`State::kick`] takes next from a queue, and how many there are: its dead
+    /// jobs, or if it has none, its delayed ones.
     pub fn kickable(&self, queue: &QueueName) -> (JobState, u64) {
         let counts = self.named(queue).map(|queue| self.queue(queue).counts).unwrap_or_default();
         if counts.dead > 0 { (JobState::Dead, counts.dead) } else { (JobState::Delayed, counts.delayed) }
     }
 
-    /// At most `most` of a queue's dead or delayed jobs to ready: those that have been dead for longest, or those whose time
-    /// would have come first. Returns how many.
+    /// Makes at most `most` of a queue's dead or delayed jobs ready: those that have been dead longest, or
+    /// those whose delay ends first. Returns how many.
     pub fn kick(&mut self, now: Now, queue: &QueueName, from: JobState, most: u64) -> u64 {
         let mut count = 0;
         while count < most {
@@ -205,10 +206,10 @@ impl State {
         count
     }
 
-    /// One dead or delayed job to ready.
+    /// Makes a dead or delayed job ready.
     ///
     /// # Errors
-    /// [`Code::NotFound`] where there is no such job, or it is ready or leased.
+    /// [`Code::NotFound`] if there is no such job, or it is ready or leased.
     pub fn kick_job(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
         match self.jobs.get(id).ok_or_else(|| not_found(id))?.place() {
             Place::Dead { .. } => self.revive(now, id),
@@ -223,16 +224,16 @@ impl State {
         Ok(())
     }
 
-    /// The job of a queue that is next to leave this state: the next to be handed out, to become ready, to be kicked. There
-    /// is none for leased jobs.
+    /// The job of a queue that leaves this state next: the next to be leased, to become ready or to be
+    /// kicked. For leased jobs there is none.
     pub fn peek_next(&self, now: Now, queue: &QueueName, state: JobState) -> Option<Job> {
         let id = self.next_jobs(queue, state).next()?;
         Some(self.job(now, id, self.slot(id)))
     }
 
-    /// Hands out nothing of a queue for `time`, if it exists; not at all is the end of a pause. Returns whether it does.
+    /// Pauses a queue for `time` if it exists; zero ends a pause. Returns whether it exists.
     pub fn pause_existing(&mut self, now: Now, name: &QueueName, time: Duration) -> bool {
-        // `default` is there for everybody, used or not.
+        // `default` exists for every client, even if it is not used.
         if self.named(name).is_none() && *name != QueueName::default() {
             return false;
         }
@@ -247,7 +248,8 @@ impl State {
         true
     }
 
-    /// A queue's delayed or dead jobs in the order in which [`State::kick`] takes them; of its ready jobs, the next.
+    /// A queue's delayed or dead jobs in the order in which [`State::kick`] takes them, or its next ready
+    /// job.
     pub fn next_jobs(&self, queue: &QueueName, state: JobState) -> impl Iterator<Item = JobId> {
         let queue = self.named(queue).map(|queue| self.queue(queue));
         let of = |wanted| queue.filter(|_| state == wanted);

@@ -1,4 +1,4 @@
-//! What the state can tell of itself.
+//! Counters of the state, of queues and of jobs.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ impl State {
         self.counts
     }
 
-    /// What has happened since the state was made.
+    /// What has been counted since the state was created.
     pub fn totals(&self) -> Totals {
         self.totals
     }
@@ -33,13 +33,13 @@ impl State {
         self.waiting
     }
 
-    /// What all jobs take in memory, as accounted, and the limit on it; in bytes.
+    /// The memory that is accounted for, and its limit, in bytes.
     pub fn memory(&self) -> (u64, u64) {
         (self.budget.taken(), self.budget.limit())
     }
 
-    /// How many jobs there are, and how many bytes the journal has to keep for them and for paused queues: the sum of
-    /// [`job_bytes`](crate::change::job_bytes) and [`pause_bytes`](crate::change::pause_bytes).
+    /// How many jobs there are, and how many bytes the journal has to keep for them and for paused queues:
+    /// the sum of [`job_bytes`](crate::change::job_bytes) and [`pause_bytes`](crate::change::pause_bytes).
     pub fn live(&self) -> (u64, u64) {
         let StateCounts { ready, delayed, leased, dead } = self.counts;
         (ready + delayed + leased + dead, self.live_bytes)
@@ -55,7 +55,8 @@ impl State {
         self.urgent
     }
 
-    /// One queue's counters and who is attached to it. `default` has some even where it does not exist.
+    /// One queue's counters, and how many sessions use and watch it. `default` has them even if it does not
+    /// exist.
     pub fn queue_details(&self, now: Now, name: &QueueName) -> Option<QueueDetails> {
         let (using, watching) = self.attached_to(name);
         let Some(queue) = self.named(name) else {
@@ -77,14 +78,14 @@ impl State {
         })
     }
 
-    /// The names of queues in the order in which they came to be, after the one of that age; at most `most`, each
-    /// with its age, to go on from.
+    /// The names of at most `most` queues in the order in which they were created, from the first whose age
+    /// is above `after`. Each comes with its age, from which the next call continues.
     pub fn queue_names(&self, after: u64, most: usize) -> Vec<(u64, QueueName)> {
         let rest = self.by_age.range(after.saturating_add(1)..).take(most);
         rest.map(|(&age, &queue)| (age, self.queue(queue).name.clone())).collect()
     }
 
-    /// One job, and what it has been through.
+    /// One job and its past.
     pub fn job_stats(&self, now: Now, id: JobId) -> Option<JobStats> {
         let slot = self.jobs.get(id)?;
         let past = slot.extra.as_ref().map(|extra| extra.past).unwrap_or_default();
@@ -109,8 +110,7 @@ impl State {
         })
     }
 
-    /// The counters of queues in the order in which they came to be, after the one of that age; at most `most`, each
-    /// with its age, to go on from.
+    /// The counters of at most `most` queues, in the order and with the ages of [`State::queue_names`].
     pub fn queues(&self, now: Now, after: u64, most: usize) -> Vec<(u64, QueueStats)> {
         let rest = self.by_age.range(after.saturating_add(1)..).take(most);
         rest.map(|(&age, &queue)| (age, self.stats_of(now, queue))).collect()
@@ -121,7 +121,7 @@ impl State {
         QueueStats {
             name: queue.name.clone(),
             jobs: queue.counts,
-            waiting: queue.line.len() as u64,
+            waiting: queue.waiters.len() as u64,
             paused: queue.paused.map(|end| match end {
                 PauseEnd::Resumed => None,
                 PauseEnd::At(end) => Some(end.until(now.mono)),

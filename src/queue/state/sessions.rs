@@ -1,35 +1,35 @@
-//! What a session is attached to beside its leases: the queue that it uses, those that it watches, and its wish to be
-//! told before a lease of its own lapses.
+//! Sessions: how they begin and end, the queue that a session uses, the queues that it watches, and the
+//! warning before one of its leases lapses.
 //!
-//! Every session uses and watches `default` until it says otherwise. That much is kept by counting the sessions that did,
-//! so that a connection which never says anything costs nothing here and `default` need not exist for it.
+//! Every session uses and watches `default` until it says otherwise. Only the sessions that did are counted.
+//! So one that never says otherwise costs nothing here, and `default` need not exist for it.
 
 use std::time::Duration;
 
-use super::{Crash, Ending, Owner, QueueIx, Session, SessionId, Standing, State};
+use super::{Crash, Owner, PendingWait, QueueIx, Session, SessionEnd, SessionId, State};
 use crate::clock::Now;
 #[cfg(doc)]
 use crate::error::Code;
 use crate::error::Refusal;
 use crate::job::QueueName;
 
-/// A lease with this much left, or less, lapses soon.
+/// A lease lapses soon if at most this time is left.
 pub const LAPSES_SOON: Duration = Duration::from_secs(1);
 
-/// The most queues that a session may watch: each lease looks at all of them, under the lock.
+/// The most queues that a session may watch. Each lease looks at all of them under the lock.
 pub const WATCHED_MAX: usize = 1024;
 
-/// Whether a wait for a job also ends when a lease of the waiting session's own is about to lapse.
+/// Whether a wait for a job also ends when one of the session's leases is about to lapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warn {
-    /// It goes on.
+    /// It does not.
     Never,
     /// It ends [`LAPSES_SOON`] before.
     BeforeLapse,
 }
 
 impl State {
-    /// Lets a connection in.
+    /// Opens a session for a new connection.
     pub fn open_session(&mut self) -> SessionId {
         if let Some(number) = self.free_sessions.pop() {
             self.sessions[number as usize] = Some(Session::default());
@@ -41,10 +41,10 @@ impl State {
 
     /// Ends a session in slices of `most` leases. Returns whether it has ended; until then, call it again.
     ///
-    /// Its jobs are returned most urgent first. So the first slices return nothing: they sort the leases, as one
-    /// session may have a million of them. A lease that has been sorted does not lapse any more.
-    pub fn end_session(&mut self, now: Now, session: SessionId, ending: Ending, most: u64) -> bool {
-        self.leave(session);
+    /// Its jobs are returned most urgent first. So the first slices return nothing: they sort the leases, as
+    /// one session may have a million of them. A lease that has been sorted does not lapse any more.
+    pub fn end_session(&mut self, now: Now, session: SessionId, ending: SessionEnd, most: u64) -> bool {
+        self.cancel_wait(session);
         for _ in 0..most {
             let Some((_, id)) = self.session_mut(session).leases.pop_first() else { break };
             let priority = self.slot(id).priority;
@@ -55,11 +55,11 @@ impl State {
         }
         for _ in 0..most {
             let Some((_, id)) = self.session_mut(session).returning.pop_first() else { break };
-            // The session has not seen a job that it has not taken yet, so nothing can have gone wrong with it.
+            // The session has never seen a job that it has not taken, so that job did not fail.
             let seen = self.session(session).handed != Some(id);
             match ending {
-                Ending::Lost if seen => self.crash(now, id, Crash::Lost),
-                Ending::Lost | Ending::Quit => self.return_to_queue(now, id, Duration::ZERO),
+                SessionEnd::Lost if seen => self.crash(now, id, Crash::Lost),
+                SessionEnd::Lost | SessionEnd::Quit => self.return_to_queue(now, id, Duration::ZERO),
             }
         }
         let ended = self.session(session).returning.is_empty();
@@ -78,10 +78,10 @@ impl State {
         self.free_sessions.push(session.0);
     }
 
-    /// From now on the session uses this queue for what it submits without naming one.
+    /// Sets the queue of what the session submits without naming one.
     ///
     /// # Errors
-    /// [`Code::Full`] where the queue would have to be made, and there is no memory for it.
+    /// [`Code::Full`] if the queue does not exist, and there is no memory for it.
     pub fn use_queue(&mut self, session: SessionId, name: &QueueName) -> Result<(), Refusal> {
         let queue = if *name == QueueName::default() { None } else { Some(self.queue_with_room(name)?) };
         if let Some(queue) = queue {
@@ -95,11 +95,11 @@ impl State {
         Ok(())
     }
 
-    /// Adds a queue to those that the session watches; returns how many these are then.
+    /// Adds a queue to those that the session watches. Returns how many it watches then.
     ///
     /// # Errors
-    /// [`Code::Full`] where the queue would have to be made, and there is no memory for it, or where the session
-    /// watches [`WATCHED_MAX`] already.
+    /// [`Code::Full`] if the queue does not exist, and there is no memory for it, or if the session already
+    /// watches [`WATCHED_MAX`].
     pub fn watch(&mut self, session: SessionId, name: &QueueName) -> Result<usize, Refusal> {
         if self.watches(session, name) {
             return Ok(self.watched_count(session));
@@ -112,7 +112,7 @@ impl State {
         }
         let queue = self.queue_with_room(name)?;
         if self.session(session).watched.is_empty() {
-            // So far it was `default` without saying so.
+            // Until now it watched `default` without being counted.
             let default = self.queue_named(&QueueName::default());
             self.watching_others += 1;
             self.start_watching(session, default);
@@ -121,10 +121,11 @@ impl State {
         Ok(self.watched_count(session))
     }
 
-    /// Takes a queue from those that the session watches, if it is there; returns how many these are then.
+    /// Removes a queue from those that the session watches, if it is one of them. Returns how many it watches
+    /// then.
     ///
     /// # Errors
-    /// [`Code::Usage`] where it is the only one: what watches nothing would wait for ever.
+    /// [`Code::Usage`] if it is the only one: a session that watches nothing would wait for ever.
     pub fn ignore(&mut self, session: SessionId, name: &QueueName) -> Result<usize, Refusal> {
         if !self.watches(session, name) {
             return Ok(self.watched_count(session));
@@ -148,30 +149,30 @@ impl State {
         }
     }
 
-    /// Whether a lease of the session's own lapses soon.
+    /// Whether one of the session's leases lapses soon.
     pub fn lapses_soon(&self, now: Now, session: SessionId) -> bool {
         let first = self.session(session).leases.first();
         first.is_some_and(|(until, _)| until.before(LAPSES_SOON) <= now.mono)
     }
 
-    /// Whether a session's wait was ended by a warning since the last look.
+    /// Whether a warning has ended the session's wait since the last call.
     pub fn take_warned(&mut self, session: SessionId) -> bool {
         std::mem::take(&mut self.session_mut(session).warned)
     }
 
-    /// Those of the session's queues that exist.
+    /// The queues that a session watches, of those that exist.
     pub(super) fn watched_by(&self, session: SessionId) -> impl Iterator<Item = QueueIx> {
         let watched = &self.session(session).watched;
         let default = if watched.is_empty() { self.named(&QueueName::default()) } else { None };
         watched.iter().copied().chain(default)
     }
 
-    /// Ends a session's wait if that is due, before its lease lapses and is anybody's.
+    /// Ends the wait of a session that wants a warning before its lease lapses, if that is due.
     pub(super) fn warn_if_due(&mut self, now: Now, session: SessionId) {
-        let standing = &self.session(session).standing;
-        let wants = matches!(standing, Some(Standing { warn: Warn::BeforeLapse, .. }));
+        let pending_wait = &self.session(session).pending_wait;
+        let wants = matches!(pending_wait, Some(PendingWait { warn: Warn::BeforeLapse, .. }));
         if wants && self.lapses_soon(now, session) {
-            self.leave(session);
+            self.cancel_wait(session);
             self.session_mut(session).warned = true;
             self.effects.wakes.push(session);
         }
@@ -191,7 +192,7 @@ impl State {
         (using, watching)
     }
 
-    /// Lets go of all queues, since the session ends.
+    /// Removes a session that ends from the counts of its queues.
     pub(super) fn detach(&mut self, session: SessionId) {
         if let Some(queue) = self.session_mut(session).used.take() {
             self.stop_using(queue);

@@ -22,15 +22,16 @@ impl SharedOptions {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SharedOptionsIx(u32);
 
-/// Each distinct combination of ttr, attempts and backoff once, with the number of jobs that have it: four bytes a job
-/// instead of forty.
+/// Each distinct combination of ttr, attempts and backoff once, with the number of jobs that have it: four
+/// bytes a job instead of forty.
 #[derive(Debug, Default)]
 pub(super) struct SharedOptionsTable {
     entries: Vec<(SharedOptions, u64)>,
-    /// A tree, since a hash table stops everybody while it doubles: any client can bring millions of combinations.
+    /// A tree, because a hash table blocks all clients while it doubles, and any client can submit millions
+    /// of combinations.
     numbers: BTreeMap<SharedOptions, u32>,
     free: Vec<u32>,
-    /// The last one interned: most jobs ask for the same as the one before.
+    /// The last combination interned. Most jobs have the same as the job before.
     recent: Option<(SharedOptions, u32)>,
 }
 

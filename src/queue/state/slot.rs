@@ -13,7 +13,7 @@ use crate::job::{Counts, JobState, Key, Priority};
 pub(super) struct Slot {
     pub(super) body: Arc<[u8]>,
     pub(super) place: Packed,
-    /// What few jobs have.
+    /// What only few jobs have.
     pub(super) extra: Option<Box<Extra>>,
     pub(super) queue: QueueIx,
     pub(super) options: SharedOptionsIx,
@@ -30,10 +30,11 @@ pub(super) struct Extra {
     pub(super) past: Past,
 }
 
-/// A job's past, for its statistics. It does not outlive the process, and is lost if there is no memory for it.
+/// A job's past, for its statistics. It does not outlive the process, and is lost if there is no memory for
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Past {
-    /// Failures and crashes that were forgiven when the job was brought back from the dead.
+    /// Failures and crashes that no longer count since the job was retried after it had died.
     pub(super) failures: u32,
     pub(super) crashes: u32,
     /// How often it was dead and is no longer.
@@ -55,13 +56,13 @@ pub(super) enum Place {
         until: Moment,
         holder: SessionId,
     },
-    /// `turn` numbers the dead in the order in which they became so.
+    /// `dead_seq` numbers the dead jobs in the order in which they died.
     Dead {
-        turn: u64,
+        dead_seq: u64,
     },
 }
 
-/// Why a lease ended that its worker did not end. Such a reason costs no memory.
+/// Why a lease ended if its worker did not end it. Such a reason costs no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Crash {
     Lapsed,
@@ -79,17 +80,17 @@ impl Crash {
         &REASONS[self as usize]
     }
 
-    /// The crash that this is the reason of.
+    /// The crash with this reason.
     pub(super) fn of_reason(reason: &str) -> Option<Crash> {
         Crash::ALL.into_iter().find(|crash| **crash.reason() == *reason)
     }
 }
 
-/// A [`Place`], and in the bytes that it leaves free, the first [`COUNTED_IN_SLOT`] failures, crashes and returns, and
-/// whether the last reason is a [`Crash`].
+/// A [`Place`], and in the bytes that it leaves free, the first [`COUNTED_IN_SLOT`] failures, crashes and
+/// returns, and whether the last reason is a [`Crash`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packed {
-    /// Microseconds of `until`, or `turn`.
+    /// Microseconds of `until`, or `dead_seq`.
     at: u64,
     /// `seconds` or `holder`.
     with: u32,
@@ -103,7 +104,8 @@ pub(super) struct Packed {
 /// How many failures, crashes and returns of a job cost no memory.
 pub const COUNTED_IN_SLOT: u32 = u8::MAX as u32;
 
-/// Whether a job's counts have their memory from the start: they decide when it dies, and the slot can't hold them all.
+/// Whether a job's counts have their memory from the start: they decide when it dies, and the slot can't hold
+/// them all.
 pub(super) fn counts_in_advance(attempts: u32) -> bool {
     attempts > COUNTED_IN_SLOT
 }
@@ -131,7 +133,7 @@ impl Packed {
             Place::Ready => (0, 0),
             Place::Delayed { until, seconds } => (until.as_micros(), seconds),
             Place::Leased { until, holder } => (until.as_micros(), holder.0),
-            Place::Dead { turn } => (turn, 0),
+            Place::Dead { dead_seq } => (dead_seq, 0),
         };
         Packed { at, with, tag: place.state() as u8, failures: 0, crashes: 0, returns: 0 }
     }
@@ -142,7 +144,7 @@ impl Packed {
             JobState::Ready => Place::Ready,
             JobState::Delayed => Place::Delayed { until, seconds: self.with },
             JobState::Leased => Place::Leased { until, holder: SessionId(self.with) },
-            JobState::Dead => Place::Dead { turn: self.at },
+            JobState::Dead => Place::Dead { dead_seq: self.at },
         }
     }
 }
@@ -169,7 +171,7 @@ impl Slot {
         }
     }
 
-    /// Keeps as much of the counts as there is room for here; returns what is left for [`Extra::more`].
+    /// Stores as much of the counts as fits here. Returns the rest, for [`Extra::more`].
     pub(super) fn set_counts(&mut self, counts: Counts) -> Counts {
         let split = |count: u32| {
             let here = u8::try_from(count).unwrap_or(u8::MAX);

@@ -1,20 +1,21 @@
-//! What happens because its time has come: delays that end, leases that lapse, pauses that end.
+//! What happens at a given time: delays end, leases lapse, pauses end.
 //!
-//! A timer names a queue or a session and the time at which to check it. It may be early, never late: the queue or session
-//! knows when it is really due. So the many leases that are acknowledged in time never touch the set of timers.
+//! A timer names a queue or a session and the time at which to check it. It may be early but never late: the
+//! queue or session knows when it is really due. A lease that is acknowledged in time, as nearly all are,
+//! therefore never touches the timers.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
 impl State {
-    /// When [`State::tick`] has something to do again, at the earliest.
+    /// The earliest time at which [`State::tick`] may have something to do.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.timers.first().map(|entry| entry.0)
     }
 
-    /// Carries out what is due: delays that are over, leases that lapse, pauses that end; at most `most` of them.
-    /// Call it again at once while [`State::next_deadline`] is not after `now`.
+    /// Ends the delays, leases and pauses that are due, at most `most` of them. Call it again at once while
+    /// [`State::next_deadline`] is not after `now`.
     pub fn tick(&mut self, now: Now, most: u64) {
         let mut budget = most;
         while budget > 0
@@ -62,7 +63,7 @@ impl State {
         self.schedule_session(session);
     }
 
-    /// Sets a queue's timer, unless it is set for an earlier moment.
+    /// Sets a queue's timer, unless it is already set for an earlier time.
     pub(super) fn schedule_queue(&mut self, queue: QueueIx) {
         let found = self.queue(queue);
         let delay = found.delayed.first().map(|entry| entry.0);
@@ -78,8 +79,8 @@ impl State {
 
     pub(super) fn schedule_session(&mut self, session: SessionId) {
         let found = self.session(session);
-        let margin = match &found.standing {
-            Some(Standing { warn: Warn::BeforeLapse, .. }) => LAPSES_SOON,
+        let margin = match &found.pending_wait {
+            Some(PendingWait { warn: Warn::BeforeLapse, .. }) => LAPSES_SOON,
             _ => Duration::ZERO,
         };
         let due = found.leases.first().map(|entry| entry.0.before(margin));
@@ -89,7 +90,8 @@ impl State {
     }
 }
 
-/// Sets the timer of an owner that is due at `due` and has one at `scheduled_at`. Returns when its timer goes off.
+/// Sets the timer of an owner that is due at `due`, unless its timer at `scheduled_at` is earlier. Returns
+/// the time of its timer.
 fn schedule(
     timers: &mut BTreeSet<(Moment, Owner)>,
     owner: Owner,

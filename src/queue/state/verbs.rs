@@ -3,10 +3,10 @@
 use super::*;
 
 impl State {
-    /// Accepts a job.
+    /// Submits a job. If its key is that of an unfinished job of the queue, that job is returned instead.
     ///
     /// # Errors
-    /// [`Code::Full`] where the job would take the memory over its limit.
+    /// [`Code::Full`] if the job would take the memory over its limit.
     pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Accepted, Refusal> {
         let Submission { queue: name, options, body } = submission;
         let Options { priority, delay, ttr, attempts, backoff, key } = options;
@@ -48,8 +48,8 @@ impl State {
         Ok(Accepted { id, duplicate: None })
     }
 
-    /// Leases the most urgent job of the named queues (none named: of those that the session watches), if there is one.
-    /// Does not wait.
+    /// Leases the most urgent job of the given queues, if there is one. If none is given, they are those that
+    /// the session watches. Does not wait.
     pub fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<Lease> {
         let (_, id) = if queues.is_empty() {
             self.first_ready(self.watched_by(session))
@@ -60,7 +60,7 @@ impl State {
         Some(self.lease_of(id))
     }
 
-    /// The job that is to be handed out next, of queues that are not paused.
+    /// The next job to lease of those queues that are not paused.
     fn first_ready(&self, queues: impl Iterator<Item = QueueIx>) -> Option<(Priority, JobId)> {
         let mut best: Option<(Priority, JobId)> = None;
         for queue in queues {
@@ -75,13 +75,14 @@ impl State {
         best
     }
 
-    /// Whether there is room for those of the named queues that [`State::wait`] or [`State::pause`] would have to make.
+    /// Checks that there is memory for those of the given queues that [`State::wait`] or [`State::pause`]
+    /// would create.
     ///
     /// # Errors
-    /// [`Code::Full`] where there is none.
+    /// [`Code::Full`] if there is none.
     pub fn room_for(&self, queues: &[QueueName]) -> Result<(), Refusal> {
         let fit = |count: usize| self.budget.has_room(Purpose::Queue, count as u64 * QUEUE_OVERHEAD_BYTES);
-        // Which of them there are matters only where that is little.
+        // Look the queues up only if there may not be room for all of them.
         if fit(queues.len()) {
             return Ok(());
         }
@@ -96,12 +97,13 @@ impl State {
         ))
     }
 
-    /// Puts a session in the line of each of the named queues (none named: of those that it watches). [`Effects::wakes`]
-    /// will name it once it was handed a job, or warned.
+    /// Makes a session wait for a job of the given queues, or if none is given, of those that it watches.
+    /// [`Effects::wakes`] names it once it is given a job or a warning.
     ///
-    /// Call it right after [`State::lease`] found nothing and [`State::room_for`] room, under the same lock.
+    /// Call it under the same lock as [`State::lease`], which found nothing, and [`State::room_for`], which
+    /// found room.
     pub fn wait(&mut self, session: SessionId, queues: &[QueueName], warn: Warn) {
-        debug_assert!(self.session(session).standing.is_none(), "a session waits once at a time");
+        debug_assert!(self.session(session).pending_wait.is_none(), "a session waits once at a time");
         self.tickets += 1;
         let ticket = self.tickets;
         let queues: Vec<QueueIx> = if !queues.is_empty() {
@@ -112,44 +114,44 @@ impl State {
             vec![self.queue_named(&QueueName::default())]
         };
         for &queue in &queues {
-            self.queue_mut(queue).line.insert(ticket, session);
+            self.queue_mut(queue).waiters.insert(ticket, session);
         }
         self.waiting += 1;
-        self.session_mut(session).standing = Some(Standing { ticket, queues, warn });
+        self.session_mut(session).pending_wait = Some(PendingWait { ticket, queues, warn });
         if warn == Warn::BeforeLapse {
             self.schedule_session(session);
         }
     }
 
-    /// Whether a session stands in a line: until it leaves or is handed a job.
+    /// Whether a session waits for a job.
     pub fn is_waiting(&self, session: SessionId) -> bool {
-        self.session(session).standing.is_some()
+        self.session(session).pending_wait.is_some()
     }
 
-    /// Takes a waiting session out of its lines.
-    pub fn leave(&mut self, session: SessionId) {
-        let Some(standing) = self.session_mut(session).standing.take() else {
+    /// Ends a session's wait, if it waits.
+    pub fn cancel_wait(&mut self, session: SessionId) {
+        let Some(pending_wait) = self.session_mut(session).pending_wait.take() else {
             return;
         };
         self.waiting -= 1;
-        for queue in standing.queues {
-            // A queue named twice has it once, and may be gone after the first.
+        for queue in pending_wait.queues {
+            // A queue may be named twice, and be dropped the first time.
             if let Some(found) = self.queues[queue.0 as usize].as_mut() {
-                found.line.remove(&standing.ticket);
+                found.waiters.remove(&pending_wait.ticket);
                 self.drop_if_unused(queue);
             }
         }
     }
 
-    /// What a session was handed while it waited, if it was.
+    /// Takes the job that a session was given while it waited.
     pub fn take_handed(&mut self, session: SessionId) -> Option<Lease> {
         let id = self.session_mut(session).handed.take()?;
-        // Its lease may have lapsed before the session came to look.
+        // The lease may have lapsed before the session woke.
         let slot = self.jobs.get(id)?;
         matches!(slot.place(), Place::Leased { holder, .. } if holder == session).then(|| self.lease_of(id))
     }
 
-    /// A leased job is done: it is gone.
+    /// Removes a leased job, which is done.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
@@ -160,7 +162,8 @@ impl State {
         Ok(())
     }
 
-    /// A leased job failed.
+    /// Reports the failure of a leased job. Without attempts left, or if `dead` is set, it becomes dead.
+    /// Otherwise it is retried after `delay`, or after its backoff.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
@@ -210,7 +213,7 @@ impl State {
         Ok(())
     }
 
-    /// A lease starts anew, for `ttr` or the job's own time to run.
+    /// Renews a lease, for `ttr` or for the job's own ttr.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
@@ -239,7 +242,9 @@ impl State {
             Place::Leased { holder, .. } if holder == session => Ok(slot),
             Place::Leased { .. } => Err(Refusal::new(
                 Code::NotLeased,
-                format!("job {id} is leased by another connection: only that one can say how it went"),
+                format!(
+                    "job {id} is leased by another connection: only that connection can report its result"
+                ),
             )),
             place => Err(Refusal::new(
                 Code::NotLeased,
