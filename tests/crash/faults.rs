@@ -246,7 +246,13 @@ fn hit_under_load(role: &Role, injection: Injection, seed: u64, report: &mut Rep
             complain(&history, format!("a full disk ended the server: {}", site.log()))
         }
         Fault::Eio if !told_nothing_good(&log, &history) => kill(server),
-        Fault::Eio | Fault::Enospc => must_end(server, &log, &history, report),
+        Fault::Eio | Fault::Enospc => {
+            must_end(server, &log, &history, report);
+            let said = site.log().matches("the journal can no longer be written").count();
+            if said != 1 {
+                complain(&history, format!("the failure was logged {said} times: {}", site.log()));
+            }
+        }
     }
     drop((strace, clients));
     history.lock().unwrap().server_was_killed();

@@ -115,6 +115,7 @@ fn torn_tail_is_set_aside_and_the_log_says_where() {
     let log = site.log();
     let line =
         log.lines().find(|line| line.contains("incomplete last write")).unwrap_or_else(|| panic!("{log}"));
+    assert_eq!(log.matches(".torn").count(), 1, "it is logged once: {log}");
     let word = |n: usize| line.split_whitespace().nth(n).unwrap();
     let at = line.split_whitespace().position(|word| word == "bytes").unwrap();
     let (torn_from, torn_to): (usize, usize) = (word(at + 1).parse().unwrap(), word(at + 3).parse().unwrap());
