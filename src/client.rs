@@ -1,14 +1,15 @@
 //! The client: connects to a server, sends commands and reads replies. It uses the protocol like any other
 //! program and does not know the server's internals.
 //!
-//! - [`Client`] is one connection, for one thread. It has a method for each command, which waits for the reply.
+//! - [`Client`] is one connection, for one thread. It has a method for each command, which waits for the
+//!   reply.
 //! - [`Client::submit_all`] pipelines many submissions, which is much faster.
 //! - [`retry`] connects again after a failure, and says which commands may be repeated.
-//! - [`feed`] runs a text of commands, for the `client` program; [`print`](mod@print) shows the replies as text
-//!   or as JSON.
+//! - [`feed`] runs a text of commands, for the `client` program; [`print`](mod@print) shows the replies as
+//!   text or as JSON.
 //!
-//! A client has no pool of connections and no background thread. Use one client for each thread: a lease belongs
-//! to the connection that got it.
+//! A client has no pool of connections and no background thread. Use one client for each thread: a lease
+//! belongs to the connection that got it.
 
 use std::io;
 use std::time::Duration;
@@ -45,9 +46,9 @@ const WRITE_COMMANDS_MAX: usize = 1024;
 /// The size at which a write is sent, even if it has fewer commands.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How many writes may wait for their replies before the next is sent, in addition to the one whose replies are
-/// being read. The limit keeps the server from blocking on replies that this side does not read, and limits how
-/// many commands are in doubt when a connection breaks: 17 writes.
+/// How many writes may wait for their replies before the next is sent, in addition to the one whose replies
+/// are being read. The limit keeps the server from blocking on replies that this side does not read, and
+/// limits how many commands are in doubt when a connection breaks: 17 writes.
 const WRITES_AHEAD: usize = 16;
 
 /// How long the server's machine may leave what was sent to it unacknowledged before the connection breaks.
@@ -56,12 +57,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// One connection to a server.
 ///
 /// Every method sends one command and blocks until its reply arrives. Servers reply at once, except to
-/// [`Client::get`]. When a client is dropped, the jobs that it leased go back to their queues, and each is charged
-/// a crash. [`Client::quit`] returns them without that.
+/// [`Client::get`]. When a client is dropped, the jobs that it leased go back to their queues, and each is
+/// charged a crash. [`Client::quit`] returns them without that.
 ///
-/// After [`Error::Disconnected`] and [`Error::BadReply`] it is unknown what the server has received and will send.
-/// The client then refuses all further calls, since it could take a reply for that of another command. Connect
-/// again with [`Client::reconnect`].
+/// After [`Error::Disconnected`] and [`Error::BadReply`] it is unknown what the server has received and will
+/// send. The client then refuses all further calls, since it could take a reply for that of another command.
+/// Connect again with [`Client::reconnect`].
 ///
 /// ```
 /// use djqs::{Client, Submission, protocol::Wait};
@@ -100,8 +101,8 @@ pub struct Client {
 pub struct Accepted {
     /// Its id.
     pub id: JobId,
-    /// If there was an unfinished job with the same key: the state of that job. `id` is then its id, and no job was
-    /// added.
+    /// If there was an unfinished job with the same key: the state of that job. `id` is then its id, and no
+    /// job was added.
     pub duplicate: Option<JobState>,
 }
 
@@ -136,8 +137,8 @@ impl Client {
         Ok(Client { server: server.clone(), wire, replies, out: Vec::new(), in_sync: true })
     }
 
-    /// Replaces the connection by a new one to the same server. Each job that the old one had leased is charged a
-    /// crash.
+    /// Replaces the connection by a new one to the same server. Each job that the old one had leased is
+    /// charged a crash.
     ///
     /// # Errors
     /// [`Error::Connect`]; the client is then unchanged.
@@ -151,8 +152,8 @@ impl Client {
         &self.server
     }
 
-    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has no
-    /// answer: use [`Client::quit`].
+    /// Sends any command and waits for its answer, which is never [`Answer::Refused`]. [`Command::Quit`] has
+    /// no answer: use [`Client::quit`].
     ///
     /// # Errors
     /// [`Error::Refused`] if the server did not execute it; the client remains usable.
@@ -187,8 +188,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Code::Full`](crate::Code::Full) if the server has no room now, with
-    /// [`Code::Draining`](crate::Code::Draining) if it accepts no new jobs; otherwise see [`Client::call`]. After
-    /// [`Error::Disconnected`] the job may have been accepted: see [`retry`].
+    /// [`Code::Draining`](crate::Code::Draining) if it accepts no new jobs; otherwise see [`Client::call`].
+    /// After [`Error::Disconnected`] the job may have been accepted: see [`retry`].
     pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Error> {
         match self.call(&Command::Submit(submission))? {
             Answer::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
@@ -196,8 +197,8 @@ impl Client {
         }
     }
 
-    /// Leases the most urgent job of these queues, or of the queue `default` if none is given. If there is none,
-    /// it blocks for at most `wait`; `None` if no job came in time.
+    /// Leases the most urgent job of these queues, or of the queue `default` if none is given. If there is
+    /// none, it blocks for at most `wait`; `None` if no job came in time.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -212,8 +213,8 @@ impl Client {
     /// Reports that a leased job is done. The server then forgets it.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) if the lease has lapsed; another worker
-    /// may have the job by now. Otherwise see [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) if the lease has lapsed; another
+    /// worker may have the job by now. Otherwise see [`Client::call`].
     pub fn ack(&mut self, id: JobId) -> Result<(), Error> {
         self.done(&Command::Ack { id })
     }
@@ -260,9 +261,9 @@ impl Client {
         }
     }
 
-    /// Lists a queue's jobs, oldest first: those in `state`, or all; at most `limit` (the server gives at most
-    /// 1000, or about 1 MiB); those after the job `after`, or from the first. To get them all, repeat it with the
-    /// last id as `after` until nothing comes.
+    /// Lists a queue's jobs, oldest first: those in `state`, or all; at most `limit` (the server gives at
+    /// most 1000, or about 1 MiB); those after the job `after`, or from the first. To get them all, repeat it
+    /// with the last id as `after` until nothing comes.
     ///
     /// # Errors
     /// See [`Client::call`].
@@ -280,8 +281,8 @@ impl Client {
     /// Makes a dead job, or a queue's dead jobs, ready again. Returns how many.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if the job is not dead; otherwise see
-    /// [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if the job is not dead; otherwise
+    /// see [`Client::call`].
     pub fn retry(&mut self, retry: Retry) -> Result<u64, Error> {
         self.count(&Command::Retry(retry))
     }
@@ -332,8 +333,8 @@ impl Client {
     /// A queue's counters.
     ///
     /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such queue; otherwise see
-    /// [`Client::call`].
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such queue; otherwise
+    /// see [`Client::call`].
     pub fn queue_stats(&mut self, queue: &QueueName) -> Result<QueueStats, Error> {
         let lines = self.lines(&Command::Stats { queue: Some(queue.clone()) })?;
         self.parsed(figures::queue_stats(&lines))
@@ -359,11 +360,12 @@ impl Client {
         }
     }
 
-    /// Ends the connection. Jobs that are still leased go back to their queues, without a charged attempt. Blocks
-    /// until the server has closed the connection.
+    /// Ends the connection. Jobs that are still leased go back to their queues, without a charged attempt.
+    /// Blocks until the server has closed the connection.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] if the connection breaks first, [`Error::BadReply`] if the server answers anything.
+    /// [`Error::Disconnected`] if the connection breaks first, [`Error::BadReply`] if the server answers
+    /// anything.
     pub fn quit(mut self) -> Result<(), Error> {
         match self.exchange(&Command::Quit) {
             Err(Error::Disconnected { source: None }) => Ok(()),

@@ -1,7 +1,7 @@
 //! The basic types: a job, its id, queue, priority and key, and what its submitter may ask for.
 //!
-//! Every type here is valid by construction: a [`QueueName`] obeys the naming rule, a [`Key`] the rule for keys. Text
-//! is parsed once, at the edge, by the dialects in [`crate::protocol`].
+//! Every type here is valid by construction: a [`QueueName`] obeys the naming rule, a [`Key`] the rule for
+//! keys. Text is parsed once, at the edge, by the dialects in [`crate::protocol`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -149,8 +149,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A first lease of a job in the queue `default`, for 60 s. Servers give leases; a test of a handler makes its own
-    /// and sets the fields that it needs.
+    /// A first lease of a job in the queue `default`, for 60 s. Servers give leases; a test of a handler
+    /// makes its own and sets the fields that it needs.
     pub fn new(id: JobId, body: impl AsRef<[u8]>) -> Lease {
         let (queue, ttr) = (QueueName::default(), Options::default().ttr);
         Lease { id, queue, attempt: 1, ttr, body: body.as_ref().into() }
@@ -198,8 +198,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// A ready job that was submitted in 1970 with default [`Options`]. Servers show jobs; a test makes its own and sets
-    /// the fields that it needs.
+    /// A ready job that was submitted in 1970 with default [`Options`]. Servers show jobs; a test makes its
+    /// own and sets the fields that it needs.
     pub fn new(id: JobId, body: impl AsRef<[u8]>) -> Job {
         let Submission { queue, options, body } = Submission::new(body);
         Job {

@@ -1,5 +1,5 @@
-//! DJQS, the Distributed Job Queue System: a job queue that keeps what it acknowledged, as a server, a worker and a client
-//! that speak lines of text over TCP, and as the library that these three programs are made of.
+//! DJQS, the Distributed Job Queue System: a job queue that keeps what it acknowledged, as a server, a worker
+//! and a client that speak lines of text over TCP, and as the library that these three programs are made of.
 //!
 //! # The map
 //!
@@ -78,8 +78,8 @@ pub mod server;
 pub mod stats;
 pub mod worker;
 
-/// What the project's own programs, tests, benchmarks and fuzz targets need beyond the public names. It is no part of the
-/// interface: anything here may change in any release.
+/// What the project's own programs, tests, benchmarks and fuzz targets need beyond the public names. It is no
+/// part of the interface: anything here may change in any release.
 #[doc(hidden)]
 pub mod internal {
     /// Changes to jobs, as values.

@@ -14,8 +14,8 @@ const DEFAULT_PORT: u16 = 11300;
 /// `tls://` is refused: TLS is not supported.
 ///
 /// A connection over TCP breaks when the server's machine acknowledges nothing for 60 s, or for 30 s with a
-/// [`Worker`](crate::Worker): the machine or the network has failed. A Unix socket has no such limit. The kernel
-/// closes it when the server ends.
+/// [`Worker`](crate::Worker): the machine or the network has failed. A Unix socket has no such limit. The
+/// kernel closes it when the server ends.
 ///
 /// ```
 /// use djqs::client::Address;

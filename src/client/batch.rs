@@ -14,8 +14,8 @@ use crate::protocol::native::{Answer, write_command};
 
 /// Why a batch was not submitted completely, and what is known about it.
 ///
-/// The first `results.len()` submissions were answered, in order. The others up to `taken` may or may not have been
-/// accepted. The rest was neither sent nor taken from the iterator.
+/// The first `results.len()` submissions were answered, in order. The others up to `taken` may or may not
+/// have been accepted. The rest was neither sent nor taken from the iterator.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct BatchError {
@@ -45,11 +45,11 @@ impl std::error::Error for BatchError {
 }
 
 impl Client {
-    /// Submits many jobs without waiting for each reply. The results are in the order of the submissions. A refused
-    /// job does not stop the ones after it. Blocks until all are answered.
+    /// Submits many jobs without waiting for each reply. The results are in the order of the submissions. A
+    /// refused job does not stop the ones after it. Blocks until all are answered.
     ///
-    /// Takes submissions from the iterator when they can be sent. Apart from the results, it keeps at most 64 KiB
-    /// and one submission in memory. At most 17,408 submissions are sent and not answered at any time.
+    /// Takes submissions from the iterator when they can be sent. Apart from the results, it keeps at most 64
+    /// KiB and one submission in memory. At most 17,408 submissions are sent and not answered at any time.
     ///
     /// # Errors
     /// [`BatchError`] if the connection breaks; it has the results so far.
@@ -104,8 +104,8 @@ fn send_all(
             write_command(&Command::Submit(submission), &mut out);
             taken += 1;
         }
-        // First to the receiver, so that it expects every reply that comes. It ends before the sender only after
-        // an error, which it reports itself.
+        // First to the receiver, so that it expects every reply that comes. It ends before the sender only
+        // after an error, which it reports itself.
         if taken == before || sizes.send(taken - before).is_err() {
             return (taken, Ok(()));
         }

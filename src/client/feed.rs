@@ -1,10 +1,10 @@
-//! Sends a text of commands and passes on the replies in order. One thread sends while another receives. If the
-//! connection breaks, the error says which lines were answered.
+//! Sends a text of commands and passes on the replies in order. One thread sends while another receives. If
+//! the connection breaks, the error says which lines were answered.
 //!
-//! In the text a command is a line. If the line's header has `len=N`, the next N bytes and an LF belong to the
-//! command, as on the wire. Blank lines and lines that begin with `#` are not sent, but counted. A last line
-//! without an LF is sent with one. A line `QUIT` ends the text. `QUIT` is sent at the end of every text: it
-//! returns the jobs that were leased here, and no attempt is charged.
+//! In the text a command is a line. If the line's header has `len=N`, the next N bytes and an LF belong to
+//! the command, as on the wire. Blank lines and lines that begin with `#` are not sent, but counted. A last
+//! line without an LF is sent with one. A line `QUIT` ends the text. `QUIT` is sent at the end of every text:
+//! it returns the jobs that were leased here, and no attempt is charged.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -158,8 +158,9 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Sends the commands in `input` to `server` and passes each reply to `sink`, in order. Blocks until the input
-/// has ended and every command is answered. At most 17 × 1,024 commands are sent ahead of their replies.
+/// Sends the commands in `input` to `server` and passes each reply to `sink`, in order. Blocks until the
+/// input has ended and every command is answered. At most 17 × 1,024 commands are sent ahead of their
+/// replies.
 ///
 /// After an error, the sending thread stays until its read of `input` returns.
 ///
@@ -215,8 +216,8 @@ impl Default for Sent {
 /// The sending thread's side.
 struct Sending {
     wire: Arc<Wire>,
-    /// Tells the receiver the lines on which commands begin, a chunk at a time. Its capacity limits how far the
-    /// sender is ahead.
+    /// Tells the receiver the lines on which commands begin, a chunk at a time. Its capacity limits how far
+    /// the sender is ahead.
     begins: Sender<Vec<u64>>,
     sent: Arc<Mutex<Sent>>,
     bytes_sent: Arc<AtomicU64>,

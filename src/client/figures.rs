@@ -1,5 +1,5 @@
-//! The lines of STATS and QUEUES as values. A figure that an older server does not send is zero; one that this
-//! version does not know is ignored.
+//! The lines of STATS and QUEUES as values. A figure that an older server does not send is zero; one that
+//! this version does not know is ignored.
 
 use std::collections::HashMap;
 use std::time::Duration;

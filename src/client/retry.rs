@@ -1,7 +1,7 @@
 //! Continues after a failure: connects again, with growing waits, and repeats commands that may be repeated.
 //!
-//! If a connection breaks before a reply arrives, the command may or may not have been executed. Whether it may be
-//! sent again:
+//! If a connection breaks before a reply arrives, the command may or may not have been executed. Whether it
+//! may be sent again:
 //!
 //! | command | again? |
 //! |---|---|
@@ -29,8 +29,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait of a [`Backoff`], without its jitter.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The waits between attempts: 50 ms, doubled each time up to 5 s. Each is up to a quarter longer at random, so that a
-/// thousand clients do not connect all at once when their server is back.
+/// The waits between attempts: 50 ms, doubled each time up to 5 s. Each is up to a quarter longer at random,
+/// so that a thousand clients do not connect all at once when their server is back.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
@@ -84,13 +84,13 @@ impl Client {
         }
     }
 
-    /// Does what [`Client::call`] does. If the connection breaks, it connects again and repeats the command, until
-    /// `patience` is over. Commands that are not repeatable ([`Command::spec`]) are sent once. Leases of this client
-    /// are lost with the broken connection.
+    /// Does what [`Client::call`] does. If the connection breaks, it connects again and repeats the command,
+    /// until `patience` is over. Commands that are not repeatable ([`Command::spec`]) are sent once. Leases
+    /// of this client are lost with the broken connection.
     ///
     /// # Errors
-    /// Those of [`Client::call`]; [`Error::Connect`] if the server did not come back in time. The command may then
-    /// have been executed.
+    /// Those of [`Client::call`]; [`Error::Connect`] if the server did not come back in time. The command may
+    /// then have been executed.
     pub fn call_again(&mut self, command: &Command, patience: Duration) -> Result<Answer, Error> {
         let clock = Clock::system();
         let deadline = clock.now().mono.after(patience);

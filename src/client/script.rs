@@ -1,8 +1,8 @@
-//! Splits a text of commands into chunks to send. It finds where each command begins and ends, and drops blank
-//! lines and comments. It does not know what a command means: the server decides that.
+//! Splits a text of commands into chunks to send. It finds where each command begins and ends, and drops
+//! blank lines and comments. It does not know what a command means: the server decides that.
 //!
-//! A command's bytes are sent unchanged. A long one is sent in parts, so that memory use does not depend on the
-//! length of a line or a body.
+//! A command's bytes are sent unchanged. A long one is sent in parts, so that memory use does not depend on
+//! the length of a line or a body.
 
 use std::io::{self, Read};
 
@@ -44,7 +44,8 @@ enum Position {
     Outside,
     /// The rest of a comment that does not fit into the buffer.
     Comment,
-    /// The rest of a command's line that does not fit into the buffer. A body of this size may follow the line.
+    /// The rest of a command's line that does not fit into the buffer. A body of this size may follow the
+    /// line.
     Line { body: Option<u64> },
     /// The rest of a body that follows its line: this many bytes, and then an LF.
     Body { left: u64 },
@@ -112,8 +113,8 @@ impl<R: Read> Script<R> {
         self.position == Position::Outside
     }
 
-    /// Fills the chunk with the next commands, up to a limit. Blocks only if no part of a command has been read.
-    /// `Some` if the text has ended; the chunk is then empty.
+    /// Fills the chunk with the next commands, up to a limit. Blocks only if no part of a command has been
+    /// read. `Some` if the text has ended; the chunk is then empty.
     ///
     /// # Errors
     /// Reading the input failed.
@@ -260,8 +261,8 @@ impl<R: Read> Script<R> {
         Step::Forward
     }
 
-    /// The LF after a body. If something else follows, `len` was wrong. It is sent too: the server refuses it and
-    /// closes.
+    /// The LF after a body. If something else follows, `len` was wrong. It is sent too: the server refuses it
+    /// and closes.
     fn leave_body(&mut self, chunk: &mut Chunk) -> Step {
         let length = match &self.bytes[self.start..self.end] {
             [] | [b'\r'] if !self.input_ended => return Step::Starved,

@@ -1,5 +1,6 @@
-//! The connection to a server: connects, writes, and splits the received bytes into replies. The client program's
-//! feed, the library's [`Client`](super::Client) and the worker use it. None of them knows the kind of socket.
+//! The connection to a server: connects, writes, and splits the received bytes into replies. The client
+//! program's feed, the library's [`Client`](super::Client) and the worker use it. None of them knows the kind
+//! of socket.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
@@ -23,9 +24,9 @@ pub(crate) struct Wire(Socket);
 impl Wire {
     /// Connects. A name is resolved, and all of its addresses are tried in turn.
     ///
-    /// A TCP connection breaks when the server's machine has acknowledged nothing for `silence_max`. While this
-    /// side waits for a reply, it probes that machine. A Unix socket has no such limit and needs none: when the
-    /// server ends, the kernel closes the connection.
+    /// A TCP connection breaks when the server's machine has acknowledged nothing for `silence_max`. While
+    /// this side waits for a reply, it probes that machine. A Unix socket has no such limit and needs none:
+    /// when the server ends, the kernel closes the connection.
     pub(crate) fn connect(address: &Address, silence_max: Duration) -> Result<Wire, Error> {
         let socket = match &address.endpoint {
             Endpoint::Tcp(host, port) => connect_tcp(host, *port, silence_max),
@@ -104,7 +105,8 @@ fn connect_to(address: SocketAddr, silence_max: Duration) -> io::Result<Socket> 
 
 fn connect_unix(path: &Path, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The kernel makes a client wait while the server's queue of new connections is full. This limits the wait.
+    // The kernel makes a client wait while the server's queue of new connections is full. This limits the
+    // wait.
     socket.set_write_timeout(Some(timeout))?;
     socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => {
@@ -116,8 +118,8 @@ fn connect_unix(path: &Path, timeout: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The longest reply: the largest body that a server can be configured to accept, and its header. Anything longer
-/// is not from a DJQS server.
+/// The longest reply: the largest body that a server can be configured to accept, and its header. Anything
+/// longer is not from a DJQS server.
 const REPLY_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 /// How many bytes of a bad reply the error shows.
@@ -133,8 +135,8 @@ pub(crate) struct Replies {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Whether those bytes may hold a whole reply. Each reply ends in an LF, so without a new LF there is none.
-    /// Thus a long reply is not parsed again each time more of it arrives.
+    /// Whether those bytes may hold a whole reply. Each reply ends in an LF, so without a new LF there is
+    /// none. Thus a long reply is not parsed again each time more of it arrives.
     may_hold_reply: bool,
 }
 

@@ -21,7 +21,8 @@ impl std::error::Error for BadJson {
 }
 
 impl Submission {
-    /// A submission whose body is a task name and a value as JSON: `RESIZE: {"width":9}`. [`Lease::json`] reads it.
+    /// A submission whose body is a task name and a value as JSON: `RESIZE: {"width":9}`. [`Lease::json`]
+    /// reads it.
     ///
     /// # Errors
     /// [`BadJson`] if the value can't be JSON, such as a map whose keys are not text.
@@ -32,8 +33,8 @@ impl Submission {
 }
 
 impl Lease {
-    /// Reads the JSON in the body: all of a body that begins with `{` or `[`, otherwise the part after the task
-    /// name and its `: `, as in `RESIZE: {"width":9}`.
+    /// Reads the JSON in the body: all of a body that begins with `{` or `[`, otherwise the part after the
+    /// task name and its `: `, as in `RESIZE: {"width":9}`.
     ///
     /// ```
     /// use djqs::{Client, Submission, protocol::Wait};

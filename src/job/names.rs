@@ -129,8 +129,8 @@ impl std::str::FromStr for QueueName {
 
 /// A unique key: 1 to 200 bytes of UTF-8 without spaces or control characters, not ending in `:`.
 ///
-/// Keys are unique within a queue: while a job of the queue has the key, a second submission with it gets the id
-/// of that job.
+/// Keys are unique within a queue: while a job of the queue has the key, a second submission with it gets the
+/// id of that job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 

@@ -11,8 +11,8 @@ pub const MAX_DURATION: Duration = Duration::from_secs(u32::MAX as u64);
 /// The longest wait between two attempts, however often a job has failed: one hour.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 
-/// What a submitter may ask for, beyond queue and body. [`Submission`] has the same setters; options of their own
-/// are for many submissions that share them.
+/// What a submitter may ask for, beyond queue and body. [`Submission`] has the same setters; options of their
+/// own are for many submissions that share them.
 ///
 /// ```
 /// use std::time::Duration;

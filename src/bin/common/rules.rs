@@ -1,23 +1,24 @@
-//! Flags that exclude each other, or that need another. Two on the command line are a mistake. But a variable of the
-//! environment gives way to the command line, and one that says no, as `DJQS_MEMORY=0`, excludes nothing.
+//! Flags that exclude each other, or that need another one. Two such flags on the command line are an error.
+//! A variable of the environment is ignored if the command line excludes it, and one that says no, as
+//! `DJQS_MEMORY=0`, excludes nothing.
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 
-/// The ids of flags, as clap has them from their fields' names.
+/// The rules, with flags given by their ids, which clap takes from the names of the fields.
 pub(super) struct Rules {
     /// Pairs that exclude each other.
     pub(super) exclusive: &'static [[&'static str; 2]],
-    /// A flag, and the one that it needs.
+    /// Pairs of a flag and the flag that it needs.
     pub(super) needs: &'static [[&'static str; 2]],
 }
 
-/// The program's flags. Ends the process where they are wrong, and where help or the version was asked for.
+/// The program's flags. Ends the process if they are wrong, or if help or the version was asked for.
 pub(super) fn parse<F: Parser>(rules: &Rules) -> F {
     let mut command = F::command();
-    // First without the environment. What is wrong with that is said below, with the environment's part in it.
+    // First without the environment. Errors are reported below, with the environment.
     let line = F::command().mut_args(|arg| arg.env(Resettable::Reset)).try_get_matches();
     for id in line.iter().flat_map(|line| rules.losers(line)) {
         command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
@@ -30,7 +31,7 @@ pub(super) fn parse<F: Parser>(rules: &Rules) -> F {
 }
 
 impl Rules {
-    /// The flags whose variables give way to this command line.
+    /// The flags whose variables this command line overrides.
     fn losers(&self, line: &ArgMatches) -> Vec<&'static str> {
         let pairs = self.exclusive.iter().flat_map(|&[one, other]| [[one, other], [other, one]]);
         let excluded = pairs.filter(|[one, _]| is_given(line, one)).map(|[_, other]| other);
@@ -38,7 +39,7 @@ impl Rules {
         excluded.chain(useless).collect()
     }
 
-    /// What is wrong with flags that belong, or don't belong, together.
+    /// The first rule that is broken, as an error.
     fn broken(&self, matches: &ArgMatches, command: &Command) -> Option<(ErrorKind, String)> {
         let is_there = |id: &str| is_given(matches, id);
         let name = |id| name(command, matches, id);
@@ -53,15 +54,15 @@ impl Rules {
     }
 }
 
-/// Whether somebody gave a flag, and did not say no by its variable.
+/// Whether a flag was given; a variable that says no does not count.
 fn is_given(matches: &ArgMatches, id: &str) -> bool {
     let from_outside = [Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)];
     from_outside.contains(&matches.value_source(id)) && !matches!(matches.try_get_one(id), Ok(Some(false)))
 }
 
-/// What somebody has written who gave it: `--fsync <POLICY>`, or its variable.
+/// A flag as it was given: `--fsync <POLICY>`, or the name of its variable.
 fn name(command: &Command, matches: &ArgMatches, id: &str) -> String {
-    // Only then does an argument know how it is shown.
+    // Before that, an argument does not know how it is shown.
     let mut command = command.clone();
     command.build();
     let arg =
