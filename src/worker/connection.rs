@@ -37,14 +37,24 @@ pub(super) enum Event {
 
 /// What the reading thread sends.
 pub(super) enum Incoming {
-    Connected(Arc<Wire>),
+    Connected(Writer),
     Answer(Answer),
     Closed(String),
 }
 
+/// The writing half. When it is dropped, even unread in the channel, the connection ends and so does the
+/// reading thread.
+pub(super) struct Writer(Arc<Wire>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
+}
+
 /// One connection to the server.
 pub(super) struct Connection {
-    wire: Option<Arc<Wire>>,
+    writer: Option<Writer>,
     incoming: Receiver<Incoming>,
     /// Why this side closed it.
     broken: Option<String>,
@@ -62,7 +72,7 @@ impl Connection {
         thread::Builder::new()
             .name("worker-reader".into())
             .spawn(move || connect_and_read(&server, &sender))?;
-        Ok(Connection { wire: None, incoming, broken: None, out: Vec::new() })
+        Ok(Connection { writer: None, incoming, broken: None, out: Vec::new() })
     }
 
     /// Wait for this channel, and pass what it receives to [`Connection::take`].
@@ -73,8 +83,8 @@ impl Connection {
     /// Turns what the channel received into an event.
     pub(super) fn take(&mut self, incoming: Result<Incoming, RecvError>) -> Event {
         match incoming {
-            Ok(Incoming::Connected(wire)) => {
-                self.wire = Some(wire);
+            Ok(Incoming::Connected(writer)) => {
+                self.writer = Some(writer);
                 Event::Connected
             }
             Ok(Incoming::Answer(answer)) => Event::Answer(answer),
@@ -87,7 +97,7 @@ impl Connection {
     pub(super) fn send(&mut self, command: &Command) {
         self.out.clear();
         write_command(command, &mut self.out);
-        let Some(wire) = &self.wire else { return };
+        let Some(Writer(wire)) = &self.writer else { return };
         if let Err(error) = wire.send(&self.out) {
             self.fail(error.to_string());
         }
@@ -95,7 +105,7 @@ impl Connection {
 
     /// Tells the server that nothing more will be sent.
     pub(super) fn finish_writing(&self) {
-        if let Some(wire) = &self.wire {
+        if let Some(Writer(wire)) = &self.writer {
             wire.finish_writing();
         }
     }
@@ -103,11 +113,7 @@ impl Connection {
     /// Closes the connection for this reason; [`Event::Closed`] follows.
     pub(super) fn fail(&mut self, why: String) {
         self.broken.get_or_insert(why);
-        self.shut_down();
-    }
-
-    fn shut_down(&self) {
-        if let Some(wire) = &self.wire {
+        if let Some(Writer(wire)) = &self.writer {
             wire.shut_down();
         }
     }
@@ -119,15 +125,9 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.shut_down();
-    }
-}
-
 fn connect_and_read(server: &Address, sender: &Sender<Incoming>) {
     let Err(end) = pass_on_answers(server, sender);
-    // This and the sends below fail if the connection has been dropped.
+    // This and the sends below fail if the connection has been dropped. The next read then ends this thread.
     let _ = sender.send(Incoming::Closed(end.to_string()));
 }
 
@@ -135,9 +135,32 @@ fn connect_and_read(server: &Address, sender: &Sender<Incoming>) {
 fn pass_on_answers(server: &Address, sender: &Sender<Incoming>) -> Result<Infallible, Error> {
     let wire = Arc::new(Wire::connect(server, SILENCE_MAX)?);
     wire.set_write_timeout(SILENCE_MAX).map_err(|error| Error::Disconnected { source: Some(error) })?;
-    let _ = sender.send(Incoming::Connected(Arc::clone(&wire)));
+    let _ = sender.send(Incoming::Connected(Writer(Arc::clone(&wire))));
     let mut replies = Replies::new(BUFFER_BYTES);
     loop {
         let _ = sender.send(Incoming::Answer(replies.wait(&*wire)?));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use crossbeam_channel::Select;
+
+    use super::*;
+
+    #[test]
+    fn connection_that_is_dropped_before_its_first_event_is_taken_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let connection = Connection::open(&address).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let mut events = Select::new();
+        events.recv(connection.incoming());
+        events.ready();
+        drop(connection);
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
     }
 }
