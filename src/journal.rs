@@ -6,8 +6,8 @@
 //! sync.
 //!
 //! The files are described in docs/journal.md, and byte by byte at the heads of `journal/segment.rs`,
-//! `journal/batch.rs` and `journal/record.rs`. This room knows changes to jobs. It does not know what a queue
-//! does with them, or sockets, or workers.
+//! `journal/batch.rs` and `journal/record.rs`. This module knows changes to jobs. It does not know what a
+//! queue does with them, or sockets, or workers.
 //!
 //! Its files import each other in one direction: formats and storage, then recovery, then
 //! [`space`](mod@space) (when to compact and who may use which segment, as a pure policy) and the account
