@@ -14,7 +14,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::protocol::native::{Answer, job_json, write_command};
 use crate::protocol::{Command, Retry, Wait};
@@ -156,7 +156,8 @@ impl Client {
     /// no answer: use [`Client::quit`].
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server did not execute it; the client remains usable.
+    /// [`Error::Refused`] if the server did not execute it, or if it is a [`Command::Compat`], which this protocol
+    /// has no words for; the client remains usable.
     /// [`Error::Disconnected`] and [`Error::BadReply`]: see [`Client`].
     pub fn call(&mut self, command: &Command) -> Result<Answer, Error> {
         let answer = self.exchange(command)?;
@@ -169,6 +170,11 @@ impl Client {
 
     /// Sends a command and reads the answer. The caller sets `in_sync` again if the answer is a good one.
     fn exchange(&mut self, command: &Command) -> Result<Answer, Error> {
+        if matches!(command, Command::Compat(_)) {
+            return Err(
+                Refusal::usage("only the beanstalkd dialect has this command; nothing was sent").into()
+            );
+        }
         self.lose_sync()?;
         self.out.clear();
         write_command(command, &mut self.out);

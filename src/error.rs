@@ -132,6 +132,8 @@ pub enum Error {
     },
     /// The server refused the command; nothing changed.
     Refused(Refusal),
+    /// The system can't start a thread; nothing was sent.
+    Thread(io::Error),
     /// A text is not the name of a queue; nothing was sent.
     BadName(BadQueueName),
     /// A text is not a unique key; nothing was sent.
@@ -147,6 +149,7 @@ impl fmt::Display for Error {
             Error::Disconnected { source: Some(source) } => write!(f, "the connection broke: {source}"),
             Error::Disconnected { source: None } => write!(f, "the server closed the connection"),
             Error::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Error::Thread(source) => write!(f, "cannot start a thread: {source}"),
             Error::BadName(bad) => bad.fmt(f),
             Error::BadKey(bad) => bad.fmt(f),
             Error::BadReply(what) => write!(f, "not a reply of a DJQS server: {what}"),
@@ -160,6 +163,7 @@ impl std::error::Error for Error {
             Error::Connect { source, .. } => Some(source),
             Error::Disconnected { source } => source.as_ref().map(|e| e as _),
             Error::Refused(refusal) => Some(refusal),
+            Error::Thread(source) => Some(source),
             Error::BadName(bad) => Some(bad),
             Error::BadKey(bad) => Some(bad),
             Error::BadReply(_) => None,

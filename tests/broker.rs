@@ -1,9 +1,10 @@
 //! A session's time: on a clock that is moved by hand.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use djqs::broker::{Config, Outcome, Session, Waited};
+use djqs::broker::{Config, DiskStorage, JournalOptions, Outcome, Session, Waited};
 use djqs::internal::clock::{Clock, ManualClock};
 use djqs::job::Failure;
 use djqs::protocol::{Command, Reply, Wait};
@@ -179,4 +180,27 @@ fn canceller_of_an_ended_session_does_nothing_to_the_next_one() {
     drop(broker);
     // Nothing is left that it could cancel.
     canceller.cancel();
+}
+
+#[test]
+fn broker_whose_timekeeper_cannot_be_started_is_an_error_of_open() {
+    const DIRECTORY: &str = "DJQS_TEST_DIRECTORY_FOR_A_BROKER_WITHOUT_THREADS";
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        let storage = Arc::new(DiskStorage::open(directory.as_ref()).unwrap());
+        let options = JournalOptions { background: false, ..JournalOptions::default() };
+        let error = Broker::open(Config::default(), storage, options).unwrap_err();
+        assert!(error.to_string().starts_with("cannot start a thread for "), "{error}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // The same test in a process where no thread can have its stack.
+    let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+    process.args([
+        "--exact",
+        "broker_whose_timekeeper_cannot_be_started_is_an_error_of_open",
+        "--test-threads=1",
+    ]);
+    process.env(DIRECTORY, directory.path()).env("RUST_MIN_STACK", (1_u64 << 60).to_string());
+    let output = process.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Server, aside, until};
 use djqs::client::{AfterFailure, Failure};
 use djqs::protocol::native::Answer;
-use djqs::protocol::{Command as Request, Retry, Wait};
+use djqs::protocol::{Command as Request, Compat, Retry, Wait};
 use djqs::{Client, Code, Error, JobId, JobState, Key, Priority, QueueName, Submission};
 
 mod common;
@@ -173,6 +173,36 @@ fn batch_of_large_bodies_goes_through_a_server_that_answers_meanwhile() {
     let mut client = client(&server);
     let body = "x".repeat(60_000);
     assert_eq!(client.submit_all((0..500).map(|_| task(&body))).unwrap().len(), 500);
+}
+
+#[test]
+fn command_of_the_other_dialect_is_refused_before_it_is_sent() {
+    let server = Server::start(&[]);
+    let mut client = client(&server);
+    let id = JobId(1);
+    assert_eq!(refused(client.call(&Request::Compat(Compat::KickJob { id }))), Code::Usage);
+    client.ping().unwrap();
+}
+
+#[test]
+fn batch_whose_thread_cannot_be_started_sends_nothing() {
+    const ADDRESS: &str = "DJQS_TEST_SERVER_FOR_A_BATCH_WITHOUT_THREADS";
+    if let Ok(address) = std::env::var(ADDRESS) {
+        let mut client = Client::connect(&address).unwrap();
+        let error = client.submit_all([task("a")]).unwrap_err();
+        assert!(matches!(error.source, Error::Thread(_)), "{error}");
+        assert_eq!((error.results.len(), error.taken), (0, 0));
+        assert_eq!(client.submit(task("b")).unwrap().id, JobId(1));
+        return;
+    }
+    let server = Server::start(&[]);
+    // The same test in a process where no thread can have its stack.
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    process.args(["--exact", "batch_whose_thread_cannot_be_started_sends_nothing", "--test-threads=1"]);
+    process.env(ADDRESS, server.address.to_string()).env("RUST_MIN_STACK", (1_u64 << 60).to_string());
+    let output = process.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(client(&server).peek(JobId(1)).unwrap().body[..], *b"b");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The engine inside the process: the queue in memory, its clock, and the journal if there is one.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -55,7 +56,7 @@ impl Drop for Engine {
 impl Engine {
     pub(super) fn in_memory(config: Config) -> Arc<Engine> {
         let state = State::new(config.memory_max, config.seed);
-        Engine::start(state, config, None)
+        Engine::start(state, config, None).expect("the system starts one thread more")
     }
 
     pub(super) fn open(
@@ -67,16 +68,21 @@ impl Engine {
         state.sum_live_bytes();
         options.on_failure = options.on_failure.or_else(|| config.on_failure.clone());
         let now = config.clock.now();
+        let path = storage.path("");
         let (journal, recovered) = Journal::open(storage, options, &mut |change| state.restore(now, change))?;
         state.restore(now, Change::IdsUsed(JobId(recovered.highest_id)));
         state.set_journaled();
-        let engine = Engine::start(state, config, Some(journal.clone()));
+        let engine = Engine::start(state, config, Some(journal.clone())).map_err(|source| OpenError::Io {
+            action: "start a thread for",
+            path,
+            source,
+        })?;
         let keeper: Weak<dyn Keeper> = Arc::downgrade(&engine) as _;
         journal.start_compaction(keeper);
         Ok((engine, recovered))
     }
 
-    fn start(state: State, config: Config, journal: Option<Journal>) -> Arc<Engine> {
+    fn start(state: State, config: Config, journal: Option<Journal>) -> io::Result<Arc<Engine>> {
         let Config { clock, on_failure, .. } = config;
         let started = clock.now().mono;
         let recording = Recording::new(journal.clone(), &state);
@@ -96,9 +102,9 @@ impl Engine {
             let (queue, journal) = (Arc::clone(&queue), journal.clone());
             let nudge = move || journal.iter().for_each(Journal::nudge);
             let thread = std::thread::Builder::new().name("timekeeper".into());
-            thread.spawn(move || queue.keep_time(nudge)).expect("the system starts one thread more")
+            thread.spawn(move || queue.keep_time(nudge))?
         };
-        Arc::new(Engine {
+        Ok(Arc::new(Engine {
             queue,
             journal,
             draining: AtomicBool::new(false),
@@ -107,7 +113,7 @@ impl Engine {
             tallies: Tallies::default(),
             rewritten: AtomicU64::new(0),
             timekeeper: Some(timekeeper),
-        })
+        }))
     }
 
     pub(super) fn close(&self) -> Result<(), Unavailable> {

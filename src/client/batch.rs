@@ -52,7 +52,8 @@ impl Client {
     /// KiB and one submission in memory. At most 17,408 submissions are sent and not answered at any time.
     ///
     /// # Errors
-    /// [`BatchError`] if the connection breaks; it has the results so far.
+    /// [`BatchError`] if the connection breaks; it has the results so far. Also if the thread that reads the replies
+    /// can't be started; then nothing was sent.
     pub fn submit_all(
         &mut self,
         submissions: impl IntoIterator<Item = Submission>,
@@ -63,7 +64,7 @@ impl Client {
         let (sizes, expected) = bounded(WRITES_AHEAD);
         let (wire, replies) = (&self.wire, &mut self.replies);
         let ((taken, sent), (results, received)) = thread::scope(|scope| {
-            let receiver = scope.spawn(move || {
+            let receiver = thread::Builder::new().name("receiver".into()).spawn_scoped(scope, move || {
                 let mut results = Vec::new();
                 let received = receive_all(wire, replies, &expected, &mut results);
                 if received.is_err() {
@@ -72,6 +73,10 @@ impl Client {
                 }
                 (results, received)
             });
+            let receiver = match receiver {
+                Ok(receiver) => receiver,
+                Err(error) => return ((0, Ok(())), (Vec::new(), Err(Error::Thread(error)))),
+            };
             let sent = send_all(wire, submissions.into_iter(), sizes);
             (sent, receiver.join().expect("the receiver does not panic"))
         });
@@ -80,6 +85,11 @@ impl Client {
             Ok(()) => {
                 self.in_sync = true;
                 Ok(results)
+            }
+            Err(source @ Error::Thread(_)) => {
+                // Nothing was sent.
+                self.in_sync = true;
+                Err(BatchError { results, taken, source })
             }
             Err(source) => Err(BatchError { results, taken, source }),
         }
