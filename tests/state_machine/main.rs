@@ -1,8 +1,8 @@
-//! The state machine against a model of it, operation by operation, at random.
+//! Compares the state machine with a model of it after each of many random operations.
 //!
-//! Each test here lives some thousands of random lives with few queues, few jobs and short times, so that things
-//! collide, and compares all that a user could see with what [`model::Model`] says. A failure prints the seed and
-//! the last operations. To run the same again, or more of it:
+//! Each test makes thousands of random runs with few queues, few jobs and short times, so that operations
+//! interact. It compares all that a user can see with [`model::Model`]. A failure prints the seed and the
+//! last operations. To repeat a run, or to run more:
 //!
 //! ```text
 //! DJQS_SEED=1234 cargo test --test state_machine
@@ -27,16 +27,16 @@ use model::{Due, Model, QueueNo};
 
 mod model;
 
-/// Operations of all tests here together, unless DJQS_MODEL_OPS says otherwise.
+/// The number of operations in all tests together, unless DJQS_MODEL_OPS is set.
 const OPS_DEFAULT: u64 = 1_000_000;
 
 /// How many of the last operations a failure prints.
 const OPS_PRINTED: usize = 40;
 
-/// Every so many operations, more or less, all there is to see is compared.
+/// How many operations, on average, lie between two comparisons of everything.
 const OPS_BETWEEN_COMPARISONS: u64 = 300;
 
-/// What has to happen now and then for the comparison to be worth anything.
+/// What has to happen often enough for the comparison to mean something.
 const WORTH_COMPARING: [&str; 17] = [
     "jobs accepted",
     "submissions refused",
@@ -57,25 +57,25 @@ const WORTH_COMPARING: [&str; 17] = [
     "restarts tried",
 ];
 
-/// What kind of life it is.
+/// What the operations of a run are like.
 #[derive(Debug)]
 struct Profile {
     name: &'static str,
-    /// How many of a hundred operations are lived like this.
+    /// Its share of all operations, in percent.
     share_percent: u64,
     queues: usize,
     sessions: usize,
     /// About how many jobs there are.
     jobs: usize,
-    /// How many queues a GET names at most.
+    /// The most queues that a GET names.
     named: u64,
-    /// How many of a hundred GETs that find nothing wait.
+    /// How many GETs that find nothing wait, in percent.
     wait_percent: u64,
-    /// The longest time to run, the longest delay and so on, but for a few.
+    /// The longest ttr, delay and so on, except for a few.
     longest_ms: u64,
-    /// How many of a hundred lives have a journal.
+    /// How many runs have a journal, in percent.
     journal_percent: u64,
-    /// Operations until everything begins anew.
+    /// How many operations a run has.
     ops: RangeInclusive<u64>,
 }
 
@@ -129,7 +129,7 @@ const PROFILES: [Profile; 5] = [
         ops: 5_000..=20_000,
     },
     Profile {
-        name: "one_long_life",
+        name: "one_long_run",
         share_percent: 25,
         queues: 4,
         sessions: 6,
@@ -144,31 +144,31 @@ const PROFILES: [Profile; 5] = [
 
 #[test]
 fn few_of_everything_agrees_with_the_model() {
-    live(0);
+    run_profile(0);
 }
 
 #[test]
 fn many_waiting_sessions_agree_with_the_model() {
-    live(1);
+    run_profile(1);
 }
 
 #[test]
 fn many_queues_agree_with_the_model() {
-    live(2);
+    run_profile(2);
 }
 
 #[test]
 fn many_jobs_agree_with_the_model() {
-    live(3);
+    run_profile(3);
 }
 
 #[test]
-fn one_long_life_agrees_with_the_model() {
-    live(4);
+fn one_long_run_agrees_with_the_model() {
+    run_profile(4);
 }
 
-/// As many lives as the share of one profile allows.
-fn live(profile: usize) {
+/// Makes runs of one profile until its share of the operations is used.
+fn run_profile(profile: usize) {
     let seed = number_of("DJQS_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
     let mut random = Random(seed.wrapping_add(profile as u64));
     let profile = &PROFILES[profile];
@@ -178,17 +178,17 @@ fn live(profile: usize) {
     while left > 0 {
         number += 1;
         let ops = random.within(profile.ops.clone()).min(left);
-        let mut life = Life::new(profile, Random(random.next()), (seed, number));
+        let mut run = Run::new(profile, Random(random.next()), (seed, number));
         for _ in 0..ops {
-            life.step();
+            run.step();
         }
-        life.compare_everything();
+        run.compare_everything();
         left -= ops;
-        for (&what, count) in &life.counted {
+        for (&what, count) in &run.counted {
             *counted.entry(what).or_default() += count;
         }
     }
-    // Where hardly anything happens, it's no wonder that nothing goes wrong.
+    // If hardly anything happens, agreement proves nothing.
     let rare: Vec<_> =
         WORTH_COMPARING.iter().filter(|&what| counted.get(what).unwrap_or(&0) < &(all / 40_000)).collect();
     assert!(rare.is_empty(), "{rare:?} hardly ever happened: {counted:?}; DJQS_SEED={seed}");
@@ -232,7 +232,7 @@ impl Random {
     }
 }
 
-/// What can happen.
+/// An operation.
 #[derive(Clone, Debug)]
 enum Op {
     OpenSession,
@@ -248,7 +248,7 @@ enum Op {
     },
     Get {
         session: SessionId,
-        /// None for those that the session watches.
+        /// Empty for those that the session watches.
         queues: Vec<QueueNo>,
         wait: bool,
         wary: bool,
@@ -358,7 +358,7 @@ enum Op {
     Queues {
         most: usize,
     },
-    /// Time passes, and nobody looks what is due.
+    /// Time passes without a tick.
     Pass {
         millis: u64,
     },
@@ -366,19 +366,19 @@ enum Op {
     Tick {
         most: u64,
     },
-    /// All that is due, as the timekeeper does it.
+    /// Calls of [`State::tick`] until nothing is due, as the timekeeper makes them.
     TickAll {
         most: u64,
     },
-    /// The journal's oldest part is replaced by what of it is still so.
+    /// Replaces the journal's oldest part by what is still valid of it.
     Compact {
         changes: usize,
     },
-    /// Another process takes over from the journal, after some time.
+    /// Continues with a state that was restored from the journal, after some time.
     Restart {
         millis: u64,
     },
-    /// What would come of a restart, but all goes on.
+    /// Compares a restored state, and continues with the present one.
     TryRestart {
         millis: u64,
         from_exports: bool,
@@ -386,9 +386,9 @@ enum Op {
 }
 
 /// The real state and the model of it, side by side.
-struct Life {
+struct Run {
     profile: &'static Profile,
-    /// The test's seed, and the how manieth life this is.
+    /// The test's seed and the number of this run.
     origin: (u64, u64),
     step: u64,
     recent: VecDeque<(u64, Moment, Op)>,
@@ -398,36 +398,36 @@ struct Life {
     now: Now,
     state: State,
     model: Model,
-    /// Sessions that are open, those that are about to end excepted.
+    /// Sessions that are open, except those that are ending.
     sessions: Vec<SessionId>,
-    /// Sessions that end slice by slice.
+    /// Sessions that are ending in slices.
     ending: Vec<(SessionId, SessionEnd)>,
-    /// All changes so far, where there is a journal.
+    /// All changes so far, if there is a journal.
     journal: Option<Vec<Change>>,
-    /// How often what is worth comparing has happened.
+    /// How often each of [`WORTH_COMPARING`] has happened.
     counted: BTreeMap<&'static str, u64>,
 }
 
-impl Drop for Life {
+impl Drop for Run {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
         }
         let (seed, number) = self.origin;
-        eprintln!("\nthe last operations of life {number} ({:?}), oldest first:", self.profile);
+        eprintln!("\nthe last operations of run {number} ({:?}), oldest first:", self.profile);
         for (step, at, op) in &self.recent {
             eprintln!("  {step:>6} {:>8} ms  {op:?}", at.as_millis());
         }
         eprintln!(
-            "it failed at step {} of life {number} of `{}`; to see it again: DJQS_SEED={seed}, \
+            "it failed at step {} of run {number} of `{}`; to see it again: DJQS_SEED={seed}, \
              and DJQS_MODEL_OPS as it was",
             self.step, self.profile.name
         );
     }
 }
 
-impl Life {
-    fn new(profile: &'static Profile, mut random: Random, origin: (u64, u64)) -> Life {
+impl Run {
+    fn new(profile: &'static Profile, mut random: Random, origin: (u64, u64)) -> Run {
         let names: Vec<QueueName> =
             (1..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
         let names: Arc<[QueueName]> = [QueueName::default()].into_iter().chain(names).collect();
@@ -439,7 +439,7 @@ impl Life {
             state.sum_live_bytes();
             state.set_journaled();
         }
-        Life {
+        Run {
             profile,
             origin,
             step: 0,
@@ -464,9 +464,9 @@ impl Life {
             self.recent.pop_front();
         }
         self.recent.push_back((self.step, self.now.mono, op.clone()));
-        self.carry_out(op);
+        self.apply(op);
         self.compare_effects();
-        self.compare_figures();
+        self.compare_counters();
         if self.random.below(OPS_BETWEEN_COMPARISONS) == 0 {
             self.compare_everything();
         }
@@ -476,7 +476,7 @@ impl Life {
         *self.counted.entry(what).or_default() += 1;
     }
 
-    // ---- what happens ----
+    // ---- random operations ----
 
     fn random_op(&mut self) -> Op {
         let crowded = self.model.jobs.len() >= self.profile.jobs;
@@ -512,7 +512,7 @@ impl Life {
                 id: self.random_id(Some(worker)),
                 ttr: if self.random.percent(50) { None } else { Some(self.random_time()) },
             },
-            59..65 => self.random_op_by_hand(session),
+            59..65 => self.random_operator_op(session),
             65..67 => Op::Delete { session, id: self.random_id(None) },
             67..68 => Op::EndSession {
                 session,
@@ -578,7 +578,7 @@ impl Life {
         }
     }
 
-    fn random_op_by_hand(&mut self, session: SessionId) -> Op {
+    fn random_operator_op(&mut self, session: SessionId) -> Op {
         let (queue, mine) = (self.random_queue(), self.random_id(Some(session)));
         let priority = Priority(self.random.pick(&[0, 1023, 1024, u32::MAX]).expect("there are some"));
         match self.random.below(12) {
@@ -628,13 +628,13 @@ impl Life {
         self.random.below(self.profile.queues as u64) as QueueNo
     }
 
-    /// Some queues, now and then one of them twice.
+    /// Some queues, sometimes one of them twice.
     fn random_queues(&mut self) -> Vec<QueueNo> {
         let count = self.random.within(1..=self.profile.named);
         (0..count).map(|_| self.random_queue()).collect()
     }
 
-    /// Most often one that has leased something.
+    /// Mostly a session that has leased something.
     fn random_worker(&mut self, free: &[SessionId]) -> SessionId {
         let busy = free.iter().copied().filter(|&session| !self.model.leases_of(session).is_empty());
         let busy: Vec<_> = busy.collect();
@@ -642,7 +642,7 @@ impl Life {
         self.random.pick(among).expect("it is not empty")
     }
 
-    /// A job that the session has leased, or any, or none that there is.
+    /// A job that the session has leased, or any job, or one that does not exist.
     fn random_id(&mut self, session: Option<SessionId>) -> JobId {
         let leases = session.map(|session| self.model.leases_of(session)).unwrap_or_default();
         if let Some((_, id)) = self.random.pick(&leases)
@@ -664,7 +664,7 @@ impl Life {
         }
     }
 
-    /// An id from among those that there are, more or less.
+    /// An id, mostly of a job that exists.
     fn random_last(&mut self) -> JobId {
         let first = self.model.jobs.first().map_or(self.model.last_id, |job| job.id);
         JobId(self.random.within(first.0.saturating_sub(2)..=self.model.last_id.0 + 2))
@@ -702,18 +702,19 @@ impl Life {
         }
     }
 
-    /// Those that may give a command, those that wait, and those that have been handed a job and not taken it.
+    /// The sessions that may send a command, those that wait, and those that were given a job and have not
+    /// taken it.
     fn sessions_by_what_they_do(&self) -> (Vec<SessionId>, Vec<SessionId>, Vec<SessionId>) {
-        let waiting: Vec<_> = self.model.line.iter().map(|waiter| waiter.0).collect();
+        let waiting: Vec<_> = self.model.waiters.iter().map(|waiter| waiter.0).collect();
         let handed: Vec<_> = self.model.handed.iter().map(|handed| handed.0).collect();
         let free = self.sessions.iter().copied();
         let free = free.filter(|session| !waiting.contains(session) && !handed.contains(session)).collect();
         (free, waiting, handed)
     }
 
-    // ---- it happens, twice ----
+    // ---- the operations, on the state and on the model ----
 
-    fn carry_out(&mut self, op: Op) {
+    fn apply(&mut self, op: Op) {
         let now = self.now;
         match op {
             Op::OpenSession => self.open_session(),
@@ -722,7 +723,7 @@ impl Life {
             Op::Get { session, queues, wait, wary } => self.get(session, &queues, wait, wary),
             Op::Leave { session } => {
                 self.state.cancel_wait(session);
-                self.model.leave(session);
+                self.model.cancel_wait(session);
             }
             Op::TakeHanded { session } => {
                 let seen = self.state.take_handed(session);
@@ -901,11 +902,11 @@ impl Life {
 
     // ---- time ----
 
-    /// What of all that is due was done, and in which order, is the state's to say: but nothing else may have been
-    /// done, no more than was asked for, and some order of it must explain what came of it.
+    /// The state may choose which due events happen, and in which order. But it may do nothing else, and no
+    /// more than was asked for, and some order of these events must explain the result.
     fn tick(&mut self, most: u64) {
-        // So that there are not too many orders to try.
-        let most = if self.model.line.is_empty() { most } else { most.min(3) };
+        // Fewer events, so that there are not too many orders to try.
+        let most = if self.model.waiters.is_empty() { most } else { most.min(3) };
         let (due, deaths) = (self.model.due(self.now), self.model.deaths);
         self.state.tick(self.now, most);
         let woken = std::mem::take(&mut self.state.effects().wakes);
@@ -918,7 +919,7 @@ impl Life {
         if done.is_empty() {
             return assert_eq!(woken, [], "nothing has happened");
         }
-        // Which of several sessions got which job shows when they take it. One alone may take its time.
+        // If several sessions were given a job, taking it shows which one. A single one may take it later.
         let mut taken = Vec::new();
         if woken.len() > 1 {
             for &session in woken.iter().filter(|session| !warned.contains(session)) {
@@ -963,7 +964,7 @@ impl Life {
         }
     }
 
-    /// A model that has done all of `left`, in an order that agrees with what has been seen.
+    /// A model to which all of `left` has happened, in an order that agrees with what the state shows.
     fn explain(
         &self,
         model: &Model,
@@ -986,7 +987,7 @@ impl Life {
                 continue;
             }
             let mut next = model.clone();
-            next.carry_out(self.now, due);
+            next.apply(self.now, due);
             let mut left = left.to_vec();
             left.remove(at);
             let sessions = next.woken.iter().map(|handed| handed.0);
@@ -995,8 +996,8 @@ impl Life {
             } else {
                 None
             };
-            // Where nobody waits, the order makes no difference.
-            if explanation.is_some() || model.line.is_empty() {
+            // If no session waits, the order makes no difference.
+            if explanation.is_some() || model.waiters.is_empty() {
                 return explanation;
             }
         }
@@ -1040,7 +1041,7 @@ impl Life {
         }
     }
 
-    /// A new process with these changes, whose clock begins elsewhere.
+    /// A state that was restored from these changes by a process whose clock began at another time.
     fn restored(&mut self, millis: u64, memory_max: u64, changes: &[Change]) -> (State, Now) {
         let now =
             Now { mono: Moment::from_millis(self.random.below(1_000)), wall_ms: self.now.wall_ms + millis };
@@ -1084,7 +1085,7 @@ impl Life {
         while state.next_deadline().is_some_and(|next| next <= now.mono) {
             state.tick(now, 1_000);
         }
-        // The other takes this one's place while it is looked at.
+        // The restored state replaces this one while it is compared.
         let model = self.model.after_restart(self.now, now);
         let here = (
             std::mem::replace(&mut self.state, state),
@@ -1096,7 +1097,7 @@ impl Life {
         (self.state, self.model, self.now) = here;
     }
 
-    /// The whole state as compaction would write it, in any order.
+    /// The whole state as compaction writes it, in any order.
     fn exported(&mut self) -> Vec<Change> {
         let mut changes = vec![Change::IdsUsed(self.state.last_id())];
         let ids: Vec<_> = self.model.jobs.iter().map(|job| job.id).collect();
@@ -1109,14 +1110,15 @@ impl Life {
         changes
     }
 
-    /// In which order queues come back is not promised.
+    /// The order of the queues after a restart is not specified.
     fn adopt_order_of_queues(&mut self) {
         let seen = self.state.queues(self.now, 0, usize::MAX);
         let names = &self.names;
         self.model.queues.sort_by_key(|queue| seen.iter().position(|s| s.1.name == names[queue.number]));
     }
 
-    /// Nor is it in which order jobs die that die in one tick. But these come behind the `before` that had died before.
+    /// Neither is the order in which jobs die in one tick. But they come after the `before` jobs that had
+    /// died earlier.
     fn adopt_order_of_deaths(&mut self, before: u64) {
         for (number, name) in self.names.iter().enumerate() {
             let expected = self.model.in_order(number, JobState::Dead);
@@ -1137,9 +1139,9 @@ impl Life {
         }
     }
 
-    // ---- what can be seen of it ----
+    // ---- comparisons ----
 
-    /// What is left to be done outside, after each operation.
+    /// Compares the effects, after each operation.
     fn compare_effects(&mut self) {
         let effects = self.state.effects();
         let changes = std::mem::take(&mut effects.changes);
@@ -1152,14 +1154,14 @@ impl Life {
         }
     }
 
-    /// What can be had in no time, after each operation.
-    fn compare_figures(&self) {
+    /// Compares what is quick to compare, after each operation.
+    fn compare_counters(&self) {
         let (state, model) = (&self.state, &self.model);
         assert_eq!(state.counts(), model.counts(None));
         assert_eq!(state.totals(), model.totals);
         assert_eq!(state.urgent(), model.urgent(None));
         assert_eq!(state.last_id(), model.last_id);
-        assert_eq!(state.waiting(), model.line.len() as u64);
+        assert_eq!(state.waiting(), model.waiters.len() as u64);
         assert_eq!(state.queue_count(), model.queues.len() as u64);
         assert_eq!(state.memory(), (model.memory(), model.memory_max));
         let live_bytes = if self.journal.is_some() { model.live_bytes() } else { 0 };
@@ -1171,7 +1173,7 @@ impl Life {
     }
 
     fn compare_everything(&self) {
-        self.compare_figures();
+        self.compare_counters();
         let (state, model, now) = (&self.state, &self.model, self.now);
         let first = model.jobs.first().map_or(model.last_id.0, |job| job.id.0).saturating_sub(3);
         for id in (first..=model.last_id.0 + 2).chain([0, u64::MAX]).map(JobId) {
@@ -1198,7 +1200,7 @@ impl Life {
         self.compare_queues(7);
     }
 
-    /// All queues, page by page.
+    /// Compares all queues, page by page.
     fn compare_queues(&self, most: usize) {
         let (mut seen, mut after) = (Vec::new(), 0);
         loop {
@@ -1236,7 +1238,7 @@ fn later(now: Now, millis: u64) -> Now {
     Now { mono: now.mono.after(Duration::from_millis(millis)), wall_ms: now.wall_ms + millis }
 }
 
-/// What the state takes a key to cost beside its text: found out by trying, so that it may be measured anew.
+/// What the state adds for a key beside its text. It is measured here, so that the state may change it.
 fn rare_bytes() -> u64 {
     let memory = |key: Option<Key>| {
         let mut state = State::new(u64::MAX, 0);

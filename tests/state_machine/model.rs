@@ -1,9 +1,10 @@
-//! What the queue should do, written as plainly as can be: a list of jobs, a list of queues, a list of waiting
-//! sessions, and a scan of them all for every question.
+//! What the queue should do, as simple as possible: a list of jobs, a list of queues and a list of waiting
+//! sessions, which are scanned for every question.
 //!
-//! It follows docs/protocol.md, not the code under test; only plain values are shared with that. Two things it
-//! cannot know, and is told: by how much a backoff was lengthened, and in which order things were carried out
-//! that fell due together. The caller of [`Model::fail`] and [`Model::carry_out`] holds those to their limits.
+//! It follows docs/protocol.md, not the code under test, and shares only plain values with that code. Two
+//! things it cannot know, so the caller passes them: the jitter of a backoff, and the order of events that
+//! are due together. The callers of [`Model::fail`] and [`Model::apply`] check that these are within their
+//! limits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use djqs::{Code, Job, JobId, JobState, Lease, Options, Priority, QueueName};
 
 /// The reason of a job whose lease lapsed.
 const LAPSED: &str = "the lease lapsed";
-/// The reason of a job whose worker went away.
+/// The reason of a job whose connection was lost.
 const LOST: &str = "the connection that held the lease was lost";
 
 /// A queue's place in the list of names.
@@ -30,24 +31,24 @@ pub(crate) type QueueNo = usize;
 /// The queue that every session uses and watches until it says otherwise.
 pub(crate) const DEFAULT: QueueNo = 0;
 
-/// Stands for a job where a session was woken for a warning.
+/// Stands for a job if a session was woken for a warning.
 const WARNED: JobId = JobId(0);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     /// The oldest first.
     pub(crate) jobs: Vec<ModelJob>,
-    /// In the order in which they came to be.
+    /// In the order in which they were created.
     pub(crate) queues: Vec<ModelQueue>,
     /// Sessions that wait and the queues that they named, the oldest wait first.
-    pub(crate) line: Vec<(SessionId, Vec<QueueNo>)>,
-    /// Sessions that were handed a job while they waited, and have not taken it.
+    pub(crate) waiters: Vec<(SessionId, Vec<QueueNo>)>,
+    /// Sessions that were given a job while they waited, and have not taken it.
     pub(crate) handed: Vec<(SessionId, JobId)>,
     /// Sessions that end in slices.
     pub(crate) leaving: BTreeMap<SessionId, Leaving>,
-    /// The same as `handed`, but only of the operation that runs: the caller empties it.
+    /// Like `handed`, but only for the present operation. The caller empties it.
     pub(crate) woken: Vec<(SessionId, JobId)>,
-    /// Sessions that want to be told before a lease of theirs lapses while they wait.
+    /// Waiting sessions that want a warning before one of their leases lapses.
     pub(crate) wary: Vec<SessionId>,
     /// All sessions, and what they use and watch.
     pub(crate) attached: BTreeMap<SessionId, Attached>,
@@ -55,7 +56,7 @@ pub(crate) struct Model {
     pub(crate) deaths: u64,
     pub(crate) last_id: JobId,
     pub(crate) totals: Totals,
-    /// What `default` had counted when it was last there.
+    /// The counters of `default` when it was last dropped.
     pub(crate) default_past: QueuePast,
     pub(crate) memory_max: u64,
     /// What a key or a reason is taken to cost beside its text.
@@ -74,9 +75,9 @@ pub(crate) struct ModelJob {
     pub(crate) counts: Counts,
     pub(crate) reason: Option<Arc<str>>,
     pub(crate) past: Past,
-    /// The whole of the delay that it is in, or was in last.
+    /// The length of its present or last delay.
     pub(crate) delay: Duration,
-    /// Of a dead job: the how manieth death its death was.
+    /// Numbers the dead jobs in the order in which they died.
     pub(crate) dead_seq: u64,
 }
 
@@ -85,7 +86,7 @@ pub(crate) struct ModelJob {
 pub(crate) struct Leaving {
     /// Jobs that will be returned most urgent first. Their leases do not lapse any more.
     sorted: Vec<JobId>,
-    /// A job that it was handed and did not take.
+    /// A job that it was given and did not take.
     unseen: Option<JobId>,
 }
 
@@ -93,11 +94,11 @@ pub(crate) struct Leaving {
 pub(crate) struct Attached {
     pub(crate) uses: QueueNo,
     pub(crate) watches: Vec<QueueNo>,
-    /// Whether it has ever watched another queue: only then does its list keep `default` in being.
+    /// Whether it has ever watched another queue. Only then does its list keep `default` from being dropped.
     pub(crate) said_so: bool,
 }
 
-/// What is told of a job beside its counts, until the process ends.
+/// A job's statistics beside its counts, which do not survive the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Past {
     forgiven_failures: u32,
@@ -123,7 +124,7 @@ pub(crate) struct ModelQueue {
     pub(crate) past: QueuePast,
 }
 
-/// What has been counted of a queue.
+/// A queue's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct QueuePast {
     pub(crate) totals: Totals,
@@ -136,7 +137,7 @@ pub(crate) enum Pause {
     Until(Moment),
 }
 
-/// Something that happens because its time has come.
+/// Something that happens at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     DelayOver(JobId),
@@ -181,7 +182,7 @@ impl Model {
         Model {
             jobs: Vec::new(),
             queues: Vec::new(),
-            line: Vec::new(),
+            waiters: Vec::new(),
             handed: Vec::new(),
             leaving: BTreeMap::new(),
             woken: Vec::new(),
@@ -248,14 +249,14 @@ impl Model {
         if wary {
             self.wary.push(session);
         }
-        self.line.push((session, queues.to_vec()));
+        self.waiters.push((session, queues.to_vec()));
         queues.iter().for_each(|&queue| {
             self.queue_mut(queue);
         });
     }
 
-    pub(crate) fn leave(&mut self, session: SessionId) {
-        self.line.retain(|waiter| waiter.0 != session);
+    pub(crate) fn cancel_wait(&mut self, session: SessionId) {
+        self.waiters.retain(|waiter| waiter.0 != session);
         self.wary.retain(|waiter| *waiter != session);
         self.forget_unused_queues();
     }
@@ -274,7 +275,7 @@ impl Model {
         Ok(())
     }
 
-    /// `seen` is what came of it: the wait in there is believed, if it is within its limits.
+    /// `seen` is the state's result. The model takes over its wait, which the caller checks.
     pub(crate) fn fail(
         &mut self,
         now: Now,
@@ -407,7 +408,8 @@ impl Model {
         }
     }
 
-    /// At most `most` of its leases now; whether it has ended.
+    /// Sorts at most `most` leases, or returns at most `most` sorted jobs. Returns whether the session has
+    /// ended.
     pub(crate) fn end_session(
         &mut self,
         now: Now,
@@ -415,7 +417,7 @@ impl Model {
         ending: SessionEnd,
         most: u64,
     ) -> bool {
-        self.leave(session);
+        self.cancel_wait(session);
         let unseen = self.take_handed(session);
         let leases = self.leases_of(session);
         let leaving = self.leaving.entry(session).or_default();
@@ -429,7 +431,7 @@ impl Model {
         for id in sorted.iter().copied().take(most as usize) {
             self.leaving.get_mut(&session).expect("it is leaving").sorted.retain(|other| *other != id);
             match ending {
-                // It never knew of the unseen job, so nothing can have gone wrong with it.
+                // The session has never seen this job, so it did not fail.
                 SessionEnd::Lost if Some(id) != unseen => self.crash(now, id, LOST),
                 SessionEnd::Lost | SessionEnd::Quit => self.return_to_queue(now, id, Duration::ZERO),
             }
@@ -443,14 +445,14 @@ impl Model {
         ended
     }
 
-    // ---- what a session is attached to, and what is done by hand ----
+    // ---- sessions, and the operator's verbs ----
 
     pub(crate) fn open_session(&mut self, session: SessionId) {
         let attached = Attached { uses: DEFAULT, watches: vec![DEFAULT], said_so: false };
         self.attached.insert(session, attached);
     }
 
-    /// What it watches, for a GET that names no queue.
+    /// The queues of a GET that names none.
     pub(crate) fn watched(&self, session: SessionId) -> Vec<QueueNo> {
         self.attached[&session].watches.clone()
     }
@@ -589,7 +591,7 @@ impl Model {
 
     // ---- time ----
 
-    /// All that should have happened by now, with its time, the soonest first.
+    /// All that is due, in the order of its time.
     pub(crate) fn due(&self, now: Now) -> Vec<Due> {
         let mut due = self.deadlines();
         due.retain(|&(at, _)| at <= now.mono);
@@ -597,7 +599,7 @@ impl Model {
         due.into_iter().map(|(_, due)| due).collect()
     }
 
-    /// When something has to happen, whether or not it is over. Jobs in the order of their ids.
+    /// All that will happen, with its time. Jobs are in the order of their ids.
     pub(crate) fn deadlines(&self) -> Vec<(Moment, Due)> {
         let jobs = self.jobs.iter().filter_map(|job| match job.place {
             Place::Delayed(until) => Some((until, Due::DelayOver(job.id))),
@@ -615,8 +617,8 @@ impl Model {
         jobs.chain(pauses).chain(warnings).collect()
     }
 
-    /// Whether something of the same kind should happen before this: the delays of a queue end in the order of
-    /// their deadlines, and so do the leases of a session.
+    /// Whether something of the same kind should happen before this: the delays of a queue end in the order
+    /// of their deadlines, and so do the leases of a session.
     pub(crate) fn has_sooner_sibling(&self, due: Due) -> bool {
         match due {
             Due::DelayOver(id) => {
@@ -637,20 +639,20 @@ impl Model {
         }
     }
 
-    pub(crate) fn carry_out(&mut self, now: Now, due: Due) {
+    pub(crate) fn apply(&mut self, now: Now, due: Due) {
         match due {
             Due::DelayOver(id) => self.requeue(now, id, Duration::ZERO),
             Due::LeaseLapsed(id) => self.crash(now, id, LAPSED),
             Due::PauseOver(queue) => self.resume(now, queue),
             Due::Warning(session) => {
-                self.leave(session);
+                self.cancel_wait(session);
                 self.woken.push((session, WARNED));
             }
         }
     }
 
-    /// What another process makes of the journal, once it has carried out what fell due by `after`: nothing of
-    /// jobs and pauses is lost, but sessions, what they had leased, and what was merely counted.
+    /// The model after a restart and after what is due by `after` has happened. Jobs and pauses survive;
+    /// sessions, leases and counters do not.
     pub(crate) fn after_restart(&self, before: Now, after: Now) -> Model {
         let passed = Duration::from_millis(after.wall_ms - before.wall_ms);
         let moved = |until: Moment| {
@@ -684,7 +686,7 @@ impl Model {
         model.attached.clear();
         model.totals = Totals::default();
         model.default_past = QueuePast::default();
-        model.line.clear();
+        model.waiters.clear();
         model.handed.clear();
         model.leaving.clear();
         model.forget_unused_queues();
@@ -739,7 +741,7 @@ impl Model {
         let queue = self.queue(number)?;
         let mut stats = QueueStats::new(self.names[number].clone());
         stats.jobs = self.counts(Some(number));
-        stats.waiting = self.line.iter().filter(|(_, queues)| queues.contains(&number)).count() as u64;
+        stats.waiting = self.waiters.iter().filter(|(_, queues)| queues.contains(&number)).count() as u64;
         stats.paused = queue.paused.map(|pause| match pause {
             Pause::UntilResumed => None,
             Pause::Until(end) => Some(end.until(now.mono)),
@@ -833,7 +835,7 @@ impl Model {
         self.leaving.values().any(|leaving| leaving.sorted.contains(&id))
     }
 
-    /// What a session has leased, the first to lapse first. Jobs that it is about to return are left out.
+    /// A session's leases, the first to lapse first, without jobs that it is about to return.
     pub(crate) fn leases_of(&self, session: SessionId) -> Vec<(Moment, JobId)> {
         let mut leases: Vec<_> = self
             .jobs
@@ -855,7 +857,7 @@ impl Model {
 
     // ---- the rules behind the verbs ----
 
-    /// The lowest priority first, then the oldest, over all the queues named that are not paused.
+    /// The job with the lowest priority, then the lowest id, of those of the queues that are not paused.
     fn next_ready(&self, queues: &[QueueNo]) -> Option<JobId> {
         let ready = self.jobs.iter().filter(|job| {
             job.place == Place::Ready && queues.contains(&job.queue) && !self.is_paused(job.queue)
@@ -863,12 +865,13 @@ impl Model {
         ready.min_by_key(|job| (job.options.priority, job.id)).map(|job| job.id)
     }
 
-    /// As long as there is a job for someone who waits, the oldest of these gets the next one.
+    /// Gives jobs to waiting sessions. While there is a job for any of them, the one that has waited longest
+    /// gets it.
     fn serve(&mut self, now: Now) {
         while let Some((at, id)) =
-            self.line.iter().enumerate().find_map(|(at, (_, queues))| Some((at, self.next_ready(queues)?)))
+            self.waiters.iter().enumerate().find_map(|(at, (_, queues))| Some((at, self.next_ready(queues)?)))
         {
-            let (session, _) = self.line.remove(at);
+            let (session, _) = self.waiters.remove(at);
             self.wary.retain(|waiter| *waiter != session);
             self.lease_to(now, id, session);
             self.handed.push((session, id));
@@ -903,7 +906,7 @@ impl Model {
         }
     }
 
-    /// Changes what is merely told of a job, unless that takes more memory and too much is taken.
+    /// Changes a job's statistics, unless there is no memory for them.
     fn if_there_is_room(&mut self, id: JobId, change: impl FnOnce(&mut ModelJob)) {
         let (memory, before) = (self.memory(), self.expect(id).clone());
         change(self.expect_mut(id));
@@ -952,7 +955,7 @@ impl Model {
         self.job_mut(id).expect("the caller has seen it")
     }
 
-    /// The oldest `most` jobs of a queue in a state, up to an id, and whether these are all.
+    /// The oldest `most` jobs of a queue in a state, up to an id, and whether these are all of them.
     fn slice(&self, queue: QueueNo, state: JobState, last: JobId, most: u64) -> (Slice, Vec<JobId>) {
         let mut ids = self.list(queue, Some(state), usize::MAX, None);
         ids.retain(|&id| id <= last);
@@ -965,23 +968,23 @@ impl Model {
         self.queues.iter().find(|queue| queue.number == number)
     }
 
-    /// A queue comes to be when it is first named, …
+    /// Creates a queue when it is first named.
     fn queue_mut(&mut self, number: QueueNo) -> &mut ModelQueue {
         if self.queue(number).is_none() {
             self.queues.push(ModelQueue {
                 number,
                 paused: None,
                 pause_time: None,
-                // This one is there for everybody, so its counters go on.
+                // Every session uses it, so its counters must not restart.
                 past: if number == DEFAULT { self.default_past } else { QueuePast::default() },
             });
         }
         self.queues.iter_mut().find(|queue| queue.number == number).expect("it is there by now")
     }
 
-    /// … and goes when it is empty and unused.
+    /// Drops queues that are empty and unused.
     fn forget_unused_queues(&mut self) {
-        let named = self.line.iter().flat_map(|(_, queues)| queues);
+        let named = self.waiters.iter().flat_map(|(_, queues)| queues);
         let attached = self.attached.values().flat_map(|attached| {
             let watches = attached.watches.iter().filter(|_| attached.said_so);
             watches.chain(Some(&attached.uses).filter(|queue| **queue != DEFAULT))
@@ -1000,8 +1003,8 @@ impl Model {
     }
 }
 
-/// Between which limits the wait lies after so many failures: the backoff doubled each time, and up to a quarter
-/// more; at most an hour.
+/// The limits of the wait after this number of failures: the backoff doubles each time, with up to a quarter
+/// more, up to an hour.
 fn backoff(backoff: Duration, failures: u32) -> std::ops::RangeInclusive<Duration> {
     let mut wait = backoff.min(MAX_BACKOFF);
     for _ in 1..failures {
@@ -1010,7 +1013,7 @@ fn backoff(backoff: Duration, failures: u32) -> std::ops::RangeInclusive<Duratio
     wait..=(wait + wait / 4).min(MAX_BACKOFF)
 }
 
-/// As many whole characters of a reason as are kept.
+/// The part of a reason that is kept: whole characters only.
 fn beginning(reason: &str) -> String {
     let mut kept = String::new();
     for c in reason.chars() {
