@@ -14,7 +14,7 @@ use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName,
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A state and the time that it is told.
+/// A state and the time that is passed to it.
 struct Bench {
     state: State,
     now: Now,
@@ -486,7 +486,7 @@ fn job_is_dead_when_its_attempts_are_spent() {
         (JobState::Dead, counts(2, 1, 0), Some("last"))
     );
     bench.pass(2 * SECOND);
-    assert_eq!(bench.get(session), None, "a dead job is not handed out");
+    assert_eq!(bench.get(session), None, "a dead job is not leased");
 }
 
 #[test]

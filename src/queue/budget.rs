@@ -8,7 +8,7 @@
 //! The lists of queues that a connection waits for and watches are not counted: the length of a command and
 //! `WATCHED_MAX` limit them to some 30 KiB, and the number of connections is limited too.
 
-/// What a queue is taken to cost beside its jobs.
+/// The accounted memory of a queue without its jobs.
 pub const QUEUE_OVERHEAD_BYTES: u64 = 1024;
 
 /// What memory is wanted for.

@@ -44,18 +44,18 @@ mod slot;
 mod timers;
 mod verbs;
 
-/// What a job is taken to cost in memory beside its body, key and reason: its slot, its share of the ordered
+/// The accounted memory of a job without its body, key and reason: its slot, its share of the ordered
 /// sets, and the allocator's rounding, measured with a million jobs (docs/performance.md).
 pub const JOB_OVERHEAD_BYTES: u64 = 96;
 
-/// What 64 neighbouring ids are taken to cost while there is a job among them: little where all are, more
-/// than the job itself where only one is left.
+/// The accounted memory of a page of 64 neighbouring ids. It matters little if all of them exist, but is more
+/// than the job itself if only one is left.
 pub const PAGE_OVERHEAD_BYTES: u64 = 144;
 
-/// What a combination of ttr, attempts and backoff is taken to cost while a job has it.
+/// The accounted memory of a combination of ttr, attempts and backoff, while a job has it.
 pub const SHARED_OPTIONS_OVERHEAD_BYTES: u64 = 160;
 
-/// What a key or a reason is taken to cost beside its text.
+/// The accounted memory of a key or a reason without its text.
 const EXTRA_OVERHEAD_BYTES: u64 = 128;
 
 /// How many waiting sessions one call serves at the end of a pause.
