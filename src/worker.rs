@@ -9,17 +9,28 @@
 //! ([`Worker::otherwise`]). [`Program`] runs a program for each job, [`demonstrate`] only pretends to work. A
 //! handler that panics has failed; the worker continues.
 //!
-//! ```no_run
+//! ```
 //! use djqs::worker::{Outcome, Worker};
 //!
-//! let worker = Worker::new("127.0.0.1:11300")
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = djqs::Broker::in_memory(djqs::broker::Config::default());
+//! # let server = djqs::server::Server::bind("127.0.0.1:0".parse()?, broker, Default::default())?;
+//! # let address = server.local_addr()?.to_string();
+//! # std::thread::spawn(move || server.run());
+//! # let mut client = djqs::Client::connect(&address)?;
+//! # client.submit(djqs::Submission::new("SEND_NOTIFICATION: user 9: hello"))?;
+//! # client.submit(djqs::Submission::new("PAINT: the fence"))?;
+//! let worker = Worker::new(address) // Such as "127.0.0.1:11300".
 //!     .concurrency(4)
 //!     .on("SEND_NOTIFICATION", |job| println!("to be sent: {}", job.args()))
 //!     .on("CLEANUP_LOGS", |_| std::fs::remove_file("/var/log/my.log"))
-//!     .otherwise(|job| Outcome::dead(format_args!("no idea how to do {}", job.task())));
+//!     .otherwise(|job| Outcome::dead(format_args!("no handler for {}", job.task())))
+//!     .drain(); // Ends when the queue is empty.
 //! let control = worker.control(); // Stops, pauses and resumes it from another thread.
-//! worker.run()?;
-//! # Ok::<(), djqs::worker::WorkerError>(())
+//! let summary = worker.run()?;
+//! assert_eq!((summary.done, summary.dead), (1, 1));
+//! # Ok(())
+//! # }
 //! ```
 
 mod connection;
