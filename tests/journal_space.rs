@@ -107,6 +107,68 @@ fn journal_stays_bounded_if_some_jobs_stay_long() {
     stays_bounded(Fsync::Interval(Duration::from_millis(3)), |_| {}, step);
 }
 
+/// A crash between a copy by compaction and the removal of the original leaves both.
+#[test]
+fn journal_with_many_copies_of_each_job_shrinks_to_one_of_each() {
+    let disk = SimulatedDisk::new();
+    let owner = Owner::open(Arc::new(disk.clone()), in_line(Fsync::Always)).unwrap().0;
+    for _ in 0..8 {
+        for id in 1..=200 {
+            owner.change(&job(id, &[4; 300]));
+        }
+    }
+    owner.wait(owner.journal.appended()).unwrap();
+    drop(owner);
+    let owner = open(&disk.crash(CrashPlan::Nothing), Fsync::Always);
+    eventually("compaction ends", || {
+        let stats = owner.journal.stats();
+        stats.live_bytes + stats.dead_bytes <= stats.live_bytes / 2 * 5 + SEGMENT_BYTES
+    });
+    let world = owner.world.lock().unwrap().clone();
+    assert_eq!(world.jobs.len(), 200);
+    eventually("the reserve is as small as it should be", || {
+        let stats = owner.journal.stats();
+        stats.total_bytes <= 3 * stats.live_bytes + 4 * SEGMENT_BYTES
+    });
+    drop(owner);
+    let reopened = open(&disk.crash(CrashPlan::Nothing), Fsync::Always);
+    assert_eq!(reopened.world.lock().unwrap().jobs, world.jobs);
+}
+
+/// The newest segment has room when a round begins, so that the round's first copies are written into it. They are the
+/// only ones when the round empties it at its end.
+#[test]
+fn copies_in_the_segment_that_ends_a_round_are_copied_again() {
+    let disk = SimulatedDisk::new();
+    let owner = Owner::open(Arc::new(disk.clone()), in_line(Fsync::Always)).unwrap().0;
+    for id in 1..=240 {
+        owner.change(&job(id, &[5; 300]));
+    }
+    for id in 41..=240 {
+        owner.change(&Change::Gone(JobId(id)));
+    }
+    owner.wait(owner.journal.appended()).unwrap();
+    drop(owner);
+    let options = Options { background: true, ..in_line(Fsync::Always) };
+    let disk = disk.crash(CrashPlan::Nothing);
+    let owner = Owner::open(Arc::new(disk.clone()), options.clone()).unwrap().0;
+    let newest = owner.journal.stats().newest_segment;
+    let mut number = 0;
+    // Until everything that was there has been emptied, the newest segment too.
+    while owner.journal.stats().oldest_segment <= newest {
+        assert!(number < 100_000, "{:?}", owner.journal.stats());
+        number += 1;
+        let place = Place::Delayed { until_wall_ms: 1_700_000_000_000 + number };
+        let position = owner.change(&Change::Status(JobId(number % 40 + 1), status(place)));
+        owner.wait(position).unwrap();
+    }
+    let world = owner.world.lock().unwrap().clone();
+    assert_eq!(world.jobs.len(), 40);
+    drop(owner);
+    let reopened = Owner::open(Arc::new(disk.crash(CrashPlan::Nothing)), options).unwrap().0;
+    assert_eq!(reopened.world.lock().unwrap().jobs, world.jobs);
+}
+
 #[test]
 fn journal_of_finished_jobs_shrinks_without_traffic() {
     let disk = SimulatedDisk::new();

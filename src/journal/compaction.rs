@@ -11,10 +11,15 @@
 //! whole record that comes later replaces everything before it. A crash between the copy and the removal
 //! leaves both, which has the same result because the copies are later.
 //!
+//! A crash between the copy and the removal, again and again, leaves many copies of a job. So each job is
+//! written again only once in a round, in which every segment that existed at its begin is emptied: once a
+//! round has copied a job, its other copies in that round's segments are older. Only the last of these
+//! segments, in which the round's first copies may be, is emptied without regard to that.
+//!
 //! Only the oldest segment is ever emptied: only there does nothing older depend on it. Compaction uses the
 //! journal as its other users do: it appends, waits and syncs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -60,6 +65,34 @@ pub(super) struct Compactor {
     writer: Arc<Writer>,
     sabotage: Sabotage,
     keeper: Mutex<Option<Weak<dyn Keeper>>>,
+    /// Used by the thread that compacts only.
+    round: Mutex<InRound>,
+}
+
+/// A round of compaction that has begun. It continues when compaction is called again.
+#[derive(Default)]
+struct InRound {
+    /// The segment that was the newest at its begin. Zero before the first round.
+    end: u64,
+    /// How many bytes had died at its begin.
+    died_before: u64,
+    /// The jobs that it has written again, behind all of its segments but the last.
+    copied: Ids,
+}
+
+/// A set of jobs, a bit each if their ids lie close together.
+#[derive(Default)]
+struct Ids(BTreeMap<u64, u64>);
+
+impl Ids {
+    /// Adds a job. Returns whether it was not there yet.
+    fn insert(&mut self, id: JobId) -> bool {
+        let bit = 1 << (id.0 % 64);
+        let word = self.0.entry(id.0 / 64).or_insert(0);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
 }
 
 impl Compactor {
@@ -71,7 +104,8 @@ impl Compactor {
         writer: Arc<Writer>,
         sabotage: Sabotage,
     ) -> Compactor {
-        Compactor { files, account, reserve, writer, sabotage, keeper: Mutex::default() }
+        let (keeper, round) = (Mutex::default(), Mutex::default());
+        Compactor { files, account, reserve, writer, sabotage, keeper, round }
     }
 
     /// Compacts from now on, with the help of `keeper`.
@@ -88,8 +122,7 @@ impl Compactor {
 
     /// Empties and removes the oldest segments until nothing more is to be gained.
     pub(super) fn compact(&self) -> Result<(), Unavailable> {
-        // A round ends when the segment that was the newest at its begin has been emptied.
-        let (mut round_end, mut died_before) = (0, 0);
+        let mut round = self.round.lock();
         while self.account.facts().needs_compaction() && !self.account.is_compaction_stopped() {
             let Some(keeper) = self.keeper.lock().as_ref().and_then(Weak::upgrade) else {
                 // Its owner is gone, and so is everybody who could wait for it.
@@ -102,14 +135,18 @@ impl Compactor {
                 Some((id(0)?, id(1)?, segments.back()?.id))
             };
             let Some((oldest, next, newest)) = self.account.with_segments(ids) else { break };
-            if oldest > round_end {
-                if round_end > 0 {
-                    self.end_round(died_before);
+            if oldest > round.end {
+                if round.end > 0 {
+                    self.end_round(round.died_before);
                 }
-                died_before = self.account.facts().died;
-                round_end = newest;
+                *round =
+                    InRound { end: newest, died_before: self.account.facts().died, copied: Ids::default() };
             }
-            self.empty_segment(&*keeper, oldest, next)?;
+            if oldest == round.end {
+                // The round's first copies may be in it, if it had room when the round began.
+                round.copied = Ids::default();
+            }
+            self.empty_segment(&*keeper, oldest, next, &mut round.copied)?;
             self.remove_segment(oldest)?;
         }
         self.reserve.notify();
@@ -128,7 +165,13 @@ impl Compactor {
     }
 
     /// Writes again what is needed of the segment `id`, durably.
-    fn empty_segment(&self, keeper: &dyn Keeper, id: u64, next: u64) -> Result<(), Unavailable> {
+    fn empty_segment(
+        &self,
+        keeper: &dyn Keeper,
+        id: u64,
+        next: u64,
+        copied: &mut Ids,
+    ) -> Result<(), Unavailable> {
         let name = segment::file_name(id);
         let read_failed = |e| self.writer.fail(self.files.failed("read", &name)(e));
         let damaged = |offset, what| self.damaged(&name, offset, what);
@@ -144,7 +187,9 @@ impl Compactor {
                 Found::Batch(batch) => {
                     for record in batch.records() {
                         match record {
-                            Ok(Record::Change(Change::Job(spec, _))) => ids.push(spec.id),
+                            Ok(Record::Change(Change::Job(spec, _))) if copied.insert(spec.id) => {
+                                ids.push(spec.id);
+                            }
                             Ok(_) => {}
                             Err(bad) => return Err(damaged(batch.offset, bad.0)),
                         }
