@@ -1,4 +1,5 @@
-//! How long a start takes beside what it can't do without: reading and checksumming the journal's bytes, and building the queue.
+//! How long a start takes beside what it can't do without: reading and checksumming the journal's bytes, and
+//! building the queue.
 //!
 //! `cargo bench --bench recovery`. All three are done in turn, several times; the bound is for their medians.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the time is what is measured here")]

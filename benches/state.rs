@@ -1,9 +1,9 @@
-//! The state machine alone, without lock, socket or journal: what a job costs by how many jobs wait and in how
-//! many queues.
+//! The state machine alone, without lock, socket or journal: what a job costs by how many jobs wait and in
+//! how many queues.
 //!
-//! `cargo bench --bench state`; with `DJQS_BENCH_HUGE=1` up to 10,000,000 jobs, which takes some 2 GB of memory. `-- jobs` or
-//! `-- queues` runs one half. The number of waiting jobs is the same before and after each batch: what one batch submits or takes is
-//! undone outside the measured time.
+//! `cargo bench --bench state`; with `DJQS_BENCH_HUGE=1` up to 10,000,000 jobs, which takes some 2 GB of
+//! memory. `-- jobs` or `-- queues` runs one half. The number of waiting jobs is the same before and after
+//! each batch: what one batch submits or takes is undone outside the measured time.
 #![allow(clippy::disallowed_methods, reason = "the time is what is measured here")]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 

@@ -1,8 +1,8 @@
 //! The broker inside a program of one's own: no socket, no second process. Run it with
 //! `cargo run --example broker`.
 //!
-//! Three threads share a queue: one submits, two work. With a directory as its argument the jobs are kept there, and those
-//! that were not done the last time are done now.
+//! Three threads share a queue: one submits, two work. With a directory as its argument the jobs are kept
+//! there, and those that were not done the last time are done now.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,8 @@
 //! cargo run --release --example worker
 //! printf 'TASK: SEND_NOTIFICATION: user 9: hello\nTASK: CLEANUP_LOGS: 2s\n' | nc -N 127.0.0.1 11300
 //! ```
-//! Another server is given as an argument: `--example worker -- ADDRESS`. With `--drain` behind that it ends when
-//! the queue is empty; otherwise with Ctrl-C, which hands back what it works on.
+//! Another server is given as an argument: `--example worker -- ADDRESS`. With `--drain` behind that it ends
+//! when the queue is empty; otherwise with Ctrl-C, which hands back what it works on.
 
 use std::process::ExitCode;
 use std::thread;
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
         .concurrency(4)
         // What returns nothing is done when it returns.
         .on("SEND_NOTIFICATION", |job| println!("to be sent: {}", job.args()))
-        // An error is a failure: the job is tried again after its backoff, with the error's text as the reason.
+        // An error is a failure: the job is tried again after its backoff, with the error's text as the
+        // reason.
         .on("CHECK_FILE", |job| std::fs::metadata(job.args().trim()).map(|_| ()))
         .on("CLEANUP_LOGS", clean_up_logs)
         // No attempt will do better: the job is dead at once, to be looked at.
@@ -52,8 +53,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Takes as long as the job says. The lease is renewed meanwhile; if it is lost or the worker has to stop, the
-/// wait ends early and the job is handed back.
+/// Takes as long as the job says. The lease is renewed meanwhile; if it is lost or the worker has to stop,
+/// the wait ends early and the job is handed back.
 fn clean_up_logs(job: &WorkerJob) -> Outcome {
     match parse_duration(job.args().trim()) {
         Err(problem) => Outcome::dead(problem),

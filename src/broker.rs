@@ -153,8 +153,8 @@ impl Broker {
     /// ```
     ///
     /// # Panics
-    /// If the system can't start a thread: it would be of no use without its timekeeper. Nothing else can fail here,
-    /// so that there is no `Result`.
+    /// If the system can't start a thread: it would be of no use without its timekeeper. Nothing else can
+    /// fail here, so that there is no `Result`.
     pub fn in_memory(config: Config) -> Broker {
         Broker { engine: embedded::Engine::in_memory(config) }
     }
@@ -163,8 +163,8 @@ impl Broker {
     /// it does.
     ///
     /// # Errors
-    /// [`OpenError`] if the journal can't be read or written; nothing in it has been changed then. Also if a thread
-    /// can't be started.
+    /// [`OpenError`] if the journal can't be read or written; nothing in it has been changed then. Also if a
+    /// thread can't be started.
     pub fn open(
         config: Config,
         storage: Arc<dyn Storage>,

@@ -156,9 +156,9 @@ impl Client {
     /// no answer: use [`Client::quit`].
     ///
     /// # Errors
-    /// [`Error::Refused`] if the server did not execute it, or if it is a [`Command::Compat`], which this protocol
-    /// has no words for; the client remains usable.
-    /// [`Error::Disconnected`] and [`Error::BadReply`]: see [`Client`].
+    /// [`Error::Refused`] if the server did not execute it, or if it is a [`Command::Compat`], which this
+    /// protocol has no words for; the client remains usable. [`Error::Disconnected`] and [`Error::BadReply`]:
+    /// see [`Client`].
     pub fn call(&mut self, command: &Command) -> Result<Answer, Error> {
         let answer = self.exchange(command)?;
         self.in_sync = true;

@@ -169,9 +169,9 @@ impl<R: Recorder> Queue<R> {
         }
     }
 
-    /// Runs `work` under the lock, records what changed, releases the lock and wakes whoever is to be woken.
-    /// If the caller takes the lock again at once (`again`), the lock is handed to a thread that waits for
-    /// it: else the caller would nearly always be faster, and keep the others waiting for milliseconds.
+    /// Runs `work` under the lock, records what changed, releases the lock, and wakes those who have to be
+    /// woken. If the caller takes the lock again at once (`again`), the lock is handed to a thread that waits
+    /// for it: else the caller would nearly always be faster, and keep the others waiting for milliseconds.
     fn run<T>(
         &self,
         work: impl FnOnce(&mut Locked<R>) -> T,

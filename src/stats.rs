@@ -62,8 +62,8 @@ pub struct QueueStats {
 }
 
 impl QueueStats {
-    /// The counters of an empty queue, to which nothing has happened. Servers show queues; a test makes its own
-    /// and sets the fields that it needs.
+    /// The counters of an empty queue, to which nothing has happened. Servers show queues; a test makes its
+    /// own and sets the fields that it needs.
     pub fn new(name: QueueName) -> QueueStats {
         QueueStats { name, jobs: StateCounts::default(), waiting: 0, paused: None, totals: Totals::default() }
     }

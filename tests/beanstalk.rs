@@ -125,7 +125,7 @@ fn body_of_the_limit_is_taken_and_one_byte_more_is_skipped() {
     let mut talk = server.connect();
     talk.say("put 0 0 60 10\r\n0123456789\r\n", "INSERTED 1\r\n");
     talk.say("put 0 0 60 11\r\n01234567890\r\nuse a\r\n", "JOB_TOO_BIG\r\nUSING a\r\n");
-    // What stands where its line end should be belongs to it all the same.
+    // The bytes in place of its line end belong to it too.
     talk.say("put 0 0 60 11\r\nstats\r\nstats!use b\r\n", "JOB_TOO_BIG\r\nUSING b\r\n");
     assert_eq!(value(&talk.yaml("stats\r\n"), "max-job-size"), "10");
 }
@@ -222,7 +222,8 @@ fn drained_server_reads_the_body_first() {
 
 #[test]
 fn out_of_memory_refuses_puts_alone() {
-    // New tubes have a reserve beyond the limit, so that workers can watch where jobs have taken all the memory.
+    // New tubes have a reserve beyond the limit, so that workers can watch where jobs have taken all the
+    // memory.
     let server = Server::start(&["--max-memory", "1800"]);
     let mut talk = server.connect();
     let body = "x".repeat(1000);
@@ -593,7 +594,7 @@ fn deadline_soon_answers_a_reserve_within_the_last_second() {
     talk.say("put 0 0 1 1\r\nx\r\nreserve\r\n", "INSERTED 1\r\nRESERVED 1 1\r\nx\r\n");
     talk.say("reserve-with-timeout 0\r\n", "DEADLINE_SOON\r\n");
     talk.say("reserve\r\n", "DEADLINE_SOON\r\n");
-    // Not where there is a job to be had.
+    // Not if there is a job.
     talk.say("put 0 0 60 1\r\ny\r\nreserve\r\n", "INSERTED 2\r\nRESERVED 2 1\r\ny\r\n");
     // Nor for a job that is asked for by its number.
     talk.say("put 0 0 60 1\r\nz\r\nreserve-job 3\r\n", "INSERTED 3\r\nRESERVED 3 1\r\nz\r\n");
@@ -1061,7 +1062,8 @@ fn unix_socket_serves_both_dialects_and_replaces_a_stale_file_alone() {
 
 #[test]
 fn socket_that_systemd_passes_on_is_served() {
-    // As systemd does it: the socket is descriptor 3, and LISTEN_PID is the process that is to take it. A shell puts both right.
+    // As systemd does it: the socket is descriptor 3, and LISTEN_PID is the process that is to take it. A
+    // shell puts both right.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut server = Command::new("sh")

@@ -249,7 +249,7 @@ fn piped_get_waits_for_a_job_and_hands_it_back_at_the_end() {
 #[test]
 fn interrupt_ends_a_client_that_waits() {
     let server = Server::start(&[]);
-    // Whoever started the tests may have had the signal ignored, and that is inherited.
+    // The process that started the tests may have ignored the signal, and that is inherited.
     let mut command = Command::new("env");
     command.args([
         "--default-signal=INT",

@@ -1,6 +1,8 @@
-//! The beanstalkd dialect against Debian's beanstalkd 1.12: the same random commands to both, the replies compared.
+//! The beanstalkd dialect against Debian's beanstalkd 1.12: the same random commands to both, the replies
+//! compared.
 //!
-//! It runs where `beanstalkd` is installed, and says so where it is not. A failure prints the seed and the last commands:
+//! It runs where `beanstalkd` is installed, and says so where it is not. A failure prints the seed and the
+//! last commands:
 //!
 //! ```text
 //! DJQS_SEED=1234 cargo test --test differential
@@ -256,7 +258,8 @@ impl Started {
             return Started { address: server.address, _ours: Some(server), theirs: None };
         }
         loop {
-            // It can't choose a port itself. Should another process take this one in between, it ends, and another is tried.
+            // It can't choose a port itself. Should another process take this one in between, it ends, and
+            // another is tried.
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let mut child = Command::new("beanstalkd")
                 .args(["-l", "127.0.0.1", "-p", &address.port().to_string(), "-z", &BODY_MAX.to_string()])

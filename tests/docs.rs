@@ -1,4 +1,5 @@
-//! The dialogues in docs/protocol.md, replayed against a real server: what the reference says is what happens.
+//! The dialogues in docs/protocol.md, replayed against a real server: what the reference says is what
+//! happens.
 
 use std::fs;
 use std::path::Path;

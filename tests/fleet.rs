@@ -1,4 +1,5 @@
-//! A fleet of real workers on one server: every job is done, exactly once while nothing fails, at least once when workers die.
+//! A fleet of real workers on one server: every job is done, exactly once while nothing fails, at least once
+//! when workers die.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -135,8 +135,8 @@ fn journal_with_many_copies_of_each_job_shrinks_to_one_of_each() {
     assert_eq!(reopened.world.lock().unwrap().jobs, world.jobs);
 }
 
-/// The newest segment has room when a round begins, so that the round's first copies are written into it. They are the
-/// only ones when the round empties it at its end.
+/// The newest segment has room when a round begins, so that the round's first copies are written into it.
+/// They are the only ones when the round empties it at its end.
 #[test]
 fn copies_in_the_segment_that_ends_a_round_are_copied_again() {
     let disk = SimulatedDisk::new();

@@ -1,5 +1,5 @@
-//! A server on a Unix socket, with the three that connect to it: the client program, the library and the worker
-//! program.
+//! A server on a Unix socket, with the three that connect to it: the client program, the library and the
+//! worker program.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;

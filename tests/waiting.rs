@@ -66,7 +66,7 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
         })
         .unwrap();
 
-    match told_done.recv_timeout(LOST_AFTER).expect("it gets the job all the same") {
+    match told_done.recv_timeout(LOST_AFTER).expect("it gets the job nevertheless") {
         Waited::Leased(lease, ()) => assert_eq!((lease.id, lease.attempt), (id, 2)),
         other => panic!("{other:?}, though there is a job"),
     }

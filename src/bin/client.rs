@@ -1,5 +1,5 @@
-//! The client program: reads its flags, sends commands to a server and prints the replies. The library does the
-//! work.
+//! The client program: reads its flags, sends commands to a server and prints the replies. The library does
+//! the work.
 
 use std::ffi::OsString;
 use std::io::{self, Cursor, IsTerminal, Read, Write};
@@ -34,10 +34,10 @@ struct Flags {
 
     /// Print each reply as a JSON object on one line
     ///
-    /// An object always has line (the line number of the command), ok (true or false) and reply (the reply's first
-    /// word: ACK, JOB, EMPTY, OK, PONG or ERR). Then come the parts of the reply: id, duplicate, state; queue,
-    /// attempt, ttr_ms, body (or body_base64 if it is not UTF-8), and what PEEK shows; retry_ms, dead, count;
-    /// lines (an array of strings, or of LIST's objects); for ERR code, text and retry_after_ms
+    /// An object always has line (the line number of the command), ok (true or false) and reply (the reply's
+    /// first word: ACK, JOB, EMPTY, OK, PONG or ERR). Then come the parts of the reply: id, duplicate, state;
+    /// queue, attempt, ttr_ms, body (or body_base64 if it is not UTF-8), and what PEEK shows; retry_ms, dead,
+    /// count; lines (an array of strings, or of LIST's objects); for ERR code, text and retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
@@ -45,7 +45,8 @@ struct Flags {
     #[arg(short, long)]
     quiet: bool,
 
-    /// One command: the arguments joined by spaces. Its body may contain line feeds. Put the options before it
+    /// One command: the arguments joined by spaces. Its body may contain line feeds. Put the options before
+    /// it
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
 }

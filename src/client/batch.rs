@@ -52,8 +52,8 @@ impl Client {
     /// KiB and one submission in memory. At most 17,408 submissions are sent and not answered at any time.
     ///
     /// # Errors
-    /// [`BatchError`] if the connection breaks; it has the results so far. Also if the thread that reads the replies
-    /// can't be started; then nothing was sent.
+    /// [`BatchError`] if the connection breaks; it has the results so far. Also if the thread that reads the
+    /// replies can't be started; then nothing was sent.
     pub fn submit_all(
         &mut self,
         submissions: impl IntoIterator<Item = Submission>,

@@ -13,10 +13,10 @@ pub enum Format {
     /// Unchanged.
     Wire,
     /// Each as a JSON object on one line. It always has `line` (the line on which the command begins), `ok`
-    /// (whether the command was executed) and `reply` (the reply's first word). Then come the parts of the reply:
-    /// `id`, `duplicate`, `state`, `queue`, `attempt`, `ttr_ms`, …, and `body`, or `body_base64` if the body is
-    /// not UTF-8; `retry_ms`, `dead`, `count`, and `lines` (an array of strings, or of LIST's objects); for a
-    /// refusal `code`, `retry_after_ms` and `text`.
+    /// (whether the command was executed) and `reply` (the reply's first word). Then come the parts of the
+    /// reply: `id`, `duplicate`, `state`, `queue`, `attempt`, `ttr_ms`, …, and `body`, or `body_base64` if
+    /// the body is not UTF-8; `retry_ms`, `dead`, `count`, and `lines` (an array of strings, or of LIST's
+    /// objects); for a refusal `code`, `retry_after_ms` and `text`.
     Json,
     /// Not at all.
     Nothing,
@@ -34,7 +34,8 @@ pub struct Printer<O, P> {
 }
 
 impl<O: Write, P: Write> Printer<O, P> {
-    /// Prints on `output`. Refusals are also printed on `problems` if there is one, as `line 17: ERR usage …`.
+    /// Prints on `output`. Refusals are also printed on `problems` if there is one, as `line 17: ERR usage
+    /// …`.
     pub fn new(format: Format, output: O, problems: Option<P>) -> Printer<O, P> {
         Printer { format, output, problems, replies: Vec::new(), refusals: Vec::new() }
     }

@@ -335,8 +335,8 @@ impl Decoder {
     }
 }
 
-/// Whether a line, given without its LF, is read in the beanstalkd dialect; `before` says it of the line before.
-/// A program that forwards lines needs this to know what follows each of them.
+/// Whether a line, given without its LF, is read in the beanstalkd dialect; `before` says it of the line
+/// before. A program that forwards lines needs this to know what follows each of them.
 pub(crate) fn is_beanstalkd(line: &[u8], before: bool) -> bool {
     // A lower-case word that is no verb and ends in LF alone was probably typed, so explain more.
     let is_word = line.first().is_some_and(u8::is_ascii_lowercase);
@@ -344,8 +344,8 @@ pub(crate) fn is_beanstalkd(line: &[u8], before: bool) -> bool {
     begins_beanstalkd(line, before) && !(typed && beanstalk::is_nothing(line))
 }
 
-/// Whether a line that begins with these bytes can be in the beanstalkd dialect, whose verbs are in lower case.
-/// A line that begins with no letter is in the dialect of the line before.
+/// Whether a line that begins with these bytes can be in the beanstalkd dialect, whose verbs are in lower
+/// case. A line that begins with no letter is in the dialect of the line before.
 fn begins_beanstalkd(line: &[u8], before: bool) -> bool {
     match line.first() {
         Some(b'a'..=b'z') => true,

@@ -1,9 +1,9 @@
 //! The accounted memory of everything in the queue, and who may take more.
 //!
 //! The limit is on an estimate, not on what the allocator has. The code that creates a thing decides what it
-//! costs. Jobs stop at the limit. Notes about jobs, and queues without jobs, have a reserve beyond the limit, so
-//! that workers can continue when jobs have taken everything. The sum never exceeds the limit by more than a
-//! twentieth, whatever clients do.
+//! costs. Jobs stop at the limit. Notes about jobs, and queues without jobs, have a reserve beyond the limit,
+//! so that workers can continue when jobs have taken everything. The sum never exceeds the limit by more than
+//! a twentieth, whatever clients do.
 //!
 //! The lists of queues that a connection waits for and watches are not counted: the length of a command and
 //! `WATCHED_MAX` limit them to some 30 KiB, and the number of connections is limited too.

@@ -1,4 +1,5 @@
-//! What the queue's lock guards, and what happens under it: a change is made, recorded, and leaves sessions to wake.
+//! What the queue's lock guards, and what happens under it: a change is made, recorded, and leaves sessions
+//! to wake.
 
 use std::fmt;
 use std::sync::Arc;

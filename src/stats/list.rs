@@ -42,7 +42,7 @@ pub enum Value {
     Decimal(f64),
     /// Yes or no.
     Flag(bool),
-    /// A time that is told to the microsecond.
+    /// A time, shown to the microsecond.
     Time(Duration),
     /// A text.
     Text(String),

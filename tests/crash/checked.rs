@@ -37,7 +37,7 @@ impl Story {
         self.history.sent(command);
     }
 
-    /// Submits a job and is told its id.
+    /// Submits a job and returns its id.
     fn submit(&mut self, options: Options) -> (JobId, Submission) {
         let submission = submission(&mut self.history, queue("work"), options, 10);
         self.last_id += 1;

@@ -1,5 +1,5 @@
-//! What may have become of one job, or of one queue's pause: from what it was and what was done to it, all that a
-//! restarted server may show.
+//! What may have become of one job, or of one queue's pause: from what it was and what was done to it, all
+//! that a restarted server may show.
 //!
 //! No file, no socket and no clock: the times come in with the events.
 
@@ -11,8 +11,8 @@ use djqs::job::{Counts, MAX_BACKOFF};
 
 use crate::history::Connection;
 
-/// How far a deadline may seem to be off, in milliseconds: two processes read the wall clock, in whole milliseconds, and
-/// it is adjusted a little while they run.
+/// How far a deadline may seem to be off, in milliseconds: two processes read the wall clock, in whole
+/// milliseconds, and it is adjusted a little while they run.
 pub(crate) const SLACK_MS: u64 = 50;
 
 /// A point in time: the order in which things were told, and the wall clock.
@@ -50,7 +50,8 @@ pub(crate) enum Event {
     Crash {
         reason: &'static str,
     },
-    /// Handed to a worker that was never told of it; then handed back, when the server stopped, or the lease lapsed.
+    /// Handed to a worker that was never told of it; then handed back, when the server stopped, or the lease
+    /// lapsed.
     Unseen {
         lapsed: Option<&'static str>,
     },
@@ -61,17 +62,17 @@ pub(crate) enum Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The answer has not come, or never will: it was carried out or not.
+    /// The reply has not come, or never will: it may have been executed.
     Unknown,
     Done,
     RetryIn(Duration),
     Dead,
-    /// It was not carried out.
+    /// It was not executed.
     Refused,
 }
 
 impl Outcome {
-    /// Whether it is known to have been carried out.
+    /// Whether it is known to have been executed.
     pub(crate) fn is_done(self) -> bool {
         !matches!(self, Outcome::Unknown | Outcome::Refused)
     }
@@ -98,7 +99,8 @@ pub(crate) enum Place {
     Dead,
 }
 
-/// The moments of time at which something that waits for `wait` may be due, if it was asked for between these two.
+/// The moments of time at which something that waits for `wait` may be due, if it was asked for between these
+/// two.
 fn due(from: u64, to: u64, shortest: Duration, longest: Duration) -> Place {
     if longest.is_zero() {
         return Place::Ready;
@@ -116,8 +118,8 @@ impl Status {
         Status { place, held: false, counts: Counts::default(), reason: None }
     }
 
-    /// What becomes of it by what was done; `None` where that can't be done to it, or not with that outcome. `now` is
-    /// by when it was done, if nobody knows better.
+    /// What becomes of it by what was done; `None` where that can't be done to it, or not with that outcome.
+    /// `now` is by when it was done, if nobody knows better.
     fn after(&self, entry: &Entry, options: &Options, now: u64) -> Option<Status> {
         let mut next = self.clone();
         let (from, to) = (entry.sent.ms, entry.answered.map_or(now, |answered| answered.ms));
@@ -198,8 +200,8 @@ fn backoff(backoff: Duration, failures: u32) -> (Duration, Duration) {
     (plain, (plain + plain / 4).min(MAX_BACKOFF))
 }
 
-/// All that may have become of a job that was `status` by `entries`, unless it has ended. Nothing at all where the outcomes
-/// contradict each other.
+/// All that may have become of a job that was `status` by `entries`, unless it has ended. Nothing at all
+/// where the outcomes contradict each other.
 pub(crate) fn possible(status: Status, entries: &[Entry], options: &Options, now: u64) -> Vec<Status> {
     let mut all = vec![status];
     for entry in entries.iter().filter(|entry| !matches!(entry.event, Event::End)) {

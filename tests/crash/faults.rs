@@ -1,9 +1,9 @@
-//! The n-th system call of each kind, in each of the server's threads, meets a fault: the process is killed there, or the
-//! call fails with EIO or ENOSPC. So every write, sync, rename and removal has its turn, those of rotation, of
-//! compaction, of recovery and of the clean end included.
+//! The n-th system call of each kind, in each of the server's threads, meets a fault: the process is killed
+//! there, or the call fails with EIO or ENOSPC. So every write, sync, rename and removal has its turn, those
+//! of rotation, of compaction, of recovery and of the clean end included.
 //!
 //! - Killed: what was acknowledged is there after a restart.
-//! - EIO: no success is told from then on, the process ends with 1, and the next start is right.
+//! - EIO: from then on no success is reported, the process exits with 1, and the next start is right.
 //! - ENOSPC: only TASK may be refused, and all goes on when there is room again.
 
 use std::ops::RangeInclusive;
@@ -89,8 +89,8 @@ const AT_START: [&str; 7] = ["openat", "pread64", "pwrite64", "fdatasync", "/ren
 /// The calls of the main thread, which ends the journal when all connections have ended.
 const AT_STOP: [&str; 2] = ["pwrite64", "fdatasync"];
 
-/// Which faults and which numbers. DJQS_CRASH_FAULTS says it: `all` for all of both; `kill`, `eio` or `enospc` for that
-/// fault and one number at random; without it, both are random.
+/// Which faults and which numbers. DJQS_CRASH_FAULTS says it: `all` for all of both; `kill`, `eio` or
+/// `enospc` for that fault and one number at random; without it, both are random.
 struct Choice {
     all: bool,
     only: Option<Fault>,
@@ -216,8 +216,8 @@ fn fault_in_any_call_under_load_breaks_no_promise() {
     }
 }
 
-/// Loads a server one of whose threads has this waiting for it, starts it again, and has the history judge. Returns
-/// whether the thread came to that call.
+/// Loads a server one of whose threads has this waiting for it, starts it again, and has the history judge.
+/// Returns whether the thread came to that call.
 fn hit_under_load(role: &Role, injection: Injection, seed: u64, report: &mut Report) -> Result<bool, String> {
     let mut site = Site::new(role.policy, SEGMENT_BYTES);
     let history = Shared::default();
@@ -334,8 +334,8 @@ fn leave_much_to_mend(site: &Site, history: &Shared, seed: u64) {
     history.lock().unwrap().server_was_killed();
     let (tail, end) = site.tail();
     let mut bytes = std::fs::read(&tail).unwrap();
-    // Of a batch that was on its way when the power went; its first sector had not come yet. Compaction may have taken
-    // the room for it.
+    // Of a batch that was on its way when the power went; its first sector had not come yet. Compaction may
+    // have taken the room for it.
     if let Some(torn) = bytes.get_mut(end + 512..end + 1100) {
         torn.fill(0xA5);
     }
@@ -448,7 +448,8 @@ fn nothing_is_told_before_it_is_synced_and_no_name_is_left_unsynced() {
     kill(server);
 }
 
-/// Sees to it that between the last `first` and each `last`, there is a `between`; returns how often there was.
+/// Sees to it that between the last `first` and each `last`, there is a `between`; returns how often there
+/// was.
 fn follows(log: &Log, first: &str, between: &str, last: &str) -> u64 {
     let (mut open, mut closed, mut count) = (false, false, 0);
     for call in log.calls() {
@@ -534,7 +535,7 @@ fn while_no_segment_can_be_made_only_new_jobs_are_refused() {
         submit(&mut client, &history, 500).expect("it answers");
         history.lock().unwrap().tally.full > 0
     });
-    // All else is carried out, or the history complains.
+    // Everything else is executed, or the history complains.
     let plan = Plan { rounds: Some(60), ..ALONE };
     let mut clients = Load::start(server.address, &history, plan, seed(), Some(client)).end();
     assert_eq!(clients.len(), 1, "the server has gone: {}", site.log());

@@ -1,5 +1,5 @@
-//! A disk that fills up: a small tmpfs, in a mount namespace of its own, which needs no rights that an ordinary user lacks
-//! where user namespaces are allowed.
+//! A disk that fills up: a small tmpfs, in a mount namespace of its own, which needs no rights that an
+//! ordinary user lacks where user namespaces are allowed.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -1,16 +1,16 @@
-//! Both sides' history: what was sent, what was answered, and what nobody can know because the answer never came;
-//! and the judgement on what a server shows after it was started again.
+//! The history of both sides: what was sent, what was answered, and what nobody can know because no reply
+//! came; and the judgement on what a restarted server shows.
 //!
-//! The history listens to every conversation: it is told of each command before it is sent, and of each answer when it
-//! has come. From that it knows what may have become of each job. A command whose answer never came may have been
-//! carried out or not; all else is certain.
+//! Every conversation reports each command before it is sent, and each reply when it has come. From these the
+//! history knows what may have happened to each job. A command without a reply may have been executed or not;
+//! everything else is certain.
 //!
-//! Connections talk at the same time, yet for one job the order in which the history is told is the order in
-//! which the server acted: only the connection that holds a lease changes a leased job, and it does so after it was
-//! told of its lease, which is after the last holder sent what ended the lease before; and nobody retries a job
-//! that is not known to be dead. What ends a job (ACK, DELETE, PURGE) is the end in any order.
+//! Connections talk at the same time, yet for one job the reports come in the order in which the server
+//! acted: only the connection that holds a lease changes a leased job, and it does so after it got the lease,
+//! which is after the last holder sent what ended the lease before; and nobody retries a job that is not
+//! known to be dead. What ends a job (ACK, DELETE, PURGE) is the end in any order.
 //!
-//! What does not fit is kept as a complaint, not a panic: there are tests that ask for one.
+//! What does not fit is kept as a complaint, not a panic: some tests ask for one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -33,15 +33,16 @@ const COMPLAINTS_MAX: usize = 20;
 /// A lease shorter than this may lapse while a test runs; a longer one never does.
 const MAY_LAPSE: Duration = Duration::from_secs(60);
 
-/// How often, between two looks at it, a job may have been leased without anybody's being told, where that is possible.
+/// How often, between two looks at it, a job may have been leased without anybody's being told, where that is
+/// possible.
 const UNSEEN_MAX: usize = 2;
 
 /// What the server gives as the reason of a crash.
 const LAPSED: &str = "the lease lapsed";
 const LOST: &str = "the connection that held the lease was lost";
 
-/// A submission's own number, which its body begins with: it tells a job by its body, whether or not anybody was told
-/// its id.
+/// A submission's own number, which its body begins with: it tells a job by its body, whether or not anybody
+/// was told its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tag(pub(crate) u64);
 
@@ -247,7 +248,8 @@ impl History {
         self.jobs.len()
     }
 
-    /// The ids of the jobs of a queue that have surely not ended and for which `wanted` holds in whatever they may be.
+    /// The ids of the jobs of a queue that have surely not ended and for which `wanted` holds in whatever
+    /// they may be.
     pub(crate) fn surely(&self, queue: &QueueName, wanted: impl Fn(&Status) -> bool) -> Vec<JobId> {
         let now = now_ms();
         let mut ids = Vec::new();
@@ -269,7 +271,7 @@ impl History {
         jobs.find_map(|(_, known)| known.id)
     }
 
-    // ---- what it is told ----
+    // ---- reports ----
 
     /// A command is about to be sent.
     pub(crate) fn sent(&mut self, command: &Command) -> Asked {
@@ -398,14 +400,13 @@ impl History {
         self.forget_connections();
     }
 
-    /// The server has been told to end in good order, and has ended: what it had leased was handed back, if `in_good_order`;
-    /// otherwise it may have been.
-    pub(crate) fn server_has_stopped(&mut self, in_good_order: bool) {
+    /// The server was asked to stop, and has ended. If it did so gracefully, it has returned what was leased;
+    /// if not, it may have.
+    pub(crate) fn server_has_stopped(&mut self, gracefully: bool) {
         let now = self.now();
         let held: BTreeSet<Tag> = self.held.values().flatten().copied().collect();
         for (tag, known) in &mut self.jobs {
-            let doubtful =
-                known.entries.iter().any(|entry| entry.outcome == Outcome::Unknown) || !in_good_order;
+            let doubtful = known.entries.iter().any(|entry| entry.outcome == Outcome::Unknown) || !gracefully;
             if held.contains(tag) || doubtful {
                 let outcome = if doubtful { Outcome::Unknown } else { Outcome::Done };
                 known.enter(Event::Return { delay: Duration::ZERO }, now, outcome);
@@ -661,7 +662,8 @@ impl History {
         }
     }
 
-    /// It is known now whether a lease had lapsed, before the entry `before` was made; returns whether it may have.
+    /// It is known now whether a lease had lapsed, before the entry `before` was made; returns whether it may
+    /// have.
     fn lapsed(&mut self, tag: Tag, before: Option<usize>, outcome: Outcome) -> bool {
         let known = self.jobs.get_mut(&tag).expect("the caller has looked");
         let before = before.unwrap_or(known.entries.len());
@@ -752,7 +754,7 @@ impl History {
         Fate { statuses, may_have_ended, has_ended }
     }
 
-    /// The queues that are paused whatever was carried out, and until when at least.
+    /// The queues that are paused whatever was executed, and until when at least.
     fn surely_paused(&self, now: u64) -> Vec<(QueueName, u64)> {
         let mut paused = Vec::new();
         for (queue, pausings) in &self.pauses {
@@ -809,8 +811,8 @@ impl Known {
         self.entries.len() - 1
     }
 
-    /// A worker that waits is handed a job before it comes to look, and on a busy machine that may be too late for a short
-    /// lease.
+    /// A worker that waits is handed a job before it comes to look, and on a busy machine that may be too
+    /// late for a short lease.
     fn may_have_lapsed_unseen(&mut self, now: When) {
         if self.submission.options.ttr < MAY_LAPSE {
             (0..UNSEEN_MAX)

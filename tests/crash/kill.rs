@@ -12,7 +12,8 @@ use crate::load::{Client, Load, Plan, Shared, drain};
 use crate::look::Look;
 use crate::rig::{Policy, Site, copy_directory, kill};
 
-/// Cycles of one policy, unless DJQS_CRASH_CYCLES, the number of cycles of all policies together, says otherwise.
+/// Cycles of one policy, unless DJQS_CRASH_CYCLES, the number of cycles of all policies together, says
+/// otherwise.
 const CYCLES: u64 = 10;
 
 /// Small enough that segments are begun, emptied and removed in every cycle.
@@ -179,8 +180,8 @@ pub(crate) fn judge(server: &Server, history: &Shared) -> Look {
     look
 }
 
-/// Waits until the journal is as small as is promised: three times what has to be kept, and four segments. It has to
-/// become so without any traffic. Returns how much of that it takes, in percent.
+/// Waits until the journal is as small as is promised: three times what has to be kept, and four segments. It
+/// has to become so without any traffic. Returns how much of that it takes, in percent.
 fn wait_for_size(site: &Site, server: &Server) -> u64 {
     let mut talk = Talk::to(server.address);
     let mut percent = 0;

@@ -1,5 +1,5 @@
-//! The clients: submitters that send ahead, workers, one worker whose leases lapse, and an operator; each tells the
-//! history of every word.
+//! The clients: submitters that send ahead, workers, one worker whose leases lapse, and an operator; each
+//! tells the history of every word.
 //!
 //! Each kind has queues of its own, so that what the history must know stays knowable:
 //! - `work` and `urgent`: submitters and workers; no lease there ever lapses; workers come and go.
@@ -40,7 +40,8 @@ pub(crate) struct Load {
 pub(crate) struct Plan {
     pub(crate) submitters: u64,
     pub(crate) workers: u64,
-    /// One client does it all, so that nothing else goes on in the server meanwhile; the numbers above are then not looked at.
+    /// One client does it all, so that nothing else goes on in the server meanwhile; the numbers above are
+    /// then not looked at.
     pub(crate) alone: bool,
     /// How many times each client sends something and reads the answers; `None` for until the server is gone.
     pub(crate) rounds: Option<u64>,
@@ -105,8 +106,8 @@ impl Load {
         Load { threads }
     }
 
-    /// Waits until all clients are done. The connections of those who still have one are returned: to drop them is to lose
-    /// their leases.
+    /// Waits until all clients are done. The connections of those who still have one are returned: to drop
+    /// them is to lose their leases.
     pub(crate) fn end(self) -> Vec<Client> {
         let ended = self.threads.into_iter().map(|thread| {
             let name = thread.thread().name().unwrap_or_default().to_owned();
@@ -176,7 +177,8 @@ pub(crate) fn queue(name: &str) -> QueueName {
     QueueName::new(name).unwrap()
 }
 
-/// A submission whose body begins with its tag; what follows is made from the tag, and now and then is no text.
+/// A submission whose body begins with its tag; what follows is made from the tag, and now and then is no
+/// text.
 pub(crate) fn submission(
     history: &mut History,
     queue: QueueName,
@@ -426,7 +428,8 @@ fn retry_dead(client: &mut Client) -> Result<(), Gone> {
     client.converse(&[Command::Retry(Retry::Job(id))]).map(drop)
 }
 
-/// Takes all that there is, one job at a time, until nothing is left: what has been kept must be good for work, too.
+/// Takes all that there is, one job at a time, until nothing is left: what has been kept must be good for
+/// work, too.
 pub(crate) fn drain(client: &mut Client) -> Result<(), Gone> {
     let queues = ["urgent", "work", "bulk", "lapsing", "desk", "gate", "gate.2"];
     let resume = |name: &&str| Command::Resume { queue: queue(name) };

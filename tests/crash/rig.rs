@@ -39,7 +39,8 @@ impl Policy {
     }
 }
 
-/// A directory of its own below the system's for temporary files: `data`, and `log`, what all its servers said.
+/// A directory of its own below the system's for temporary files: `data`, and `log`, what all its servers
+/// said.
 #[derive(Debug)]
 pub(crate) struct Site {
     home: TempDir,
@@ -130,8 +131,8 @@ impl Site {
         last.map_or(0, |file| file.file_stem().unwrap().to_str().unwrap().parse().unwrap())
     }
 
-    /// The segment that is written to, and where in it the next batch will begin, or a few bytes before: behind the last
-    /// byte that is not zero, and behind the header's block.
+    /// The segment that is written to, and where in it the next batch will begin, or a few bytes before:
+    /// behind the last byte that is not zero, and behind the header's block.
     pub(crate) fn tail(&self) -> (PathBuf, usize) {
         let end_of = |file: &PathBuf| std::fs::read(file).ok()?.iter().rposition(|byte| *byte != 0);
         let mut newest_first = self.segments().into_iter().rev();

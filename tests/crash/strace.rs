@@ -1,7 +1,8 @@
-//! Faults put into single system calls of one thread, by strace's fault injection; see strace(1), "Tampering".
+//! Faults put into single system calls of one thread, by strace's fault injection; see strace(1),
+//! "Tampering".
 //!
-//! strace counts calls by thread. So one thread at a time is traced, and its n-th call hit: that reaches every call of
-//! every thread, where tracing all of them would only ever reach the first of each number.
+//! strace counts calls by thread. So one thread at a time is traced, and its n-th call hit: that reaches
+//! every call of every thread, where tracing all of them would only ever reach the first of each number.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ fn strace(syscalls: &[&str], log: &Path) -> Process {
     strace
 }
 
-/// A running strace, with what it has written. It lets go of the thread when it is dropped.
+/// A running strace, with what it has written. It detaches from the thread when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Strace {
     child: Child,
@@ -106,8 +107,8 @@ impl Strace {
         Log::read(&self.log)
     }
 
-    /// Lets go of the thread while it sleeps: one that is let go within a call that is hit would see it fail in a way that no
-    /// system has.
+    /// Detaches while the thread sleeps: within a call that is hit, the thread would see it fail in a way
+    /// that no system has.
     pub(crate) fn let_go(self) {
         until("it sleeps", || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.thread)).unwrap();
@@ -135,8 +136,8 @@ impl Log {
         Log { lines: text.lines().map(str::to_owned).collect() }
     }
 
-    /// When the first call was hit, in milliseconds on the wall clock; `None` where none was. A call that was hit by a
-    /// signal is not marked.
+    /// When the first call was hit, in milliseconds on the wall clock; `None` where none was. A call that was
+    /// hit by a signal is not marked.
     pub(crate) fn hit_at(&self) -> Option<u64> {
         self.lines.iter().find(|line| line.contains("(INJECTED)")).map(|line| Log::millis(line))
     }

@@ -1,5 +1,5 @@
-//! A connection without a socket: feeds bytes to a decoder in pieces, and holds it to its promises. Shared by the
-//! tests and by the fuzz target.
+//! A connection without a socket: feeds bytes to a decoder in pieces, and holds it to its promises. Shared by
+//! the tests and by the fuzz target.
 #![allow(dead_code, reason = "each user takes a part of it")]
 
 use djqs::Refusal;

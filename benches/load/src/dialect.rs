@@ -1,7 +1,7 @@
 //! What the servers under test speak: how to submit, take and finish a job, and what they answer.
 //!
-//! Commands are glued from phrases that are made once, so that writing one costs a copy; answers are looked at just
-//! as far as it takes to know that they are the right ones.
+//! Commands are glued from phrases that are made once, so that writing one costs a copy; answers are looked
+//! at just as far as it takes to know that they are the right ones.
 
 use memchr::memchr;
 
@@ -139,7 +139,8 @@ impl Dialect {
         }
     }
 
-    /// What a connection of that number adds to GET and ACK: Redis wants to know whose list of jobs in work it is.
+    /// What a connection of that number adds to GET and ACK: Redis wants to know whose list of jobs in work
+    /// it is.
     pub(crate) fn own_word(self, connection: usize) -> Vec<u8> {
         match self {
             Dialect::Native | Dialect::Beanstalk => Vec::new(),
@@ -147,7 +148,8 @@ impl Dialect {
         }
     }
 
-    /// What a connection says before it uses a queue, and how many lines answer that. Only beanstalkd keeps such a state.
+    /// What a connection says before it uses a queue, and how many lines answer that. Only beanstalkd keeps
+    /// such a state.
     pub(crate) fn choose(self, queue: &str) -> (Vec<u8>, usize) {
         match self {
             Dialect::Beanstalk if !queue.is_empty() => {
@@ -157,7 +159,8 @@ impl Dialect {
         }
     }
 
-    /// Reads the answer to `ask` at the head of `bytes`, and how long it is. `Ok(None)`: not all of it has come.
+    /// Reads the answer to `ask` at the head of `bytes`, and how long it is. `Ok(None)`: not all of it has
+    /// come.
     ///
     /// # Errors
     /// What came instead of a right answer.

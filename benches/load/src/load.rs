@@ -1,10 +1,12 @@
 //! The load generator: one thread, non-blocking sockets, epoll.
 //!
-//! It has to be cheap, since it runs on the same cores as the server under test. So it reads once and writes once for
-//! each connection that has something, glues its commands from ready phrases, and looks at the clock once for each read.
+//! It has to be cheap, since it runs on the same cores as the server under test. So it reads once and writes
+//! once for each connection that has something, glues its commands from ready phrases, and looks at the clock
+//! once for each read.
 //!
-//! A connection has a role, which is a round of commands that it goes through again and again, and a depth: how many rounds it
-//! has under way at once. Whether a slot may begin its next round is [`Flow`]'s to say; one that may not stands in line.
+//! A connection has a role, which is a round of commands that it goes through again and again, and a depth:
+//! how many rounds it has under way at once. Whether a slot may begin its next round is [`Flow`]'s to say;
+//! one that may not stands in line.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -76,8 +78,8 @@ pub(crate) enum Pace {
     Free,
     /// So many jobs that wait to be finished.
     Backlog(u64),
-    /// The clock: one job in each interval, whether the server keeps up or not. A job's latency counts from when it
-    /// was due, so that a server that stalls is charged for all that it kept waiting.
+    /// The clock: one job in each interval, whether the server keeps up or not. A job's latency counts from
+    /// when it was due, so that a server that stalls is charged for all that it kept waiting.
     Every(Duration),
 }
 
@@ -87,7 +89,8 @@ pub(crate) struct Measured {
     /// Rounds ended: jobs finished, or, where nobody finishes any, accepted.
     pub(crate) rounds: u64,
     pub(crate) elapsed: Duration,
-    /// In nanoseconds. Where some submit and others work: from submission to receipt. Otherwise: from each command to its answer.
+    /// In nanoseconds. Where some submit and others work: from submission to receipt. Otherwise: from each
+    /// command to its answer.
     pub(crate) latency: Histogram<u64>,
     /// Processor time of the server and of this generator.
     pub(crate) server_cpu: Duration,
@@ -233,8 +236,8 @@ impl Load {
 
     /// Runs the load within its bounds.
     ///
-    /// Where some submit and others work it returns when the time is up, with commands under way, and the connections are
-    /// of no more use; otherwise once all that was begun is answered.
+    /// Where some submit and others work it returns when the time is up, with commands under way, and the
+    /// connections are of no more use; otherwise once all that was begun is answered.
     ///
     /// # Errors
     /// Of the sockets, and where an answer is not the right one or does not come.

@@ -1,4 +1,5 @@
-//! What is read of the machine and of processes: `/proc`, and the limits that a load of thousands of sockets needs raised.
+//! What is read of the machine and of processes: `/proc`, and the limits that a load of thousands of sockets
+//! needs raised.
 
 use std::fs;
 use std::io;
@@ -17,7 +18,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) fn prepare() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Where either fails the measurement that needs it says so: a socket that can't be opened, a pace that is not kept.
+    // Where either fails the measurement that needs it says so: a socket that can't be opened, a pace that is
+    // not kept.
     let _ = setrlimit(Resource::Nofile, limit);
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }

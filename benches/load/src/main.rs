@@ -1,15 +1,18 @@
 //! DJQS beside its neighbours: `make bench`.
 //!
-//! Starts each server with fresh data, runs the same work on each in turn, several rounds, and writes the tables, and with
-//! `--out` docs/benchmarks.md and its curves. [`work`] is the list of what is measured; [`load`] is the load generator.
+//! Starts each server with fresh data, runs the same work on each in turn, several rounds, and writes the
+//! tables, and with `--out` docs/benchmarks.md and its curves. [`work`] is the list of what is measured;
+//! [`load`] is the load generator.
 //!
 //! # Pinning
 //!
-//! Nothing is pinned to a core unless `--pin` asks for it: the load generator to the first core, the servers to the others. On
-//! two cores that was looked at and left off. One connection at a time fell to between a fifth and a third of its rate, for
-//! every server (measured beside other work on the machine): sender and receiver take turns, so the scheduler does well to
-//! run both on one core, and pinned apart each command waits for the other core. With many connections it would give each single-threaded server just what it has anyway, a core of
-//! its own, and take from DJQS, a thread a connection, the second one that its users' machines let it have.
+//! Nothing is pinned to a core unless `--pin` asks for it: the load generator to the first core, the servers
+//! to the others. On two cores that was looked at and left off. One connection at a time fell to between a
+//! fifth and a third of its rate, for every server (measured beside other work on the machine): sender and
+//! receiver take turns, so the scheduler does well to run both on one core, and pinned apart each command
+//! waits for the other core. With many connections it would give each single-threaded server just what it has
+//! anyway, a core of its own, and take from DJQS, a thread a connection, the second one that its users'
+//! machines let it have.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the time is what is measured here")]
 
@@ -146,7 +149,7 @@ fn measure(work: &Work, subjects: &[Subject], places: &Places, scale: Scale, rou
     let mut outcome = Outcome::new(&work.name, work.about);
     for round in 1..=rounds {
         for &subject in work.subjects.iter().filter(|subject| subjects.contains(subject)) {
-            // Whoever can't do it once is not asked again: its rounds would not match the others'.
+            // A subject that fails once is not measured again: its rounds would not match the others'.
             if !outcome.troubles.contains_key(&subject) {
                 eprintln!("{}, round {round} of {rounds}: {subject}", work.name);
                 outcome.add(subject, (work.run)(&Trial { subject, places: places.clone(), scale }));

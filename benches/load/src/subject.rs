@@ -1,4 +1,5 @@
-//! The servers under test: how each is started with comparable settings, on a free port and fresh data, and ended.
+//! The servers under test: how each is started with comparable settings, on a free port and fresh data, and
+//! ended.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -243,7 +244,8 @@ fn spawn(command: &mut Command, pin: bool) -> io::Result<Child> {
     child
 }
 
-/// A port that was free a moment ago. Another program may take it before the server does; then the server says so.
+/// A port that was free a moment ago. Another program may take it before the server does; then the server
+/// says so.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

@@ -56,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// The lines, as whoever has them all describes them.
+    /// The lines, from the subject that has them all.
     pub(crate) fn lines(&self) -> &[Line] {
         self.rounds.values().next().map_or(&[], |rounds| &rounds[0])
     }
@@ -81,7 +81,7 @@ impl Outcome {
     pub(crate) fn ratio(&self, subject: Subject, other: Subject, line: usize) -> Option<Spread> {
         let pairs = self.each(subject, line).zip(self.each(other, line));
         let ratios = pairs.filter_map(|(one, other)| Some(one.value? / other.value?));
-        // Whoever did nothing in the time is no measure.
+        // A subject that did nothing in the time is no measure.
         Spread::of(ratios.filter(|ratio| ratio.is_finite()))
     }
 

@@ -19,11 +19,11 @@ const LARGE_BODY_BYTES: usize = 60_000;
 /// Connections and depth where clients send ahead; also how servers are filled.
 const AHEAD: (usize, usize) = (16, 64);
 
-/// Jobs that may wait between producers and workers, so that what is measured is jobs through the server and not how its time
-/// falls to the one or the other.
+/// Jobs that may wait between producers and workers, so that what is measured is jobs through the server and
+/// not how its time falls to the one or the other.
 const BACKLOG_MAX: u64 = 1000;
 
-/// What grows with the patience of whoever runs it.
+/// What grows with the patience of the person who runs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     pub(crate) warm_up: Duration,
@@ -404,7 +404,8 @@ impl Fresh {
         Plan { dialect, roles: vec![(role, connections)], depth, body_bytes, queues: vec![String::new()] }
     }
 
-    /// So many workers, and as many producers. The workers come first, so that they wait when the first job comes.
+    /// So many workers, and as many producers. The workers come first, so that they wait when the first job
+    /// comes.
     fn mixed(&self, pairs: usize) -> Plan {
         Plan { roles: vec![(Role::Work, pairs), (Role::Submit, pairs)], ..self.plan(Role::Work, pairs, 1) }
     }

@@ -1,4 +1,5 @@
-//! Durations as text: `250ms`, `5s`, `2m`, `1h`, `7d`, or several units as in `2h30m`; a bare number is seconds.
+//! Durations as text: `250ms`, `5s`, `2m`, `1h`, `7d`, or several units as in `2h30m`; a bare number is
+//! seconds.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,8 +22,8 @@ impl fmt::Display for BadDuration {
 
 impl std::error::Error for BadDuration {}
 
-/// Reads a duration: whole numbers with `d`, `h`, `m`, `s` or `ms`, each unit once and in this order; a bare number is
-/// seconds.
+/// Reads a duration: whole numbers with `d`, `h`, `m`, `s` or `ms`, each unit once and in this order; a bare
+/// number is seconds.
 ///
 /// ```
 /// use std::time::Duration;

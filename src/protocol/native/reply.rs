@@ -201,8 +201,8 @@ fn write_refusal(refusal: &Refusal, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Reads the reply at the head of `bytes`: how many of them it takes, and what it says. `None` where it is not
-/// whole yet.
+/// Reads the reply at the head of `bytes`: how many of them it takes, and what it says. `None` where it is
+/// not whole yet.
 ///
 /// Ignores unknown words of the form `name=value`: they are how the protocol grows.
 ///

@@ -80,7 +80,7 @@ with greenstalk.Client(ADDRESS) as client:
     assert client.stats_tube("mail")["pause"] == 60
     client.pause_tube("mail", 0)
 
-    # What a worker is told before its time is up.
+    # The warning before a worker's time is up.
     urgent = client.put("urgent", priority=0, ttr=1)
     assert client.reserve(timeout=5).id == urgent
     client.pause_tube("mail", 60)

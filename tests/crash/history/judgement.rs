@@ -10,8 +10,8 @@ use crate::fate::{Event, Pause, PauseSpan, Pausing, Place, SLACK_MS, Status, pos
 use crate::look::{Listed, Look};
 
 impl History {
-    /// Compares what a restarted server shows with what it may show; from then on, what it shows is what is. Nobody else
-    /// may be connected.
+    /// Compares what a restarted server shows with what it may show; from then on, what it shows is what is.
+    /// Nobody else may be connected.
     pub(crate) fn judge(&mut self, look: &Look) {
         let mut shown: BTreeMap<Tag, &Listed> = BTreeMap::new();
         let (mut ids, mut keys) = (HashSet::new(), HashSet::new());

@@ -1,8 +1,8 @@
 //! The floor: a server of DJQS's shape that does no work, to tell how far from the limit DJQS is.
 //!
-//! One thread a connection, a blocking read, and one write of a canned reply for every line that came with it. It reads the
-//! native dialect only as far as each line's first letter. Whatever is measured against it is what the kernel, the
-//! loopback and the load generator take; the difference to it is what a queue costs.
+//! One thread a connection, a blocking read, and one write of a canned reply for every line that came with
+//! it. It reads the native dialect only as far as each line's first letter. Whatever is measured against it
+//! is what the kernel, the loopback and the load generator take; the difference to it is what a queue costs.
 //!
 //! Usage: `floor PORT BODY_BYTES`.
 #![forbid(unsafe_code)]
