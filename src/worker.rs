@@ -47,6 +47,7 @@ mod program;
 mod slot;
 mod turns;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,7 +63,7 @@ use parking_lot::Mutex;
 use crate::client::{Address, BadAddress};
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
-use crate::job::QueueName;
+use crate::job::{JobId, QueueName};
 
 pub use control::Control;
 pub use demo::demonstrate;
@@ -104,11 +105,14 @@ pub struct Summary {
     pub returned: u64,
     /// The lease was lost, or the report got no reply: another worker has the job, or will get it.
     pub lost: u64,
+    /// How many jobs had not ended as done when this worker last had them. A job that failed first and was done
+    /// later is not among them. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
+    pub unfinished: u64,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { done, failed, dead, returned, lost } = self;
+        let Summary { done, failed, dead, returned, lost, unfinished: _ } = self;
         write!(f, "{done} done, {failed} failed, {dead} dead, {returned} returned, {lost} lost")
     }
 }
@@ -267,6 +271,7 @@ impl Worker {
             clock: self.clock,
             turns: Turns::new(self.jobs),
             summary: Mutex::default(),
+            unfinished: (self.drain || self.jobs.is_some()).then(Mutex::default),
             failure: Mutex::new(None),
             has_abandoned: AtomicBool::new(false),
         });
@@ -276,9 +281,16 @@ impl Worker {
         // The runners end when the last slot has.
         drop(runs);
         shared.wait_for(threads);
-        let summary = *shared.summary.lock();
+        let mut summary = *shared.summary.lock();
+        summary.unfinished = shared.unfinished.as_ref().map_or(0, |ids| ids.lock().len() as u64);
+        let not_done = match summary.unfinished {
+            0 => String::new(),
+            1 => "; 1 job is not done".into(),
+            jobs => format!("; {jobs} jobs are not done"),
+        };
         info!(event = "stopped", done = summary.done, failed = summary.failed, dead = summary.dead,
-            returned = summary.returned, lost = summary.lost; "stopped: {summary}");
+            returned = summary.returned, lost = summary.lost, unfinished = summary.unfinished;
+            "stopped: {summary}{not_done}");
         match shared.failure.lock().take() {
             Some(failure) => Err(failure),
             None => Ok(summary),
@@ -327,6 +339,9 @@ struct Shared {
     presence: Presence,
     turns: Turns,
     summary: Mutex<Summary>,
+    /// The jobs whose last run here did not end as done. `None` for a worker without an end, for which they would
+    /// only grow.
+    unfinished: Option<Mutex<HashSet<JobId>>>,
     /// The first error that ended the worker.
     failure: Mutex<Option<WorkerError>>,
     /// Whether a handler does not end.

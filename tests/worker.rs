@@ -85,8 +85,12 @@ impl Worker {
 
     /// Waits for the end, which must be a good one.
     fn ended_well(&mut self) {
+        self.ended_with(0);
+    }
+
+    fn ended_with(&mut self, code: i32) {
         let status = self.ended();
-        assert_eq!(status.code(), Some(0), "{:#?}", self.seen);
+        assert_eq!(status.code(), Some(code), "{:#?}", self.seen);
     }
 
     fn said(&self, what: &str) -> usize {
@@ -101,10 +105,19 @@ impl Drop for Worker {
     }
 }
 
-/// Runs a worker to its end, and returns what it and its commands wrote to stdout.
+/// Runs a worker until all its jobs are done, and returns what it and its commands wrote to stdout.
 fn output(server: &Server, flags: &[&str], command: &[&str]) -> String {
+    output_and_exit(server, flags, command, 0)
+}
+
+/// Runs a worker to its end, which leaves jobs that are not done.
+fn leaves_jobs(server: &Server, flags: &[&str], command: &[&str]) -> String {
+    output_and_exit(server, flags, command, 1)
+}
+
+fn output_and_exit(server: &Server, flags: &[&str], command: &[&str], code: i32) -> String {
     let output = Worker::command(&server.address.to_string(), flags, command).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into()
 }
 
@@ -184,7 +197,7 @@ fn exit_code_is_the_outcome() {
         submit(&server, &format!("TASK backoff=1h: EXIT: {exit}"));
     }
     let script = "echo \"this is $1\" >&2; case $1 in kill) kill -9 $$;; *) exit $1;; esac";
-    output(&server, &["--drain"], &["sh", "-c", script, "sh", "{args}"]);
+    leaves_jobs(&server, &["--drain"], &["sh", "-c", script, "sh", "{args}"]);
     let outcomes: Vec<Value> = (1..=5).map(|id| job(&server, id)).collect();
     assert_eq!(outcomes[0], Value::Null, "0 is ACK");
     for (id, state, reason) in [
@@ -204,7 +217,7 @@ fn reason_is_the_last_lines_of_stderr_which_are_passed_on() {
     let server = server();
     submit(&server, "TASK: LONG");
     let mut worker = Worker::start(&server, &["--once"], &["sh", "-c", "seq 1 500 >&2; exit 1"]);
-    worker.ended_well();
+    worker.ended_with(1);
     let expected: Vec<String> = (481..=500).map(|n| n.to_string()).collect();
     assert_eq!(job(&server, 1)["reason"], format!("exit 1: {}", expected.join("\n")));
     let passed_on = worker.seen.iter().filter(|line| line.parse::<u32>().is_ok()).count();
@@ -238,7 +251,7 @@ fn body_with_nuls_reaches_stdin_but_no_argument() {
     let server = server();
     server.connect().dialogue("> TASK len=5:\n> a: \0b\n< ACK 1\n> TASK len=5:\n> a: \0b\n< ACK 2");
     assert_eq!(output(&server, &["--once"], &["od", "-An", "-tx1"]).trim(), "61 3a 20 00 62");
-    output(&server, &["--once"], &["echo", "{args}"]);
+    leaves_jobs(&server, &["--once"], &["echo", "{args}"]);
     let job = job(&server, 2);
     assert_eq!(job["state"], "dead", "{job}");
     assert!(job["reason"].as_str().unwrap().contains("NUL"), "{job}");
@@ -368,7 +381,7 @@ fn timeout_sends_term_and_then_kill() {
     let server = server();
     submit(&server, "TASK backoff=1h: A");
     let script = "trap 'echo not yet >&2' TERM; while :; do sleep 0.1; done";
-    output(&server, &["--once", "--timeout", "1s", "--kill-after", "300ms"], &["sh", "-c", script]);
+    leaves_jobs(&server, &["--once", "--timeout", "1s", "--kill-after", "300ms"], &["sh", "-c", script]);
     let job = job(&server, 1);
     let reason = job["reason"].as_str().unwrap();
     assert!(reason.starts_with("timed out after 1s: ") && reason.ends_with("not yet"), "{reason}");
@@ -380,7 +393,7 @@ fn command_may_end_well_after_term_but_has_failed() {
     let server = server();
     submit(&server, "TASK backoff=1h: A");
     let script = "trap 'echo cleaned up >&2; exit 0' TERM; while :; do sleep 0.1; done";
-    output(&server, &["--once", "--timeout", "1s", "--kill-after", "1h"], &["sh", "-c", script]);
+    leaves_jobs(&server, &["--once", "--timeout", "1s", "--kill-after", "1h"], &["sh", "-c", script]);
     let job = job(&server, 1);
     let reason = job["reason"].as_str().unwrap();
     assert!(reason.starts_with("timed out after 1s: ") && reason.ends_with("cleaned up"), "{reason}");
@@ -393,7 +406,7 @@ fn timeout_reaches_grandchildren() {
     submit(&server, "TASK backoff=1h: A");
     // Neither takes notice of TERM, and the grandchild has nothing of the worker's open.
     let script = "trap '' TERM; sh -c 'while :; do sleep 0.1; done' </dev/null >/dev/null 2>&1 & echo $! > \"$1\"; wait";
-    output(
+    leaves_jobs(
         &server,
         &["--once", "--timeout", "1s", "--kill-after", "0"],
         &["sh", "-c", script, "sh", &pipes.arg("pid")],
@@ -632,9 +645,38 @@ fn once_waits_for_a_job_and_does_one() {
 fn worker_stops_after_n_jobs_however_they_end() {
     let server = server();
     (0..5).for_each(|_| submit(&server, "TASK backoff=1h: A"));
-    output(&server, &["-n", "3", "-c", "2"], &["false"]);
+    leaves_jobs(&server, &["-n", "3", "-c", "2"], &["false"]);
     let states: Vec<Value> = (1..=5).map(|id| job(&server, id)["state"].clone()).collect();
     assert_eq!(states, ["delayed", "delayed", "delayed", "ready", "ready"]);
+}
+
+#[test]
+fn exit_code_is_of_the_last_outcome_of_each_job() {
+    let server = server();
+    submit(&server, "TASK backoff=0: A");
+    let mut worker = Worker::start(&server, &["-n", "2"], &["test", "{attempt}", "=", "2"]);
+    worker.ended_with(0);
+    let last = worker.seen.last().unwrap();
+    assert!(last.ends_with("stopped: 1 done, 1 failed, 0 dead, 0 returned, 0 lost"), "{last}");
+    for (task, command, counts) in [
+        ("TASK backoff=1h: B", "exit 3", "0 done, 1 failed, 0 dead, 0 returned, 0 lost; 1 job is not done"),
+        ("TASK: C", "exit 65", "0 done, 0 failed, 1 dead, 0 returned, 0 lost; 1 job is not done"),
+    ] {
+        submit(&server, task);
+        let mut worker = Worker::start(&server, &["--drain"], &["sh", "-c", command]);
+        worker.ended_with(1);
+        assert!(worker.seen.last().unwrap().ends_with(counts), "{:#?}", worker.seen);
+    }
+}
+
+#[test]
+fn signal_ends_a_worker_with_0_whatever_came_of_its_jobs() {
+    let server = server();
+    submit(&server, "TASK backoff=1h: A");
+    let mut worker = Worker::start(&server, &["-n", "2"], &["false"]);
+    worker.says("ended job 1");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
 }
 
 #[test]
@@ -750,7 +792,7 @@ fn queue_list_that_the_server_refuses_ends_the_worker() {
     let server = server();
     let queues: Vec<String> = (0..400).map(|n| format!("a-queue-with-a-long-name-{n}")).collect();
     let mut worker = Worker::start(&server, &["-q", &queues.join(",")], &["true"]);
-    assert_eq!(worker.ended().code(), Some(1), "{:#?}", worker.seen);
+    worker.ended_with(70);
     assert_eq!(worker.said("the server refused GET"), 1, "{:#?}", worker.seen);
 }
 
@@ -786,7 +828,7 @@ fn log_has_a_line_as_a_job_starts_and_one_as_it_ends() {
     submit(&server, "TASK: SEND_\u{1b}[2J: x");
     let script = "printf 'bad\\033[2J\\n' >&2; exit 65";
     let mut worker = Worker::start(&server, &["--once"], &["sh", "-c", script]);
-    worker.ended_well();
+    worker.ended_with(1);
     let lines: Vec<&String> = worker.seen.iter().filter(|line| line.contains("job 1")).collect();
     let [start, end] = lines[..] else { panic!("{lines:#?}") };
     assert!(start.ends_with(r"started job 1 queue=default attempt=1: SEND_\u{1b}[2J"), "{start}");
@@ -800,7 +842,7 @@ fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
     submit(&server, "TASK backoff=1h: SEND: \"x\"");
     let script = "printf 'a \\033 b\\nc' >&2; exit 1";
     let mut worker = Worker::start(&server, &["--once", "--log", "json"], &["sh", "-c", script]);
-    worker.ended_well();
+    worker.ended_with(1);
     let lines: Vec<Value> = worker.seen.iter().map(|line| serde_json::from_str(line).expect(line)).collect();
     let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
     let [start] = of("started")[..] else { panic!("{lines:#?}") };

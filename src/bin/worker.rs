@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -25,8 +27,11 @@ use signal_hook::iterator::Signals;
 #[path = "common/rules.rs"]
 mod rules;
 
-/// The exit code for a failure that is neither the user's nor the command's.
-const EXIT_FAILURE: u8 = 1;
+/// The exit code of a worker that ended by itself and had jobs that are not done.
+const EXIT_UNFINISHED: u8 = 1;
+
+/// The exit code for a failure that is neither the user's nor the command's. (`EX_SOFTWARE` of sysexits.h.)
+const EXIT_FAILURE: u8 = 70;
 
 /// Takes jobs from a DJQS server and runs a program for each.
 ///
@@ -141,9 +146,15 @@ Signals:
   TSTP, USR1 pause: finish what runs, fetch nothing
   CONT, USR2 resume
 
-Exit codes of the worker: 0 stopped as asked, 1 failed, 2 wrong usage, 126 or
-127 the command can't be run. If the server can't be reached, the worker tries
-again until it can.
+Exit codes of the worker:
+  0          stopped by a signal; or it ended by itself (--drain, -n, --once) and
+             all its jobs are done, also those that failed first
+  1          it ended by itself, and some jobs are not done: their last run in
+             this worker failed, or they are dead, returned or lost
+  2          wrong usage
+  70         the worker itself failed
+  126, 127   the command can't be run, or does not exist
+If the server can't be reached, the worker tries again until it can.
 
 Examples:
   worker                                    the demonstration
@@ -162,7 +173,7 @@ fn main() -> ExitCode {
     }
     start_log(flags.log);
     match run(flags) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit,
         // The log has these already.
         Err(Failure::Worker(WorkerError::Unfit { exit_code, .. })) => ExitCode::from(exit_code),
         Err(Failure::Worker(_)) => ExitCode::from(EXIT_FAILURE),
@@ -178,7 +189,7 @@ enum Failure {
     Signals(io::Error),
 }
 
-fn run(flags: Flags) -> Result<(), Failure> {
+fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let jobs = if flags.once { Some(1) } else { flags.jobs };
     let mut worker = Worker::new(flags.server.to_string())
         .queues(flags.queues)
@@ -202,28 +213,33 @@ fn run(flags: Flags) -> Result<(), Failure> {
             worker.otherwise(move |job| program.run(job))
         }
     };
-    obey_signals(worker.control()).map_err(Failure::Signals)?;
-    worker.run().map(|_| ()).map_err(Failure::Worker)
+    let told_to_stop = Arc::new(AtomicBool::new(false));
+    obey_signals(worker.control(), told_to_stop.clone()).map_err(Failure::Signals)?;
+    let summary = worker.run().map_err(Failure::Worker)?;
+    let ended_by_itself = !told_to_stop.load(Ordering::SeqCst);
+    Ok(ExitCode::from(if ended_by_itself && summary.unfinished > 0 { EXIT_UNFINISHED } else { 0 }))
 }
 
-/// Starts the thread that handles signals.
-fn obey_signals(control: Control) -> io::Result<()> {
+/// Starts the thread that handles signals. It sets the flag when one of them stops the worker.
+fn obey_signals(control: Control, told_to_stop: Arc<AtomicBool>) -> io::Result<()> {
     let from_terminals = [SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
     let others = [SIGTERM, SIGINT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2];
     let mut signals = Signals::new(others.into_iter().chain(from_terminals))?;
     thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut told_to_stop = false;
         for signal in signals.forever() {
             match signal {
                 SIGTSTP | SIGUSR1 => control.pause(),
                 SIGCONT | SIGUSR2 => control.resume(),
-                SIGQUIT => control.stop_at_once(),
-                // When a terminal closes, shell and system both send HUP: the second is not a second request.
-                SIGHUP if told_to_stop => {}
-                _ if told_to_stop => control.stop_at_once(),
                 _ => {
-                    told_to_stop = true;
-                    control.stop();
+                    let again = told_to_stop.swap(true, Ordering::SeqCst);
+                    match signal {
+                        SIGQUIT => control.stop_at_once(),
+                        // When a terminal closes, shell and system both send HUP: the second is not a second
+                        // request.
+                        SIGHUP if again => {}
+                        _ if again => control.stop_at_once(),
+                        _ => control.stop(),
+                    }
                 }
             }
         }

@@ -18,7 +18,7 @@ use super::{Shared, WorkerError};
 use crate::client::retry::{Backoff, LONGEST_WAIT};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
-use crate::job::Lease;
+use crate::job::{JobId, Lease};
 use crate::protocol::native::Answer;
 use crate::protocol::{Command, Wait};
 
@@ -198,9 +198,10 @@ impl Slot {
 
     fn work(&mut self, lease: Lease) {
         let Some(link) = &mut self.link else { return };
+        let id = lease.id;
         let (end, closed) =
             HeldLease::hold(&self.shared, &mut link.connection, &self.wake, &self.runs, lease);
-        self.count(&end);
+        self.count(id, &end);
         if let Some(why) = closed {
             self.drop_link(&why);
         }
@@ -211,7 +212,14 @@ impl Slot {
         }
     }
 
-    fn count(&self, end: &RunEnd) {
+    fn count(&self, id: JobId, end: &RunEnd) {
+        if let Some(unfinished) = &self.shared.unfinished {
+            let mut unfinished = unfinished.lock();
+            match end {
+                RunEnd::Done => unfinished.remove(&id),
+                _ => unfinished.insert(id),
+            };
+        }
         let mut summary = self.shared.summary.lock();
         *match end {
             RunEnd::Done => &mut summary.done,
