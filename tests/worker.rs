@@ -831,9 +831,22 @@ fn log_has_a_line_as_a_job_starts_and_one_as_it_ends() {
     worker.ended_with(1);
     let lines: Vec<&String> = worker.seen.iter().filter(|line| line.contains("job 1")).collect();
     let [start, end] = lines[..] else { panic!("{lines:#?}") };
-    assert!(start.ends_with(r"started job 1 queue=default attempt=1: SEND_\u{1b}[2J"), "{start}");
+    assert!(start.ends_with(r"started job 1 queue=default attempt=1: SEND_\u{1b}[2J: x"), "{start}");
     assert!(end.contains("ended job 1 queue=default attempt=1 seconds="), "{end}");
-    assert!(end.ends_with(r": dead: exit 65: bad\u{1b}[2J"), "{end}");
+    assert!(end.ends_with(r" outcome=dead (SEND_\u{1b}[2J: x): exit 65: bad\u{1b}[2J"), "{end}");
+}
+
+#[test]
+fn log_shortens_a_long_body() {
+    let server = server();
+    submit(&server, &format!("TASK: SEND: {}", "x".repeat(100)));
+    let mut worker = Worker::start(&server, &["--once"], &["true"]);
+    worker.ended_well();
+    let shown = format!("SEND: {}...", "x".repeat(74));
+    for line in worker.seen.iter().filter(|line| line.contains("job 1")) {
+        assert!(line.contains(&shown), "{line}");
+    }
+    assert_eq!(worker.said(&shown), 2, "{:#?}", worker.seen);
 }
 
 #[test]
@@ -850,7 +863,9 @@ fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
         (&start["id"], &start["queue"], &start["attempt"], &start["task"]),
         (&1.into(), &"default".into(), &1.into(), &"SEND".into())
     );
+    assert_eq!(start["body"], "SEND: \"x\"");
     let [end] = of("ended")[..] else { panic!("{lines:#?}") };
+    assert_eq!(end["body"], "SEND: \"x\"");
     assert_eq!((&end["outcome"], &end["reason"]), (&"failed".into(), &"exit 1: a \u{1b} b\nc".into()));
     assert!(end["seconds"].is_f64() && end["retry_in"].is_string(), "{end}");
     let said: Vec<&Value> = of("stderr").into_iter().map(|line| &line["line"]).collect();

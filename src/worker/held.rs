@@ -14,7 +14,7 @@ use super::connection::{Connection, Event};
 use super::control::Phase;
 use super::job::WorkerJob;
 use super::outcome::Outcome;
-use super::printable::{cut, printable};
+use super::printable::{cut, printable, printable_up_to};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::{Lease, MAX_DURATION, MAX_REASON_BYTES};
@@ -31,8 +31,8 @@ const GENTLE_PATIENCE: Duration = Duration::from_secs(4);
 /// How long anything may take once the worker has to stop at once.
 const AT_ONCE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How much of a task's name is logged.
-const TASK_SHOWN_MAX: usize = 80;
+/// How many bytes of a job's body are logged.
+const BODY_SHOWN_MAX: usize = 80;
 
 /// A job for a runner, and where the runner sends its outcome.
 pub(super) struct Run {
@@ -299,12 +299,17 @@ fn lease_is_gone(refusal: &Refusal) -> bool {
     matches!(refusal.code, Code::NotLeased | Code::NotFound)
 }
 
+/// The body for a log line: escaped and shortened.
+fn shown(job: &WorkerJob) -> String {
+    printable_up_to(job.body(), BODY_SHOWN_MAX)
+}
+
 fn log_start(job: &WorkerJob) {
     let (id, queue, attempt) = (job.id().0, job.queue().as_str(), job.attempt());
-    let task = job.task();
-    let task = cut(&task, TASK_SHOWN_MAX);
-    info!(event = "started", id = id, queue = queue, attempt = attempt, task = task;
-        "started job {id} queue={queue} attempt={attempt}: {}", printable(task.as_bytes()));
+    let (task, body) = (job.task(), shown(job));
+    let task = cut(&task, BODY_SHOWN_MAX);
+    info!(event = "started", id = id, queue = queue, attempt = attempt, task = task, body = body.as_str();
+        "started job {id} queue={queue} attempt={attempt}: {body}");
 }
 
 fn log_end(job: &WorkerJob, took: Duration, end: &RunEnd) {
@@ -318,10 +323,11 @@ fn log_end(job: &WorkerJob, took: Duration, end: &RunEnd) {
     };
     let retry_in = retry_in.map(|wait| format_duration(wait).to_string()).unwrap_or_default();
     let seconds = took.as_millis() as f64 / 1000.0;
-    let next = if retry_in.is_empty() { String::new() } else { format!(", next attempt in {retry_in}") };
+    let next = if retry_in.is_empty() { String::new() } else { format!(" retry_in={retry_in}") };
     let colon = if reason.is_empty() { "" } else { ": " };
+    let body = shown(job);
     log::log!(level, event = "ended", id = id, queue = queue, attempt = attempt, seconds = seconds,
-        outcome = outcome, retry_in = retry_in.as_str(), reason = reason;
-        "ended job {id} queue={queue} attempt={attempt} seconds={seconds:.3}: {outcome}{next}{colon}{}",
+        outcome = outcome, retry_in = retry_in.as_str(), reason = reason, body = body.as_str();
+        "ended job {id} queue={queue} attempt={attempt} seconds={seconds:.3} outcome={outcome}{next} ({body}){colon}{}",
         printable(reason.as_bytes()));
 }

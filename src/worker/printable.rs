@@ -7,7 +7,12 @@ const SHOWN_BYTES_MAX: usize = 200;
 ///
 /// A submitter must not move a terminal's cursor, or write a second line into a log.
 pub(super) fn printable(text: &[u8]) -> String {
-    let shown = &text[..text.len().min(SHOWN_BYTES_MAX)];
+    printable_up_to(text, SHOWN_BYTES_MAX)
+}
+
+/// The same, cut to this many bytes of the text.
+pub(super) fn printable_up_to(text: &[u8], bytes_max: usize) -> String {
+    let shown = &text[..text.len().min(bytes_max)];
     let mut out = String::with_capacity(shown.len());
     for chunk in shown.utf8_chunks() {
         for c in chunk.valid().chars() {
