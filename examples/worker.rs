@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         .on("CHECK_FILE", |job| std::fs::metadata(job.args().trim()).map(|_| ()))
         .on("CLEANUP_LOGS", clean_up_logs)
         // No attempt will do better: the job is dead at once, to be looked at.
-        .otherwise(|job| Outcome::dead(format_args!("nobody here can do {}", job.task())));
+        .otherwise(|job| {
+            Outcome::dead(format_args!("nobody here can do {:?}", String::from_utf8_lossy(job.body())))
+        });
     if arguments.next().as_deref() == Some("--drain") {
         worker = worker.drain();
     }

@@ -156,13 +156,18 @@ impl Lease {
         Lease { id, queue, attempt: 1, ttr, body: body.as_ref().into() }
     }
 
-    /// The body before and after its first `: `. Without one, all of it and nothing.
+    /// The task name and what follows its `: `. Without a task name, nothing and all of the body.
     pub(crate) fn task_and_args(&self) -> (&[u8], &[u8]) {
         match self.body.windows(2).position(|pair| pair == b": ") {
-            Some(at) => (&self.body[..at], &self.body[at + 2..]),
-            None => (&self.body, b""),
+            Some(at) if is_task_name(&self.body[..at]) => (&self.body[..at], &self.body[at + 2..]),
+            _ => (b"", &self.body),
         }
     }
+}
+
+/// Whether this is a task name, `[A-Za-z0-9_.-]+`: before the first `: ` of a body it names the task.
+pub(crate) fn is_task_name(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b))
 }
 
 /// A job and all that is known about it, at one moment.

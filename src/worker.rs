@@ -215,7 +215,9 @@ impl Worker {
         self
     }
 
-    /// Lets a closure handle the jobs with this task name: the part of the body before its first `: `.
+    /// Lets a closure handle the jobs with this task name, and those whose body is this name and nothing else.
+    ///
+    /// A task name stands before the first `: ` of a body and has only `A-Z a-z 0-9 _ . -`.
     ///
     /// The closure returns an [`Outcome`], `()` or a `Result<(), E>`. As many threads may call it at once as
     /// jobs run at a time. A second closure for a name replaces the first.

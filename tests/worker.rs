@@ -237,6 +237,18 @@ fn placeholders_never_pass_through_a_shell() {
 }
 
 #[test]
+fn body_without_a_task_name_is_all_arguments() {
+    let server = server();
+    for body in ["/etc/hostname", r#"{"id":0,"to":"a: b"}"#] {
+        submit(&server, &format!("TASK: {body}"));
+        let script = "echo \"<$1><$2>${DJQS_TASK-unset}\"";
+        let mut command = Worker::command(&server.address.to_string(), &["--once"], &["sh", "-c", script]);
+        let output = command.args(["sh", "{task}", "{args}"]).env("DJQS_TASK", "outer").output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("<><{body}>unset\n"));
+    }
+}
+
+#[test]
 fn body_is_stdin_and_environment_tells_the_rest() {
     let server = server();
     submit(&server, "TASK attempts=3 len=16:\nSEND: two\nlines ");

@@ -112,13 +112,15 @@ How a command runs:
   The command reads the job's body from stdin. These placeholders are replaced
   in its arguments, without a shell:
     {id} {queue} {attempt}  the job's id, queue and number of the attempt
-    {task} {args}           the parts of the body before and after its first
-                            \": \"; without one, {task} is all of the body
+    {task} {args}           the body's task name, and what follows its \": \".
+                            Without a task name {args} is all of the body
+  A task name stands before the first \": \" of a body and has only
+  A-Z a-z 0-9 _ . -
   CMD itself is never replaced: a job can't choose what runs. Don't put {args}
   into the text of `sh -c`: the shell would run it. Pass it to the shell as an
   argument, as in  sh -c 'echo \"$1\"' sh {args}
   The environment has DJQS_JOB_ID, DJQS_QUEUE, DJQS_ATTEMPT, and DJQS_TASK
-  unless the task has a NUL or more than 4096 bytes. With --timeout it has
+  if there is a task name of at most 4096 bytes. With --timeout it has
   DJQS_DEADLINE: when the command will be ended, in seconds since 1970.
   The lease is renewed while the command runs, for any length of time. If it is
   lost nevertheless (the server could not be reached, this machine was asleep),

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Lease, Submission};
+use serde_core::ser::Error;
+
+use super::{Lease, Submission, is_task_name};
 
 /// A value can't be written as JSON, or a body is not the JSON that was expected.
 #[derive(Debug)]
@@ -25,16 +27,20 @@ impl Submission {
     /// reads it.
     ///
     /// # Errors
-    /// [`BadJson`] if the value can't be JSON, such as a map whose keys are not text.
+    /// [`BadJson`] if the task is not a name of `A-Z a-z 0-9 _ . -`, or if the value can't be JSON, such as a map whose
+    /// keys are not text.
     pub fn json<T: serde_core::Serialize + ?Sized>(task: &str, value: &T) -> Result<Submission, BadJson> {
+        if !is_task_name(task.as_bytes()) {
+            return Err(BadJson(Error::custom("a task name before it has only A-Z a-z 0-9 _ . -")));
+        }
         let json = serde_json::to_string(value).map_err(BadJson)?;
         Ok(Submission::new(format!("{task}: {json}")))
     }
 }
 
 impl Lease {
-    /// Reads the JSON in the body: all of a body that begins with `{` or `[`, otherwise the part after the
-    /// task name and its `: `, as in `RESIZE: {"width":9}`.
+    /// Reads the JSON in the body: the part after the task name and its `: `, as in `RESIZE: {"width":9}`, or all of
+    /// a body that has no task name, as in `{"to":"a: b"}`.
     ///
     /// ```
     /// use djqs::{Client, Submission, protocol::Wait};
@@ -60,11 +66,7 @@ impl Lease {
     /// # Errors
     /// [`BadJson`] if that is not JSON, or not a `T`.
     pub fn json<T: serde_core::de::DeserializeOwned>(&self) -> Result<T, BadJson> {
-        let json = match (self.body.first(), self.task_and_args()) {
-            (Some(b'{' | b'['), _) | (_, (_, [])) => &self.body[..],
-            (_, (_, args)) => args,
-        };
-        serde_json::from_slice(json).map_err(BadJson)
+        serde_json::from_slice(self.task_and_args().1).map_err(BadJson)
     }
 }
 
@@ -88,12 +90,17 @@ mod tests {
         assert_eq!(read(b"[1, 2]"), Some(serde_json::json!([1, 2])));
         assert_eq!(read(b"RESIZE: 7"), Some(7.into()));
         assert_eq!(read(b"7"), Some(7.into()));
+        assert_eq!(read(br#"{"to": "a: b"}"#), Some(serde_json::json!({ "to": "a: b" })));
+        assert_eq!(read(br#""a: b""#), Some("a: b".into()), "a text is no task name");
         assert_eq!(
             (read(b""), read(b"RESIZE"), read(b"RESIZE: {"), read(b"RESIZE: \xff")),
             (None, None, None, None)
         );
         let submission = Submission::json("RESIZE", &object).unwrap();
         assert_eq!(&submission.body[..], br#"RESIZE: {"a":1}"#);
+        for task in ["", "RE SIZE", "RE: SIZE"] {
+            assert!(Submission::json(task, &object).is_err(), "{task:?}");
+        }
         assert!(Submission::json("RESIZE", &std::collections::HashMap::from([((1, 2), 3)])).is_err());
     }
 }

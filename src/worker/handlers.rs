@@ -36,7 +36,10 @@ impl Handlers {
 
     /// Runs the job's closure. A closure that panics has failed; its panic goes no further.
     pub(super) fn run(&self, job: &WorkerJob) -> Outcome {
-        let task = job.split().0;
+        let task = match job.split() {
+            (b"", body) => body,
+            (name, _) => name,
+        };
         let Some(handler) = self.by_task.get(task).or(self.otherwise.as_ref()) else {
             return Outcome::retry(format_args!("this worker has no handler for {}", printable(task)));
         };
@@ -83,7 +86,7 @@ mod tests {
         handlers.add("OUTCOME", |_| Outcome::dead("no"));
         assert_eq!(handlers.run(&job("UNIT: x")), Outcome::Done);
         assert_eq!(handlers.run(&job("RESULT: x y")), Outcome::retry("x y"));
-        assert_eq!(handlers.run(&job("OUTCOME")), Outcome::dead("no"));
+        assert_eq!(handlers.run(&job("OUTCOME")), Outcome::dead("no"), "the body is nothing but the name");
         assert_eq!(handlers.run(&job("OTHER: x")), Outcome::retry("this worker has no handler for OTHER"));
         handlers.set_otherwise(|_| Outcome::returned());
         assert_eq!(handlers.run(&job("OTHER: x")), Outcome::returned());

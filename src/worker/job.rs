@@ -60,12 +60,14 @@ impl WorkerJob {
         &self.lease.body
     }
 
-    /// The part of the body before its first `: `, or all of it. Invalid UTF-8 is replaced by `U+FFFD`.
+    /// The task name: the part of the body before its first `: ` if that has only `A-Z a-z 0-9 _ . -`. Otherwise there
+    /// is none, and this is empty.
     pub fn task(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.split().0)
     }
 
-    /// The part of the body after its first `: `, or nothing. Invalid UTF-8 is replaced by `U+FFFD`.
+    /// The part of the body after the task name and its `: `, or all of a body without a task name. Invalid UTF-8 is
+    /// replaced by `U+FFFD`.
     pub fn args(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.split().1)
     }
@@ -100,7 +102,7 @@ impl WorkerJob {
         self.lease.body.clone()
     }
 
-    /// The body before and after its first `: `.
+    /// The task name and what follows its `: `. Without a task name, nothing and all of the body.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         self.lease.task_and_args()
     }
@@ -163,13 +165,18 @@ mod tests {
     }
 
     #[test]
-    fn body_is_split_at_its_first_colon_and_space() {
+    fn task_name_stands_before_the_first_colon_and_space() {
         assert_eq!(job(b"SEND: a: b").split(), (&b"SEND"[..], &b"a: b"[..]));
-        assert_eq!(job(b"a:b: c").split(), (&b"a:b"[..], &b"c"[..]));
-        assert_eq!(job(b"SEND").split(), (&b"SEND"[..], &b""[..]));
-        assert_eq!(job(b"SEND:").split(), (&b"SEND:"[..], &b""[..]));
-        assert_eq!(job(b": x").split(), (&b""[..], &b"x"[..]));
-        assert_eq!(job(b"").split(), (&b""[..], &b""[..]));
+        assert_eq!(job(b"v1.send_all-9: ").split(), (&b"v1.send_all-9"[..], &b""[..]));
+        for body in ["", "SEND", "SEND:", "/etc/hostname", ": x", "a:b: c", "a b: c", "\u{e4}: c"] {
+            assert_eq!(
+                job(body.as_bytes()).split(),
+                (&b""[..], body.as_bytes()),
+                "{body:?} has no task name"
+            );
+        }
+        let json = job(br#"{"id":0,"to":"a: b"}"#);
+        assert_eq!((&*json.task(), &*json.args()), ("", r#"{"id":0,"to":"a: b"}"#));
     }
 
     #[test]

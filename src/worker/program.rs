@@ -39,10 +39,10 @@ const TASK_BYTES_MAX: usize = 4096;
 /// - The program reads the job's body from stdin. It shares this process's stdout. If it fails, the last lines of
 ///   its stderr are the reason.
 /// - `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced in its arguments, wherever they occur: by
-///   the job's id, queue and attempt, and by the parts of its body before and after the first `: `. No shell is
-///   used. The program's name is never replaced: a job can't choose what runs.
-/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, and `DJQS_TASK` unless the task has a NUL or
-///   more than 4096 bytes. With a timeout it has `DJQS_DEADLINE`: when the program will be ended, in seconds since
+///   the job's id, queue and attempt, its [task name](WorkerJob::task) and the [rest](WorkerJob::args) of its body.
+///   No shell is used. The program's name is never replaced: a job can't choose what runs.
+/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, and `DJQS_TASK` if there is a task name of at
+///   most 4096 bytes. With a timeout it has `DJQS_DEADLINE`: when the program will be ended, in seconds since
 ///   1970.
 /// - It leads a new process group. When it is ended, all processes in the group are ended. When it exits by
 ///   itself, they keep running.
@@ -161,7 +161,7 @@ impl Program {
         command.env("DJQS_QUEUE", job.queue().as_str());
         command.env("DJQS_ATTEMPT", job.attempt().to_string());
         let task = job.split().0;
-        match task.len() <= TASK_BYTES_MAX && !task.contains(&0) {
+        match (1..=TASK_BYTES_MAX).contains(&task.len()) {
             true => command.env("DJQS_TASK", OsStr::from_bytes(task)),
             false => command.env_remove("DJQS_TASK"),
         };
@@ -276,7 +276,7 @@ fn filled_in(argument: &[Part], job: &WorkerJob) -> Result<OsString, String> {
         }
     }
     if out.contains(&0) {
-        return Err("the body has a NUL in {task} or {args}, and an argument can't contain one".into());
+        return Err("the body has a NUL in {args}, and an argument can't contain one".into());
     }
     Ok(OsString::from_vec(out))
 }
