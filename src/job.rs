@@ -224,8 +224,27 @@ impl Job {
         }
     }
 
-    /// The number of the attempt that is running, or would run next: 1 for the first.
+    /// The number of the attempt that is running, or would run next: 1 for the first. Of a dead job, its last attempt.
     pub fn attempt(&self) -> u32 {
-        self.counts.spent().saturating_add(1)
+        match self.state {
+            JobState::Dead => self.counts.spent().max(1),
+            JobState::Ready | JobState::Delayed | JobState::Leased => self.counts.spent().saturating_add(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_job_shows_its_last_attempt() {
+        let mut job = Job::new(JobId(1), "x");
+        job.counts = Counts { failures: 2, crashes: 1, returns: 5 };
+        assert_eq!(job.attempt(), 4);
+        job.state = JobState::Dead;
+        assert_eq!(job.attempt(), 3);
+        job.counts = Counts::default();
+        assert_eq!(job.attempt(), 1, "buried by beanstalkd's protocol before any failure");
     }
 }
