@@ -886,7 +886,7 @@ fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 10] = [
         &["--once", "-n", "2"],
         &["-c", "0"],
         &["-n", "0"],
@@ -896,11 +896,30 @@ fn wrong_usage_exits_with_2() {
         &["-s", "no where"],
         &["-s", "tls://host"],
         &["--", "{task}"],
+        &["--", "echo", "{arg}"],
     ];
     for flags in wrong {
         let status = Command::new(env!("CARGO_BIN_EXE_worker")).args(flags).stderr(Stdio::null()).status();
         assert_eq!(status.unwrap().code(), Some(2), "{flags:?}");
     }
+}
+
+#[test]
+fn unknown_placeholder_is_refused_with_the_list_of_them() {
+    let output = Worker::command("127.0.0.1:1", &[], &["echo", "{id}", "--to={arg}"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("{arg} is not a placeholder"), "{said}");
+    assert!(said.contains("{id} {queue} {attempt} {task} {args} {body}"), "{said}");
+}
+
+#[test]
+fn body_is_a_placeholder_and_braces_of_shells_stay() {
+    let server = server();
+    submit(&server, "TASK: SEND: {arg}");
+    let out =
+        output(&server, &["--once"], &["printf", "<%s>", "{body}", "{args}", "{}", "${HOME}", "{ print }"]);
+    assert_eq!(out, "<SEND: {arg}><{arg}><{}><${HOME}><{ print }>");
 }
 
 #[test]

@@ -114,8 +114,12 @@ How a command runs:
     {id} {queue} {attempt}  the job's id, queue and number of the attempt
     {task} {args}           the body's task name, and what follows its \": \".
                             Without a task name {args} is all of the body
+    {body}                  all of the body
   A task name stands before the first \": \" of a body and has only
   A-Z a-z 0-9 _ . -
+  Any other {word} of letters is refused at the start; {}, {a b} and ${word}
+  stay. To pass one literally, put it into a variable that a shell reads:
+  P='{print}' worker -- sh -c 'awk \"$P\"'
   CMD itself is never replaced: a job can't choose what runs. Don't put {args}
   into the text of `sh -c`: the shell would run it. Pass it to the shell as an
   argument, as in  sh -c 'echo \"$1\"' sh {args}
@@ -171,6 +175,13 @@ fn main() -> ExitCode {
     if flags.command.first().is_some_and(|program| Program::has_placeholder(program)) {
         let problem =
             "CMD has a placeholder, but only arguments are replaced: a job can't choose what runs\n";
+        Flags::command().error(ErrorKind::ValueValidation, problem).exit();
+    }
+    if let Some(word) = flags.command.iter().skip(1).find_map(|text| Program::unknown_placeholder(text)) {
+        let problem = format!(
+            "{word} is not a placeholder; these are: {{id}} {{queue}} {{attempt}} {{task}} {{args}} {{body}}. \
+             --help says how to pass it literally\n"
+        );
         Flags::command().error(ErrorKind::ValueValidation, problem).exit();
     }
     start_log(flags.log);

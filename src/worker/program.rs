@@ -38,8 +38,9 @@ const TASK_BYTES_MAX: usize = 4096;
 ///
 /// - The program reads the job's body from stdin. It shares this process's stdout. If it fails, the last lines of
 ///   its stderr are the reason.
-/// - `{id}`, `{queue}`, `{attempt}`, `{task}` and `{args}` are replaced in its arguments, wherever they occur: by
-///   the job's id, queue and attempt, its [task name](WorkerJob::task) and the [rest](WorkerJob::args) of its body.
+/// - `{id}`, `{queue}`, `{attempt}`, `{task}`, `{args}` and `{body}` are replaced in its arguments, wherever they
+///   occur: by the job's id, queue and attempt, its [task name](WorkerJob::task), the [rest](WorkerJob::args) of its
+///   body, and the whole body. Other text in braces stays; [`Program::unknown_placeholder`] finds it.
 ///   No shell is used. The program's name is never replaced: a job can't choose what runs.
 /// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, and `DJQS_TASK` if there is a task name of at
 ///   most 4096 bytes. With a timeout it has `DJQS_DEADLINE`: when the program will be ended, in seconds since
@@ -87,14 +88,16 @@ enum Placeholder {
     Attempt,
     Task,
     Args,
+    Body,
 }
 
-const PLACEHOLDERS: [(&[u8], Placeholder); 5] = [
+const PLACEHOLDERS: [(&[u8], Placeholder); 6] = [
     (b"{id}", Placeholder::Id),
     (b"{queue}", Placeholder::Queue),
     (b"{attempt}", Placeholder::Attempt),
     (b"{task}", Placeholder::Task),
     (b"{args}", Placeholder::Args),
+    (b"{body}", Placeholder::Body),
 ];
 
 impl Program {
@@ -133,6 +136,27 @@ impl Program {
     /// Whether the text has a placeholder.
     pub fn has_placeholder(text: &OsStr) -> bool {
         parts(text.as_bytes()).iter().any(|part| matches!(part, Part::Placeholder(_)))
+    }
+
+    /// The first `{word}` of letters that is not a placeholder: probably a mistake, such as `{arg}`. `${word}` is none,
+    /// because shells have that.
+    ///
+    /// ```
+    /// use djqs::worker::Program;
+    ///
+    /// assert_eq!(Program::unknown_placeholder("--to={arg}".as_ref()).as_deref(), Some("{arg}"));
+    /// assert_eq!(Program::unknown_placeholder("--to={args} {} {a b} ${HOME}".as_ref()), None);
+    /// ```
+    pub fn unknown_placeholder(text: &OsStr) -> Option<String> {
+        let text = text.as_bytes();
+        let starts = text.iter().enumerate().filter(|(_, byte)| **byte == b'{').map(|(at, _)| at);
+        starts.filter(|at| !text[..*at].ends_with(b"$")).find_map(|at| {
+            let letters = text[at + 1..].iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+            let word = &text[at..at + 1 + letters];
+            let is_word = letters > 0 && text.get(at + 1 + letters) == Some(&b'}');
+            let is_known = PLACEHOLDERS.iter().any(|(name, _)| text[at..].starts_with(name));
+            (is_word && !is_known).then(|| format!("{}}}", String::from_utf8_lossy(word)))
+        })
     }
 
     /// Runs the program for a job and waits until it ends. If the job is cancelled, ends the program.
@@ -273,10 +297,11 @@ fn filled_in(argument: &[Part], job: &WorkerJob) -> Result<OsString, String> {
             }
             Part::Placeholder(Placeholder::Task) => out.extend_from_slice(task),
             Part::Placeholder(Placeholder::Args) => out.extend_from_slice(args),
+            Part::Placeholder(Placeholder::Body) => out.extend_from_slice(job.body()),
         }
     }
     if out.contains(&0) {
-        return Err("the body has a NUL in {args}, and an argument can't contain one".into());
+        return Err("the body has a NUL, and an argument can't contain one".into());
     }
     Ok(OsString::from_vec(out))
 }
@@ -305,6 +330,7 @@ mod tests {
         assert_eq!(fill(b"{id}-{queue}-{attempt}", b"").unwrap(), b"7-mail-3");
         assert_eq!(fill(b"--to={args};{task}{task}", b"SEND: a b").unwrap(), b"--to=a b;SENDSEND");
         assert_eq!(fill(b"{print} {i{id} {id", b"").unwrap(), b"{print} {i7 {id");
+        assert_eq!(fill(b"{body}|{args}", b"SEND: a").unwrap(), b"SEND: a|a");
         assert_eq!(fill(b"", b"").unwrap(), b"");
     }
 
@@ -312,6 +338,31 @@ mod tests {
     fn replaced_text_is_not_replaced_again() {
         assert_eq!(fill(b"{args}", b"SEND: {id} $(rm) \"").unwrap(), b"{id} $(rm) \"");
         assert_eq!(fill(b"{args}", b"SEND: \xff\n").unwrap(), b"\xff\n");
+    }
+
+    #[test]
+    fn word_in_braces_that_is_no_placeholder_is_found() {
+        let unknown = |text: &str| Program::unknown_placeholder(text.as_ref());
+        for (text, word) in
+            [("{arg}", "{arg}"), ("{id}{ID}", "{ID}"), ("{{x}", "{x}"), ("$ {print}", "{print}")]
+        {
+            assert_eq!(unknown(text).as_deref(), Some(word), "{text}");
+        }
+        for text in [
+            "",
+            "{",
+            "{}",
+            "{body",
+            "{1,2}",
+            "{a b}",
+            "{ print }",
+            "{a,b}",
+            "{\"a\":{id}}",
+            "${HOME}",
+            "{\u{e4}}",
+        ] {
+            assert_eq!(unknown(text), None, "{text}");
+        }
     }
 
     #[test]
