@@ -377,7 +377,7 @@ impl Shared {
                 *first = Some(failure);
             }
         }
-        self.control.stop();
+        self.control.end();
     }
 
     fn abandon_runner(&self) {

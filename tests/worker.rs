@@ -571,6 +571,7 @@ fn worker_that_waits_stops_without_a_trace() {
     worker.signal(Signal::TERM);
     worker.ended_well();
     assert_eq!(server.stat("waiting"), "0");
+    assert_eq!((worker.said("stopping"), worker.said("stopped")), (0, 1), "{:#?}", worker.seen);
 }
 
 #[test]
@@ -824,10 +825,24 @@ fn demonstration_prints_what_it_works_on_and_takes_its_time() {
 }
 
 #[test]
+fn each_event_has_one_line() {
+    let server = server();
+    submit(&server, "TASK: CALCULATE_FINANCE: 10ms_delay");
+    let mut worker = Worker::start(&server, &["--drain"], &[]);
+    worker.ended_well();
+    let lines = ["works for", "connected", "queues are empty", "stopped: 1 done"];
+    assert_eq!(worker.seen.len(), lines.len(), "stdout has the job's lines: {:#?}", worker.seen);
+    for (said, line) in worker.seen.iter().zip(lines) {
+        assert!(said.contains(line), "{line}: {:#?}", worker.seen);
+    }
+}
+
+#[test]
 fn demonstration_gives_a_long_job_back_when_it_is_stopped() {
     let server = server();
     submit(&server, "TASK: CALCULATE_FINANCE: 1h_delay");
-    let mut worker = Worker::start(&server, &["--grace", "0"], &[]);
+    let mut command = Worker::command(&server.address.to_string(), &["--grace", "0"], &[]);
+    let mut worker = Worker::of(command.env("RUST_LOG", "info").stdout(Stdio::null()));
     worker.says("started job 1");
     worker.signal(Signal::TERM);
     worker.ended_well();

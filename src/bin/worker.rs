@@ -87,7 +87,8 @@ struct Flags {
           value_parser = parse_duration)]
     kill_after: Duration,
 
-    /// The format of the log, on stderr; RUST_LOG=warn or debug sets its level
+    /// The format of the log, on stderr; RUST_LOG=warn, info or debug sets its level. The demonstration prints its jobs
+    /// on stdout, and the text log leaves them out unless RUST_LOG is set
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text, env = "DJQS_WORKER_LOG")]
     log: LogForm,
 
@@ -184,7 +185,7 @@ fn main() -> ExitCode {
         );
         Flags::command().error(ErrorKind::ValueValidation, problem).exit();
     }
-    start_log(flags.log);
+    start_log(flags.log, flags.command.is_empty());
     match run(flags) {
         Ok(exit) => exit,
         // The log has these already.
@@ -290,8 +291,11 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn start_log(form: LogForm) {
-    let environment = env_logger::Env::default().default_filter_or("info");
+fn start_log(form: LogForm, is_demonstration: bool) {
+    // The demonstration itself prints when a job begins and ends.
+    let jobs_are_printed = is_demonstration && form == LogForm::Text;
+    let level = if jobs_are_printed { "info,djqs::worker::held=warn" } else { "info" };
+    let environment = env_logger::Env::default().default_filter_or(level);
     let mut builder = env_logger::Builder::from_env(environment);
     match form {
         LogForm::Text => builder.format_target(false),

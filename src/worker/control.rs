@@ -1,6 +1,7 @@
 //! The handle that stops, pauses and resumes a worker while it runs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
@@ -20,6 +21,8 @@ struct Inner {
     phase: Mutex<Phase>,
     /// One for each slot. A token means "look at the phase again"; one waiting token is enough.
     wakers: Mutex<Vec<Sender<()>>>,
+    /// How many jobs run, for the log.
+    running: AtomicUsize,
 }
 
 /// What the slots should do.
@@ -40,19 +43,22 @@ pub(super) enum Phase {
 
 impl Control {
     pub(super) fn new(clock: Clock) -> Control {
-        let inner = Inner { clock, phase: Mutex::new(Phase::Fetch), wakers: Mutex::default() };
-        Control { inner: Arc::new(inner) }
+        let (phase, wakers) = (Mutex::new(Phase::Fetch), Mutex::default());
+        Control { inner: Arc::new(Inner { clock, phase, wakers, running: AtomicUsize::new(0) }) }
     }
 
     /// Fetches nothing more and lets running jobs finish within the worker's grace period. Then cancels those
     /// that still run and returns them, without charging an attempt. Does nothing if the worker is already
     /// stopping.
     pub fn stop(&self) {
-        let since = self.inner.clock.now().mono;
-        self.change(|phase| match phase {
-            Phase::Fetch | Phase::Pause => Phase::Finish { since },
-            stopping => stopping,
-        });
+        self.change(self.finish());
+    }
+
+    /// The same, without a line in the log: for a caller that has logged why.
+    pub(super) fn end(&self) {
+        if self.set(self.finish()).is_some() {
+            self.wake_all();
+        }
     }
 
     /// Fetches nothing more, cancels running jobs now, and returns them without charging an attempt.
@@ -94,23 +100,51 @@ impl Control {
         }
     }
 
+    /// A job's run begins.
+    pub(super) fn run_begins(&self) {
+        self.inner.running.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A job's run has ended.
+    pub(super) fn run_ended(&self) {
+        self.inner.running.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn finish(&self) -> impl FnOnce(Phase) -> Phase + use<> {
+        let since = self.inner.clock.now().mono;
+        move |phase| match phase {
+            Phase::Fetch | Phase::Pause => Phase::Finish { since },
+            stopping => stopping,
+        }
+    }
+
     fn change(&self, next: impl FnOnce(Phase) -> Phase) {
-        let (before, after) = {
-            let mut phase = self.inner.phase.lock();
-            let before = *phase;
-            *phase = next(before);
-            (before, *phase)
-        };
-        if before != after {
-            match after {
-                Phase::Fetch => info!(event = "resumed"; "resumed"),
-                Phase::Pause => info!(event = "paused"; "paused: finishing what runs, fetching nothing"),
-                Phase::Finish { .. } => {
-                    info!(event = "stopping"; "stopping: finishing what runs, fetching nothing")
-                }
-                Phase::AtOnce => info!(event = "stopping_at_once"; "stopping at once: ending what runs"),
-            }
+        if let Some(phase) = self.set(next) {
+            self.log(phase);
             self.wake_all();
+        }
+    }
+
+    /// The new phase, if it has changed.
+    fn set(&self, next: impl FnOnce(Phase) -> Phase) -> Option<Phase> {
+        let mut phase = self.inner.phase.lock();
+        let before = *phase;
+        *phase = next(before);
+        (before != *phase).then_some(*phase)
+    }
+
+    /// A worker that stops while nothing runs logs only that it has stopped.
+    fn log(&self, phase: Phase) {
+        let idle = self.inner.running.load(Ordering::SeqCst) == 0;
+        match phase {
+            Phase::Fetch => info!(event = "resumed"; "resumed"),
+            Phase::Pause if idle => info!(event = "paused"; "paused: fetching nothing"),
+            Phase::Pause => info!(event = "paused"; "paused: finishing what runs, fetching nothing"),
+            Phase::Finish { .. } | Phase::AtOnce if idle => {}
+            Phase::Finish { .. } => {
+                info!(event = "stopping"; "stopping: finishing what runs, fetching nothing")
+            }
+            Phase::AtOnce => info!(event = "stopping_at_once"; "stopping at once: ending what runs"),
         }
     }
 }

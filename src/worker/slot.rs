@@ -173,7 +173,7 @@ impl Slot {
             Emptiness::Others => self.idle(None),
             Emptiness::Drained => {
                 info!(event = "drained"; "the queues are empty");
-                self.shared.control.stop();
+                self.shared.control.end();
             }
         }
         Err(NoJob::PhaseChanged)
@@ -199,8 +199,10 @@ impl Slot {
     fn work(&mut self, lease: Lease) {
         let Some(link) = &mut self.link else { return };
         let id = lease.id;
+        self.shared.control.run_begins();
         let (end, closed) =
             HeldLease::hold(&self.shared, &mut link.connection, &self.wake, &self.runs, lease);
+        self.shared.control.run_ended();
         self.count(id, &end);
         if let Some(why) = closed {
             self.drop_link(&why);
