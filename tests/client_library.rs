@@ -310,19 +310,6 @@ fn command_that_may_not_be_repeated_is_sent_once() {
 }
 
 #[test]
-fn client_waits_for_a_server_that_is_still_starting() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let error = Client::connect_within(&address.to_string(), Duration::ZERO).unwrap_err();
-    assert!(matches!(&error, Error::Connect { server, .. } if *server == address.to_string()), "{error}");
-    let waiting = aside(move || Client::connect_within(&address.to_string(), common::PATIENCE));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
-    let _server = Server::of(command.args(["--memory", "-p", &address.port().to_string()]));
-    waiting.recv().unwrap().unwrap().ping().unwrap();
-}
-
-#[test]
 fn name_with_several_addresses_is_tried_to_the_last() {
     // On most systems `localhost` is ::1 and then 127.0.0.1; the server listens on the second only.
     let server = Server::start(&[]);

@@ -58,6 +58,18 @@ fn serve(directory: &TempDir) -> Child {
     child
 }
 
+/// On a Unix socket, because a TCP port that is free for now may be another test's before the server has it.
+#[test]
+fn client_waits_for_a_server_that_is_still_starting() {
+    let directory = TempDir::new().unwrap();
+    let server = address(&directory);
+    let error = Client::connect_within(&server, Duration::ZERO).unwrap_err();
+    assert!(matches!(&error, Error::Connect { server: named, .. } if *named == server), "{error}");
+    let waiting = std::thread::spawn(move || Client::connect_within(&server, Duration::from_secs(300)));
+    let _server = Server { child: serve(&directory), directory };
+    waiting.join().unwrap().unwrap().ping().unwrap();
+}
+
 #[test]
 fn client_program_sends_commands() {
     let server = Server::start();
