@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Extra, Packed, PauseEnd, Place, Queue, QueueIx, SharedOptions, Slot, State};
 use crate::change::{self, Change, JobSpec, JobStatus, PauseState};
 use crate::clock::{Moment, Now};
-use crate::job::{JobId, QueueName};
+use crate::job::{Counts, JobId, QueueName};
 
 impl State {
     /// Applies a change from a journal. Call it on a new state, in the journal's order, before any session is
@@ -39,8 +39,13 @@ impl State {
         let options = self.shared_options.intern(SharedOptions { ttr, attempts, backoff });
         let place = self.restored_place(now, place);
         self.insert(id, Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s });
-        self.set_counts(id, counts);
-        self.set_reason(id, reason);
+        // Most jobs never failed; a million look-ups less.
+        if counts != Counts::default() {
+            self.set_counts(id, counts);
+        }
+        if reason.is_some() {
+            self.set_reason(id, reason);
+        }
     }
 
     fn restore_status(&mut self, now: Now, id: JobId, status: JobStatus) {
