@@ -179,11 +179,7 @@ impl<R: Recorder> Queue<R> {
     ) -> Result<(T, R::Position), Broken> {
         let _alarm = Alarm(self);
         let mut guard = self.lock();
-        let (result, position, wakeups) = guard.change(|locked| {
-            let result = work(locked);
-            let position = locked.record();
-            (result, position, locked.take_wakeups())
-        })?;
+        let (result, position, wakeups) = guard.change(work)?;
         if again(&result) {
             MutexGuard::unlock_fair(guard);
         } else {
@@ -250,11 +246,7 @@ impl<R: Recorder> Queue<R> {
         let mut guard = self.locked.lock();
         let waiter = guard.waiters[session.0 as usize].clone();
         loop {
-            let (over, wakeups) = guard.change(|locked| {
-                let over = locked.wait(now, &waiter, session, wait);
-                locked.record();
-                (over, locked.take_wakeups())
-            })?;
+            let (over, _, wakeups) = guard.change(|locked| locked.wait(now, &waiter, session, wait))?;
             if let Some(over) = over {
                 drop(guard);
                 self.wake(wakeups);

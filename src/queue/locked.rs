@@ -86,7 +86,7 @@ impl<R> Locked<R> {
         !self.state.effects().wakes.is_empty()
     }
 
-    pub(super) fn take_wakeups(&mut self) -> Wakeups {
+    fn take_wakeups(&mut self) -> Wakeups {
         let wakes = std::mem::take(&mut self.state.effects().wakes);
         let waiters = wakes.iter().map(|session| self.waiters[session.0 as usize].clone()).collect();
         Wakeups { waiters, timekeeper: self.outruns_timekeeper() }
@@ -106,20 +106,26 @@ impl<R> Locked<R> {
         }
         outruns
     }
+}
 
-    /// Makes a change. If it panics, every later change is refused.
-    pub(super) fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> Result<T, Broken> {
+impl<R: Recorder> Locked<R> {
+    /// Makes a change, records it, and takes the wake-ups that it leaves. Returns also the place of everything
+    /// recorded up to then. If it panics, every later change is refused.
+    pub(super) fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> T,
+    ) -> Result<(T, R::Position, Wakeups), Broken> {
         if self.changing {
             return Err(Broken);
         }
         self.changing = true;
         let result = change(self);
+        let position = self.record();
+        let wakeups = self.take_wakeups();
         self.changing = false;
-        Ok(result)
+        Ok((result, position, wakeups))
     }
-}
 
-impl<R: Recorder> Locked<R> {
     /// Calls `verb` with the state at the moment `now`, and records what it changed. Returns also the place
     /// of everything recorded up to then.
     pub fn with<T>(&mut self, now: Now, verb: impl FnOnce(&mut State, Now) -> T) -> (T, R::Position) {
@@ -141,7 +147,7 @@ impl<R: Recorder> Locked<R> {
         Some((lease, position))
     }
 
-    pub(super) fn record(&mut self) -> R::Position {
+    fn record(&mut self) -> R::Position {
         let mut changes = std::mem::take(&mut self.state.effects().changes);
         if !changes.is_empty() {
             self.recorder.record(&changes, &self.state);
