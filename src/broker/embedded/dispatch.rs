@@ -31,8 +31,9 @@ pub(super) struct Client {
     using: QueueName,
     /// How many queues it watches, in the second dialect.
     watching: usize,
-    /// Whether its last command was a lease that looked at many queues.
-    looked_at_many: bool,
+    /// Whether its last command was a lease that looked at many queues, and so kept the lock for long: others
+    /// should get it now.
+    pub(super) looked_at_many: bool,
     /// The counts of its commands.
     tally: Arc<Tally>,
     /// The place in the journal that has to be durable before the session's replies are sent.
@@ -63,11 +64,6 @@ impl Client {
         if let Some(counted) = command.spec().counted {
             self.tally.count(counted);
         }
-    }
-
-    /// Whether the last command kept the lock for long, so that others should get it now.
-    pub(super) fn looked_at_many(&self) -> bool {
-        self.looked_at_many
     }
 
     /// Notes a place that has to be durable before the next reply is sent.

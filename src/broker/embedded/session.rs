@@ -11,7 +11,7 @@ use super::recording::Recording;
 use crate::broker::{Outcome, Unavailable, Waited, Wanted};
 use crate::clock::Now;
 use crate::error::{Code, Refusal};
-use crate::journal::{Journal, Position};
+use crate::journal::Journal;
 use crate::protocol::{Command, Dialect, Reply};
 use crate::queue::state::SessionEnd;
 use crate::queue::{self, Broken, Queue, Waiter};
@@ -124,7 +124,7 @@ impl Session {
                             }
                         }
                     }
-                    if locked.has_wakeups() || client.looked_at_many() {
+                    if locked.has_wakeups() || client.looked_at_many {
                         return Released::ForOthers;
                     }
                 }
@@ -166,7 +166,7 @@ impl Session {
 
     pub(in crate::broker) fn settle(&mut self) -> Result<(), Refusal> {
         let Some(journal) = &self.engine.journal else { return Ok(()) };
-        journal.wait(self.unsettled()).map_err(unavailable)
+        journal.wait(self.client.unsettled).map_err(unavailable)
     }
 
     pub(in crate::broker) fn settle_or_call<C>(
@@ -181,15 +181,11 @@ impl Session {
             let call = prepare();
             |result: Result<(), _>| call(result.map_err(unavailable))
         };
-        journal.wait_or_call(self.unsettled(), prepare).map_err(unavailable)
+        journal.wait_or_call(self.client.unsettled, prepare).map_err(unavailable)
     }
 
     pub(in crate::broker) fn quit(mut self) {
         self.end(SessionEnd::Quit);
-    }
-
-    fn unsettled(&self) -> Position {
-        self.client.unsettled
     }
 
     fn now(&self) -> Now {
