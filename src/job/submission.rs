@@ -160,31 +160,31 @@ impl Submission {
 
     /// Sets the priority: see [`Options::priority`].
     pub fn priority(mut self, priority: u32) -> Submission {
-        self.options.priority = Priority(priority);
+        self.options = self.options.priority(priority);
         self
     }
 
     /// Sets the delay: see [`Options::delay`].
     pub fn delay(mut self, delay: Duration) -> Submission {
-        self.options.delay = delay;
+        self.options = self.options.delay(delay);
         self
     }
 
     /// Sets the time to run: see [`Options::ttr`].
     pub fn ttr(mut self, ttr: Duration) -> Submission {
-        self.options.ttr = ttr;
+        self.options = self.options.ttr(ttr);
         self
     }
 
     /// Sets the limit of attempts: see [`Options::attempts`].
     pub fn attempts(mut self, attempts: u32) -> Submission {
-        self.options.attempts = attempts;
+        self.options = self.options.attempts(attempts);
         self
     }
 
     /// Sets the wait after the first failure: see [`Options::backoff`].
     pub fn backoff(mut self, backoff: Duration) -> Submission {
-        self.options.backoff = backoff;
+        self.options = self.options.backoff(backoff);
         self
     }
 }
