@@ -11,17 +11,9 @@ use djqs::internal::change::{Change, JobStatus, Place};
 use djqs::internal::journal::storage::{CrashPlan, Operation, OperationKind, SimulatedDisk};
 use djqs::internal::journal::{Fsync, Options, Room};
 use djqs::job::{Counts, JobId};
-use journal_common::{History, Owner, Random, World, eventually, exhaustive, in_line, job, status};
-
-const SEGMENT_BYTES: u64 = 32 << 10;
-
-fn options(fsync: Fsync) -> Options {
-    Options { fsync, segment_bytes: SEGMENT_BYTES, ..Options::default() }
-}
-
-fn open(disk: &SimulatedDisk, fsync: Fsync) -> Arc<Owner> {
-    Owner::open(Arc::new(disk.clone()), options(fsync)).unwrap().0
-}
+use journal_common::{
+    History, Owner, Random, SEGMENT_BYTES, World, eventually, exhaustive, in_line, job, open, options, status,
+};
 
 fn assert_bounded(owner: &Owner) {
     let stats = owner.journal.stats();

@@ -9,17 +9,9 @@ use std::time::Duration;
 
 use djqs::internal::journal::storage::{CrashPlan, Fault, OperationKind, SimulatedDisk};
 use djqs::internal::journal::{Failure, Fsync, Options, Room};
-use journal_common::{History, Owner, Random, World, eventually, exhaustive, in_line, job, random_change};
-
-const SEGMENT_BYTES: u64 = 32 << 10;
-
-fn options(fsync: Fsync) -> Options {
-    Options { fsync, segment_bytes: SEGMENT_BYTES, ..Options::default() }
-}
-
-fn open(disk: &SimulatedDisk, fsync: Fsync) -> Arc<Owner> {
-    Owner::open(Arc::new(disk.clone()), options(fsync)).unwrap().0
-}
+use journal_common::{
+    History, Owner, Random, World, eventually, exhaustive, in_line, job, open, options, random_change,
+};
 
 #[test]
 fn crash_under_many_threads_loses_nothing_acknowledged() {

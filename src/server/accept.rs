@@ -32,7 +32,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How often problems are logged at most.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// When a rejected client is told to try again.
+/// The `retry_after` of the reply to a rejected client.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Accepts and serves connections until the server stops.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use djqs::internal::change::{Change, JobSpec, JobStatus, PauseState, Place};
-use djqs::internal::journal::storage::Storage;
+use djqs::internal::journal::storage::{SimulatedDisk, Storage};
 use djqs::internal::journal::{
     Fsync, JobSize, Journal, Keeper, Live, OpenError, Options, Position, Recovered, Unavailable, job_bytes,
     pause_bytes,
@@ -287,4 +287,17 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The size of the segments of [`options`].
+pub const SEGMENT_BYTES: u64 = 32 << 10;
+
+/// A journal with threads of its own and small segments.
+pub fn options(fsync: Fsync) -> Options {
+    Options { fsync, segment_bytes: SEGMENT_BYTES, ..Options::default() }
+}
+
+/// Opens such a journal.
+pub fn open(disk: &SimulatedDisk, fsync: Fsync) -> Arc<Owner> {
+    Owner::open(Arc::new(disk.clone()), options(fsync)).unwrap().0
 }
