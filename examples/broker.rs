@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use djqs::broker::{Config, DiskStorage, JournalOptions, Outcome, Waited};
-use djqs::protocol::{Command, Reply, Wait};
+use djqs::protocol::{Command, OnDrained, Reply, Wait};
 use djqs::{Broker, Submission};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,7 +44,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn work(broker: &Broker, name: &str) -> Result<(), djqs::Refusal> {
     let mut session = broker.connect();
     loop {
-        let get = Command::Lease { queues: Vec::new(), wait: Wait::AtMost(Duration::from_millis(100)) };
+        let get = Command::Lease {
+            queues: Vec::new(),
+            wait: Wait::AtMost(Duration::from_millis(100)),
+            on_drained: OnDrained::Wait,
+        };
         let lease = match session.execute(get) {
             Outcome::Reply(Reply::Leased(lease)) => lease,
             Outcome::Wait(wanted) => match session.wait(&wanted) {

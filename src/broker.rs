@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
-use crate::job::{Lease, QueueName};
+use crate::job::{Lease, OnDrained, QueueName};
 pub use crate::journal::storage::{DiskError, DiskStorage, Storage, StorageFile};
 use crate::journal::{self};
 pub use crate::journal::{
@@ -261,6 +261,8 @@ pub enum Wanted {
         queues: Vec<QueueName>,
         /// Whether the wait also ends before one of the session's own leases lapses.
         warn: Warn,
+        /// Whether the wait also ends when the queues are drained.
+        on_drained: OnDrained,
         /// When the wait ends without a job; `None` for never.
         deadline: Option<Moment>,
     },
@@ -272,6 +274,8 @@ pub enum Wanted {
 pub enum Waited {
     /// With a job.
     Leased(Lease),
+    /// All of the queues are drained; these of them are paused with jobs that are ready or delayed.
+    Drained(Vec<QueueName>),
     /// At its deadline.
     TimedOut,
     /// Because one of the session's own leases is about to lapse.
@@ -337,12 +341,13 @@ impl Session {
     /// A handle that ends this session's waits from another thread.
     ///
     /// ```
-    /// use djqs::{Broker, broker::{Config, Outcome, Waited}, protocol::{Command, Wait}};
+    /// use djqs::{Broker, broker::{Config, Outcome, Waited}, protocol::{Command, OnDrained, Wait}};
     /// let broker = Broker::in_memory(Config::default());
     /// let mut session = broker.connect();
     /// let canceller = session.canceller();
     /// std::thread::spawn(move || canceller.cancel());
-    /// let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever };
+    /// let (queues, wait, on_drained) = (Vec::new(), Wait::Forever, OnDrained::Wait);
+    /// let get = Command::Lease { queues, wait, on_drained };
     /// let Outcome::Wait(wanted) = session.execute(get) else { unreachable!() };
     /// assert_eq!(session.wait(&wanted), Waited::Cancelled);
     /// ```

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::error::{Error, Refusal};
 use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::protocol::native::{Answer, job_json, write_command};
-use crate::protocol::{Command, Retry, Wait};
+use crate::protocol::{Command, OnDrained, Retry, Wait};
 use crate::stats::{QueueStats, ServerStats};
 
 mod address;
@@ -104,6 +104,18 @@ pub struct Accepted {
     /// If there was an unfinished job with the same key: the state of that job. `id` is then its id, and no
     /// job was added.
     pub duplicate: Option<JobState>,
+}
+
+/// What [`Client::get_or_drained`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Got {
+    /// A job, which this client has leased.
+    Job(Lease),
+    /// There is no job, and the queues are drained; these of them are paused with jobs that are ready or delayed.
+    Drained(Vec<QueueName>),
+    /// No job came in time.
+    TimedOut,
 }
 
 /// What happens to a job after its failure.
@@ -209,9 +221,24 @@ impl Client {
     /// # Errors
     /// See [`Client::call`].
     pub fn get(&mut self, queues: &[QueueName], wait: Wait) -> Result<Option<Lease>, Error> {
-        match self.call(&Command::Lease { queues: queues.to_vec(), wait })? {
+        match self.call(&Command::Lease { queues: queues.to_vec(), wait, on_drained: OnDrained::Wait })? {
             Answer::Leased(lease) => Ok(Some(lease)),
             Answer::Empty => Ok(None),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// As [`Client::get`], but the wait also ends when the queues are drained: none of their jobs is leased, and
+    /// none is ready or delayed unless the queue is paused. Dead jobs don't count.
+    ///
+    /// # Errors
+    /// See [`Client::call`]. [`Error::Refused`] with [`Code::Usage`](crate::Code::Usage) if the server is of a
+    /// version that does not know the option `drain`.
+    pub fn get_or_drained(&mut self, queues: &[QueueName], wait: Wait) -> Result<Got, Error> {
+        match self.call(&Command::Lease { queues: queues.to_vec(), wait, on_drained: OnDrained::End })? {
+            Answer::Leased(lease) => Ok(Got::Job(lease)),
+            Answer::Drained { paused } => Ok(Got::Drained(paused)),
+            Answer::Empty => Ok(Got::TimedOut),
             _ => self.unexpected_reply(),
         }
     }

@@ -71,6 +71,16 @@ impl fmt::Display for JobState {
     }
 }
 
+/// What a wait for a job does when its queues are drained. A queue is drained if none of its jobs is leased, and
+/// none is ready or delayed unless the queue is paused. Dead jobs don't count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDrained {
+    /// It continues: another job may be submitted.
+    Wait,
+    /// It ends.
+    End,
+}
+
 /// How a job's past attempts ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

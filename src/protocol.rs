@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Refusal;
+pub use crate::job::OnDrained;
 use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
 use crate::stats::{JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
 
@@ -67,6 +68,8 @@ pub enum Command {
         queues: Vec<QueueName>,
         /// How long to wait for a job.
         wait: Wait,
+        /// Whether the wait ends when the queues are drained.
+        on_drained: OnDrained,
     },
     /// A leased job is done.
     Ack {
@@ -274,6 +277,11 @@ pub enum Reply {
     Leased(Lease),
     /// No job came in time.
     Empty,
+    /// There was no job, and the queues are drained.
+    Drained {
+        /// Those of them that are paused with jobs that are ready or delayed.
+        paused: Vec<QueueName>,
+    },
     /// Done.
     Done,
     /// A failed job will be tried again after this long.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use djqs::broker::{Config, DiskStorage, JournalOptions, Outcome, Session, Waited};
 use djqs::internal::clock::{Clock, ManualClock};
 use djqs::job::Failure;
-use djqs::protocol::{Command, Reply, Wait};
+use djqs::protocol::{Command, OnDrained, Reply, Wait};
 use djqs::{Broker, JobId, Options, QueueName, Submission};
 
 fn broker() -> (Broker, ManualClock) {
@@ -52,7 +52,11 @@ fn lease_counts_from_its_own_command_though_nothing_was_settled_before_it() {
     let mut session = broker.connect();
     session.execute(Command::Submit(Submission::new(*b"now")));
     clock.advance(Duration::from_secs(3600));
-    let leased = session.execute(Command::Lease { queues: Vec::new(), wait: Wait::AtMost(Duration::ZERO) });
+    let leased = session.execute(Command::Lease {
+        queues: Vec::new(),
+        wait: Wait::AtMost(Duration::ZERO),
+        on_drained: OnDrained::Wait,
+    });
     assert!(matches!(leased, Outcome::Reply(Reply::Leased(_))), "{leased:?}");
     broker.tick();
     let done = session.execute(Command::Ack { id: JobId(1) });
@@ -142,7 +146,7 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
 
 /// Asks for a job and waits for it, without a limit.
 fn wait_for_a_job(session: &mut Session) -> Waited {
-    let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever };
+    let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever, on_drained: OnDrained::Wait };
     let Outcome::Wait(wanted) = session.execute(get) else { panic!("there is a job") };
     session.wait(&wanted)
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Server, aside, until};
-use djqs::client::{AfterFailure, Failure};
+use djqs::client::{AfterFailure, Failure, Got};
 use djqs::protocol::native::Answer;
 use djqs::protocol::{Command as Request, Compat, Retry, Wait};
 use djqs::{Client, Code, Error, JobId, JobState, Key, Priority, QueueName, Submission};
@@ -69,6 +69,8 @@ fn each_command_has_its_method() {
 
     client.pause(&queue, None).unwrap();
     assert_eq!(client.get(&[], AT_ONCE).unwrap(), None);
+    let drained = client.get_or_drained(&[], Wait::Forever).unwrap();
+    assert_eq!(drained, Got::Drained(vec![queue.clone()]), "it is paused with a job");
     assert_eq!(client.queue_stats(&queue).unwrap().paused, Some(None));
     let stats = client.stats().unwrap();
     assert_eq!((stats.pid, stats.queues, stats.totals.acked), (server.child.id(), 1, 1));
@@ -76,6 +78,13 @@ fn each_command_has_its_method() {
     let queues = client.queues().unwrap();
     assert_eq!((queues.len(), &queues[0].name, queues[0].jobs.ready), (1, &queue, 1));
     assert_eq!(client.purge(&queue, Some(JobState::Ready)).unwrap(), 1);
+    assert_eq!(client.get_or_drained(&[], Wait::Forever).unwrap(), Got::Drained(vec![]));
+    client.submit(task("later").delay(Duration::from_secs(60))).unwrap();
+    assert_eq!(client.get_or_drained(&[], AT_ONCE).unwrap(), Got::TimedOut);
+    client.submit(task("now")).unwrap();
+    assert!(
+        matches!(client.get_or_drained(&[], Wait::Forever), Ok(Got::Job(lease)) if &*lease.body == b"now")
+    );
     assert_eq!(refused(client.peek(lease.id)), Code::NotFound);
     assert!(matches!(client.call(&Request::Help), Ok(Answer::Lines(lines)) if lines.len() > 10));
     client.quit().unwrap();

@@ -8,6 +8,7 @@ use djqs::internal::change::{Change, Place};
 use djqs::internal::clock::{ManualClock, Moment, Now};
 use djqs::internal::queue::state::{Accepted, Failed, SessionEnd, SessionId, State, Warn};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
+use djqs::protocol::OnDrained;
 use djqs::stats::StateCounts;
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
 
@@ -79,7 +80,14 @@ impl Bench {
     fn wait(&mut self, session: SessionId, queues: &[&str]) {
         assert_eq!(self.get_of(session, queues), None);
         let queues: Vec<_> = queues.iter().copied().map(name).collect();
-        self.state.wait(session, &queues, Warn::Never);
+        self.state.wait(session, &queues, Warn::Never, OnDrained::Wait);
+    }
+
+    /// As [`Bench::wait`], until the queues are drained.
+    fn drain(&mut self, session: SessionId, queues: &[&str]) {
+        assert_eq!(self.get_of(session, queues), None);
+        let queues: Vec<_> = queues.iter().copied().map(name).collect();
+        self.state.wait(session, &queues, Warn::Never, OnDrained::End);
     }
 
     fn fail(
@@ -322,9 +330,9 @@ fn memory_stays_within_a_twentieth_of_its_limit_whatever_is_named() {
                 _ => {
                     let ok = bench.state.room_for(std::slice::from_ref(&queue)).is_ok();
                     match how {
-                        "wait" if ok => bench.state.wait(session, &[queue], Warn::Never),
+                        "wait" if ok => bench.state.wait(session, &[queue], Warn::Never, OnDrained::Wait),
                         "pause" if ok => bench.state.pause(bench.now, &queue, None),
-                        "default" => bench.state.wait(session, &[], Warn::Never),
+                        "default" => bench.state.wait(session, &[], Warn::Never, OnDrained::Wait),
                         _ => {}
                     }
                     ok
@@ -744,6 +752,101 @@ fn job_whose_lease_lapsed_before_its_waiter_came_is_not_taken() {
     bench.pass(MS);
     assert_eq!(bench.state.take_handed(session), None);
     assert_eq!(bench.is(id), JobState::Ready);
+}
+
+// ---- drained queues ----
+
+#[test]
+fn wait_ends_once_its_queues_are_drained() {
+    let mut bench = Bench::new();
+    let (worker, waiter) = (bench.session(), bench.session());
+    let (first, second) = (bench.leased(worker, options()), bench.leased(worker, options()));
+    bench.submit(delayed(SECOND));
+    bench.drain(waiter, &["default"]);
+    bench.state.ack(worker, first).unwrap();
+    bench.fail(worker, second, Some(5 * SECOND), false, None);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [], "two jobs are delayed");
+
+    bench.pass(SECOND);
+    assert_eq!(bench.woken(), [waiter]);
+    let delayed = bench.state.take_handed(waiter).expect("it is a job").id;
+    bench.state.ack(waiter, delayed).unwrap();
+    bench.drain(waiter, &["default"]);
+    bench.pass(5 * SECOND);
+    assert_eq!(bench.state.take_handed(waiter).map(|lease| lease.id), Some(second));
+    bench.drain(worker, &["default"]);
+    bench.woken();
+    bench.fail(waiter, second, None, true, None);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [worker], "a dead job does not count");
+    assert_eq!(bench.state.take_handed(worker), None);
+    assert_eq!(bench.state.drained(worker, &[]), Some(vec![]));
+}
+
+#[test]
+fn wait_for_several_queues_ends_when_the_last_is_drained() {
+    let mut bench = Bench::new();
+    let (worker, waiter) = (bench.session(), bench.session());
+    let ids = ["a", "b", "c"].map(|queue| bench.submit_to(queue, options()));
+    ids.iter().for_each(|_| _ = bench.get_of(worker, &["a", "b", "c"]));
+    bench.drain(waiter, &["a", "b", "c", "nothing"]);
+    for id in [ids[1], ids[0]] {
+        bench.state.ack(worker, id).unwrap();
+        bench.pass(Duration::ZERO);
+        assert_eq!(bench.woken(), []);
+    }
+    let again = bench.submit_to("a", delayed(SECOND));
+    bench.state.ack(worker, ids[2]).unwrap();
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [], "there is a job in the first again");
+    bench.state.delete(worker, again).unwrap();
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [waiter]);
+}
+
+#[test]
+fn paused_queue_is_drained_when_none_of_its_jobs_is_leased() {
+    let mut bench = Bench::new();
+    let (worker, waiter) = (bench.session(), bench.session());
+    let running = bench.leased(worker, options());
+    bench.pause("default", None);
+    bench.submit(options());
+    bench.drain(waiter, &["default", "other"]);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [], "a job is leased");
+    bench.state.return_job(bench.now, worker, running, None, Duration::ZERO).unwrap();
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [waiter]);
+    assert_eq!(bench.state.drained(waiter, &[name("other"), name("default")]), Some(vec![name("default")]));
+
+    bench.resume("default");
+    assert_eq!(bench.state.drained(waiter, &[name("default")]), None);
+    bench.state.purge(&name("default"), JobState::Ready, JobId(9), 9);
+    bench.submit(delayed(SECOND));
+    bench.drain(waiter, &["default"]);
+    bench.pause("default", None);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [waiter], "as the queue is paused");
+}
+
+#[test]
+fn many_waits_for_a_drained_queue_end_in_slices() {
+    let mut bench = Bench::new();
+    let worker = bench.session();
+    let id = bench.leased(worker, options());
+    let waiters: Vec<_> = (0..600).map(|_| bench.session()).collect();
+    waiters.iter().for_each(|&session| bench.drain(session, &["default"]));
+    bench.state.ack(worker, id).unwrap();
+    let mut ended = Vec::new();
+    while bench.state.next_deadline().is_some_and(|next| next <= bench.now.mono) {
+        bench.state.tick(bench.now, 256);
+        let woken = bench.woken();
+        assert!(woken.len() <= 256, "{} at once", woken.len());
+        ended.extend(woken);
+    }
+    assert_eq!(ended, waiters, "the oldest first");
+    assert_eq!((bench.state.waiting(), bench.state.queue_count()), (0, 0));
 }
 
 // ---- keys ----

@@ -8,7 +8,7 @@ use djqs::job::{Counts, MAX_DURATION};
 use djqs::protocol::native::{
     Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
-use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, Reply, Retry, Wait};
+use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, OnDrained, Reply, Retry, Wait};
 use djqs::stats::{QueueStats, ServerStats, StateCounts};
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, QueueName, Refusal, Submission};
 use proptest::prelude::*;
@@ -110,12 +110,13 @@ fn fail() -> impl Strategy<Value = Command> {
 /// Every command that the dialect can say.
 fn command() -> impl Strategy<Value = Command> {
     let wait = prop_oneof![Just(Wait::Forever), duration().prop_map(Wait::AtMost)];
+    let on_drained = prop_oneof![Just(OnDrained::Wait), Just(OnDrained::End)];
     let limit = prop_oneof![Just(100), 1..=LIST_LIMIT_MAX];
     let state = || prop::option::of(job_state());
     prop_oneof![
         submission().prop_map(Command::Submit),
-        (prop::collection::vec(queue_name(), 0..6), wait)
-            .prop_map(|(queues, wait)| Command::Lease { queues, wait }),
+        (prop::collection::vec(queue_name(), 0..6), wait, on_drained)
+            .prop_map(|(queues, wait, on_drained)| Command::Lease { queues, wait, on_drained }),
         job_id().prop_map(|id| Command::Ack { id }),
         fail(),
         (job_id(), duration()).prop_map(|(id, delay)| Command::Return { id, delay }),
@@ -206,6 +207,7 @@ fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(id, duplicate)| Reply::Accepted { id, duplicate }),
         lease().prop_map(Reply::Leased),
         Just(Reply::Empty),
+        prop::collection::vec(queue_name(), 0..3).prop_map(|paused| Reply::Drained { paused }),
         Just(Reply::Done),
         duration().prop_map(Reply::RetryIn),
         Just(Reply::Dead),
@@ -227,6 +229,7 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
         Reply::Accepted { id, duplicate } => Answer::Accepted { id: *id, duplicate: *duplicate },
         Reply::Leased(lease) => Answer::Leased(lease.clone()),
         Reply::Empty => Answer::Empty,
+        Reply::Drained { paused } => Answer::Drained { paused: paused.clone() },
         Reply::Done => Answer::Done,
         Reply::RetryIn(wait) => Answer::RetryIn(*wait),
         Reply::Dead => Answer::Dead,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use decoding::{Event, decode};
 use djqs::protocol::native::{Answer, read_answer, write_command, write_reply};
 use djqs::protocol::{Command, FrameLimits, HEADER_BYTES_MAX, Reply};
-use djqs::{Code, JobId, JobState, Lease, Refusal, Submission};
+use djqs::{Code, JobId, JobState, Lease, QueueName, Refusal, Submission};
 
 mod decoding;
 
@@ -113,10 +113,13 @@ fn get_names_queues_and_a_wait() {
            GET queue=mail            -> = GET queue=mail
            GET queue=a,b,a wait=0    -> = GET queue=a,b,a wait=0s
            GET wait=90               -> = GET wait=90s
+           GET drain=yes             -> = GET drain=yes
+           GET drain=yes wait=5s     -> = GET wait=5s drain=yes
+           GET drain=no              -> ERR usage drain is yes or not given, not "no"
            GET queue=a,,b            -> ERR bad-name "": a queue name is 1 to 200 bytes of A-Z a-z 0-9 + / ; . $ _ ( ) - and does not begin with -
            GET queue=a queue=b       -> ERR usage queue is given twice; give it once
-           GET mail                  -> ERR usage GET does not take "mail"; options are written name=value, and it has queue, wait
-           GET timeout=5             -> ERR usage GET has no option "timeout"; it has queue, wait
+           GET mail                  -> ERR usage GET does not take "mail"; options are written name=value, and it has queue, wait, drain
+           GET timeout=5             -> ERR usage GET has no option "timeout"; it has queue, wait, drain
            GET:                      -> ERR usage GET takes no body: leave out the colon and what follows
            GET wait=0: x             -> ERR usage GET takes no body: leave out the colon and what follows"#,
     );
@@ -444,6 +447,11 @@ fn replies_are_written_as_the_reference_has_them() {
         &Answer::Accepted { id, duplicate },
     );
     reply(&Reply::Empty, "EMPTY\n", &Answer::Empty);
+    let paused = vec![QueueName::new("a").unwrap(), QueueName::new("b").unwrap()];
+    let (drained, answer) = (Reply::Drained { paused: vec![] }, Answer::Drained { paused: vec![] });
+    reply(&drained, "EMPTY drained=yes\n", &answer);
+    let (drained, answer) = (Reply::Drained { paused: paused.clone() }, Answer::Drained { paused });
+    reply(&drained, "EMPTY drained=yes paused=a,b\n", &answer);
     reply(&Reply::Done, "OK\n", &Answer::Done);
     reply(&Reply::RetryIn(second), "OK retry=1s\n", &Answer::RetryIn(second));
     reply(&Reply::Dead, "OK dead=yes\n", &Answer::Dead);

@@ -8,6 +8,7 @@ use djqs::internal::change::Change;
 use djqs::internal::clock::{Clock, ManualClock, Stopwatch};
 use djqs::internal::queue::state::{State, Warn};
 use djqs::internal::queue::{Queue, Recorder, Wait, Waited};
+use djqs::protocol::OnDrained;
 use djqs::{JobId, Options, QueueName, Submission};
 
 /// How long to wait for what must come at once, before it is taken for lost.
@@ -45,7 +46,15 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
         thread::spawn(move || {
             let (session, _) = queue.open_session();
             let waited = queue
-                .wait(session, &Wait { queues: &[QueueName::default()], warn: Warn::Never, deadline: None })
+                .wait(
+                    session,
+                    &Wait {
+                        queues: &[QueueName::default()],
+                        warn: Warn::Never,
+                        on_drained: OnDrained::Wait,
+                        deadline: None,
+                    },
+                )
                 .unwrap();
             done.send(waited).expect("the test listens");
         })
@@ -74,6 +83,39 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
 }
 
 #[test]
+fn wait_for_drained_queues_ends_with_the_last_job() {
+    let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::system(), Nowhere, || ()));
+    let timekeeper = {
+        let queue = queue.clone();
+        thread::spawn(move || queue.keep_time(|| ()))
+    };
+    let now = || queue.clock().now();
+    let (worker, _) = queue.open_session();
+    queue
+        .with(now(), |state, now| state.submit(now, Submission::new(*b"work")).map(drop))
+        .unwrap()
+        .0
+        .unwrap();
+    let (lease, ()) = queue.locked(|locked| locked.lease(now(), worker, &[])).unwrap().expect("a job");
+    let (done, told_done) = mpsc::channel();
+    let waiter = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            let (session, _) = queue.open_session();
+            let wait = Wait { queues: &[], warn: Warn::Never, on_drained: OnDrained::End, deadline: None };
+            done.send(queue.wait(session, &wait).unwrap()).expect("the test listens");
+        })
+    };
+    until_one_waits(&queue);
+    queue.with(now(), |state, _| state.ack(worker, lease.id)).unwrap().0.expect("it is leased");
+    let waited = told_done.recv_timeout(LOST_AFTER).expect("nothing is left to wait for");
+    assert_eq!(waited, Waited::Drained(vec![], ()));
+    waiter.join().expect("it has not panicked");
+    queue.stop();
+    timekeeper.join().expect("it has not panicked");
+}
+
+#[test]
 fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
     let clock = ManualClock::default();
     let queue = Arc::new(Queue::new(State::new(u64::MAX, 1), Clock::Manual(clock.clone()), Nowhere, || ()));
@@ -88,7 +130,17 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
     let waiter = {
         let queue = queue.clone();
         thread::spawn(move || {
-            queue.wait(session, &Wait { queues: &[], warn: Warn::BeforeLapse, deadline: None }).unwrap()
+            queue
+                .wait(
+                    session,
+                    &Wait {
+                        queues: &[],
+                        warn: Warn::BeforeLapse,
+                        on_drained: OnDrained::Wait,
+                        deadline: None,
+                    },
+                )
+                .unwrap()
         })
     };
     until_one_waits(&queue);
@@ -108,6 +160,11 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
 
     queue.with(now(), |state, _| state.ack(session, first)).unwrap().0.expect("it is leased");
     let over = Some(now().mono);
-    let waited = queue.wait(session, &Wait { queues: &[], warn: Warn::BeforeLapse, deadline: over }).unwrap();
+    let waited = queue
+        .wait(
+            session,
+            &Wait { queues: &[], warn: Warn::BeforeLapse, on_drained: OnDrained::Wait, deadline: over },
+        )
+        .unwrap();
     assert_eq!(waited, Waited::TimedOut, "nothing lapses any more");
 }

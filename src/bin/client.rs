@@ -37,7 +37,7 @@ struct Flags {
     /// An object always has line (the line number of the command), ok (true or false) and reply (the reply's
     /// first word: ACK, JOB, EMPTY, OK, PONG or ERR). Then come the parts of the reply: id, duplicate, state;
     /// queue, attempt, ttr_ms, body (or body_base64 if it is not UTF-8), and what PEEK shows; retry_ms, dead,
-    /// count; lines (an array of strings, or of LIST's objects); for ERR code, text and retry_after_ms
+    /// drained, paused (an array of names), count; lines (an array of strings, or of LIST's objects); for ERR code, text and retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
@@ -65,7 +65,8 @@ const AFTER_HELP: &str = "\
 Commands (client HELP shows all of them):
   TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D]
        [key=K]: body                    submit a job: ACK id
-  GET [queue=Q[,Q...]] [wait=D]         lease a job: JOB, or EMPTY if none
+  GET [queue=Q[,Q...]] [wait=D] [drain=yes]
+                                        lease a job: JOB, or EMPTY if none
   ACK id, RETURN id, TOUCH id, FAIL id [dead=yes][: reason]
                                         report on a leased job
   PEEK id, LIST queue=Q [state=S]       look at jobs

@@ -218,7 +218,7 @@ mod tests {
     use crate::broker::{Broker, Fsync, Outcome};
     use crate::error::Code;
     use crate::job::Submission;
-    use crate::protocol::{Command, Dialect, Reply};
+    use crate::protocol::{Command, Dialect, OnDrained, Reply, Wait};
     use crate::stats::Counted;
 
     /// Executes `count` submissions as a connection does: in batches of 64, settled after each. Returns how
@@ -259,7 +259,7 @@ mod tests {
     fn commands_behind_one_that_waits_are_counted_once() {
         let broker = Broker::in_memory(Config::default());
         let mut session = broker.connect();
-        let lease = Command::Lease { queues: Vec::new(), wait: crate::protocol::Wait::Forever };
+        let lease = Command::Lease { queues: Vec::new(), wait: Wait::Forever, on_drained: OnDrained::Wait };
         let touch = Command::Touch { id: JobId(1), ttr: None };
         let mut commands: VecDeque<_> =
             [lease, touch.clone(), touch].into_iter().map(|command| (command, Dialect::Native)).collect();
@@ -279,7 +279,7 @@ mod tests {
         std::thread::scope(|scope| {
             let waits = scope.spawn(move || {
                 let queues = vec![QueueName::new("empty").unwrap()];
-                let lease = Command::Lease { queues, wait: crate::protocol::Wait::Forever };
+                let lease = Command::Lease { queues, wait: Wait::Forever, on_drained: OnDrained::Wait };
                 let Outcome::Wait(wanted) = waiting.execute(lease) else { panic!("there is no job") };
                 waiting.wait(&wanted)
             });

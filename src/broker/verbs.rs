@@ -9,7 +9,7 @@ use super::{LIST_BYTES_MAX, LIST_JOBS_MAX};
 use crate::error::Code;
 use crate::error::Refusal;
 use crate::job::{Failure, Job, JobId, JobState, Lease, QueueName, Submission};
-use crate::protocol::{Command, Reply, Retry, Wait};
+use crate::protocol::{Command, OnDrained, Reply, Retry, Wait};
 use crate::stats::QueueStats;
 
 impl Session {
@@ -30,7 +30,11 @@ impl Session {
     /// # Errors
     /// [`Code::Internal`] after a fault in the broker.
     pub fn lease(&mut self, queues: &[QueueName]) -> Result<Option<Lease>, Refusal> {
-        match self.reply(Command::Lease { queues: queues.to_vec(), wait: Wait::AtMost(Duration::ZERO) })? {
+        match self.reply(Command::Lease {
+            queues: queues.to_vec(),
+            wait: Wait::AtMost(Duration::ZERO),
+            on_drained: OnDrained::Wait,
+        })? {
             Reply::Leased(lease) => Ok(Some(lease)),
             Reply::Empty => Ok(None),
             other => unexpected(&other),

@@ -42,6 +42,13 @@ impl Serialize for Reply<'_> {
                 body_member(&mut map, &lease.body)?;
             }
             Answer::Found(job) => members(&mut map, job)?,
+            Answer::Drained { paused } => {
+                map.serialize_entry("drained", &true)?;
+                if !paused.is_empty() {
+                    let names: Vec<&str> = paused.iter().map(|queue| queue.as_str()).collect();
+                    map.serialize_entry("paused", &names)?;
+                }
+            }
             Answer::Empty | Answer::Done | Answer::Pong => {}
             Answer::RetryIn(wait) => map.serialize_entry("retry_ms", &millis(*wait))?,
             Answer::Dead => map.serialize_entry("dead", &true)?,
@@ -65,7 +72,7 @@ fn first_word(answer: &Answer) -> &'static str {
     match answer {
         Answer::Accepted { .. } => "ACK",
         Answer::Leased(_) | Answer::Found(_) => "JOB",
-        Answer::Empty => "EMPTY",
+        Answer::Empty | Answer::Drained { .. } => "EMPTY",
         Answer::Done | Answer::RetryIn(_) | Answer::Dead | Answer::Count(_) | Answer::Lines(_) => "OK",
         Answer::Pong => "PONG",
         Answer::Refused(_) => "ERR",
@@ -108,13 +115,18 @@ mod tests {
 
     #[test]
     fn every_kind_of_reply_is_one_object_on_one_line() {
-        let pairs: [(&[u8], &str); 12] = [
+        let pairs: [(&[u8], &str); 14] = [
             (b"ACK 3\n", r#""ok":true,"reply":"ACK","id":3"#),
             (
                 b"ACK 3 duplicate=yes state=dead\n",
                 r#""ok":true,"reply":"ACK","id":3,"duplicate":true,"state":"dead""#,
             ),
             (b"EMPTY\n", r#""ok":true,"reply":"EMPTY""#),
+            (b"EMPTY drained=yes\n", r#""ok":true,"reply":"EMPTY","drained":true"#),
+            (
+                b"EMPTY drained=yes paused=a,b\n",
+                r#""ok":true,"reply":"EMPTY","drained":true,"paused":["a","b"]"#,
+            ),
             (b"OK\n", r#""ok":true,"reply":"OK""#),
             (b"OK retry=2s\n", r#""ok":true,"reply":"OK","retry_ms":2000"#),
             (b"OK dead=yes\n", r#""ok":true,"reply":"OK","dead":true"#),

@@ -58,7 +58,7 @@ impl Command {
             Command::Submit(job) => {
                 Spec::BRIEF.counted(C::Submit).repeatable().only_if(true, job.options.key.is_some())
             }
-            Command::Lease { queues, wait } => {
+            Command::Lease { queues, wait, .. } => {
                 let counted = if *wait == Wait::Forever { C::LeaseForever } else { C::LeaseWithin };
                 Spec::BRIEF.counted(counted).repeatable().only_if(queues.len() <= FEW_QUEUES, true)
             }

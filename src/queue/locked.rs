@@ -11,7 +11,7 @@ use super::state::{SessionId, State, Warn};
 use super::{Broken, Recorder};
 use crate::clock::{Moment, Now};
 use crate::error::Refusal;
-use crate::job::{Lease, QueueName};
+use crate::job::{Lease, OnDrained, QueueName};
 
 /// What the lock guards.
 pub struct Locked<R> {
@@ -56,6 +56,9 @@ pub struct Waiter {
 pub enum Waited<P> {
     /// With a job, and the place in the record of changes that has to be durable before the job is shown.
     Leased(Lease, P),
+    /// All of its queues are drained; these of them are paused with jobs that are ready or delayed. Then comes
+    /// the place in the record that has to be durable before this is shown.
+    Drained(Vec<QueueName>, P),
     /// At its deadline.
     TimedOut,
     /// Because one of the session's own leases is about to lapse.
@@ -177,6 +180,12 @@ impl<R: Recorder> Locked<R> {
             let position = self.recorder.position_of(lease.id);
             return Some(Waited::Leased(lease, position));
         }
+        if asks
+            && wait.on_drained == OnDrained::End
+            && let Some(paused) = self.state.drained(session, wait.queues)
+        {
+            return Some(Waited::Drained(paused, self.recorder.position()));
+        }
         let lapses_soon = asks && wait.warn == Warn::BeforeLapse && self.state.lapses_soon(now, session);
         let over = if waiter.cancelled.load(Ordering::Relaxed) {
             Waited::Cancelled
@@ -189,7 +198,7 @@ impl<R: Recorder> Locked<R> {
                 if let Err(refusal) = self.state.room_for(wait.queues) {
                     return Some(Waited::Refused(refusal));
                 }
-                self.state.wait(session, wait.queues, wait.warn);
+                self.state.wait(session, wait.queues, wait.warn, wait.on_drained);
             }
             return None;
         };
@@ -205,6 +214,8 @@ pub struct Wait<'a> {
     pub queues: &'a [QueueName],
     /// Whether the wait also ends before one of the session's own leases lapses.
     pub warn: Warn,
+    /// Whether it ends when the queues are drained.
+    pub on_drained: OnDrained,
     /// When it ends without a job; `None` for never.
     pub deadline: Option<Moment>,
 }

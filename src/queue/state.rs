@@ -22,8 +22,8 @@ use crate::change::Change;
 use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{
-    Counts, Job, JobId, JobState, Key, Lease, MAX_BACKOFF, MAX_REASON_BYTES, Options, Priority, QueueName,
-    Submission,
+    Counts, Job, JobId, JobState, Key, Lease, MAX_BACKOFF, MAX_REASON_BYTES, OnDrained, Options, Priority,
+    QueueName, Submission,
 };
 use crate::stats::{StateCounts, Totals};
 use moves::{cut, job_cost};
@@ -33,6 +33,7 @@ use shared_options::{SharedOptions, SharedOptionsTable};
 pub use slot::COUNTED_IN_SLOT;
 use slot::{Crash, Extra, Packed, Past, Place, Slot, counts_in_advance};
 
+mod drain;
 mod durable;
 mod moves;
 mod names;
@@ -73,7 +74,7 @@ pub struct SessionId(pub(crate) u32);
 pub struct Effects {
     /// Changes to record in the journal, in order. Empty without a journal.
     pub changes: Vec<Change>,
-    /// Waiting sessions that were given a job or a warning.
+    /// Waiting sessions that were given a job or a warning, or whose queues are drained.
     pub wakes: Vec<SessionId>,
 }
 
@@ -132,6 +133,8 @@ pub struct State {
     /// The last number given to a waiting session. The session with the lowest number has waited longest.
     tickets: u64,
     waiting: u64,
+    /// Sessions whose wait ends when their queues are drained, with their tickets: see `drain`.
+    drainers: BTreeSet<(QueueIx, u64, SessionId)>,
     /// How many sessions use a queue other than `default`, and how many have a watch list of their own.
     using_others: u64,
     watching_others: u64,
@@ -225,6 +228,8 @@ struct PendingWait {
     ticket: u64,
     queues: Vec<QueueIx>,
     warn: Warn,
+    /// Under which of the queues [`State::drainers`] has it.
+    drains: Option<QueueIx>,
 }
 
 /// What to check when a timer is due.
@@ -252,6 +257,7 @@ impl State {
             free_sessions: Vec::new(),
             tickets: 0,
             waiting: 0,
+            drainers: BTreeSet::new(),
             using_others: 0,
             watching_others: 0,
             keys: BTreeMap::new(),

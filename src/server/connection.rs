@@ -226,6 +226,7 @@ impl Connection<'_> {
         }
         let reply = match self.session.wait(wanted) {
             Waited::Leased(lease) => Reply::Leased(lease),
+            Waited::Drained(paused) => Reply::Drained { paused },
             Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::Refused(refusal) => Reply::Refused(refusal),
             Waited::Cancelled if self.shared.is_stopping() => Reply::Refused(Refusal::new(

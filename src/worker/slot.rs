@@ -20,7 +20,7 @@ use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::{JobId, Lease};
 use crate::protocol::native::Answer;
-use crate::protocol::{Command, Wait};
+use crate::protocol::{Command, OnDrained, Wait};
 
 /// How long a new connection's server may take to answer PING.
 const GREETING_PATIENCE: Duration = Duration::from_secs(20);
@@ -149,7 +149,11 @@ impl Slot {
     fn ask_for_job(&mut self) -> Result<Answer, NoJob> {
         let Some(link) = &mut self.link else { return Err(NoJob::PhaseChanged) };
         let wait = if self.shared.drain { Wait::AtMost(Duration::ZERO) } else { Wait::Forever };
-        link.connection.send(&Command::Lease { queues: self.shared.queues.clone(), wait });
+        link.connection.send(&Command::Lease {
+            queues: self.shared.queues.clone(),
+            wait,
+            on_drained: OnDrained::Wait,
+        });
         loop {
             let received = receive(&self.shared, &mut link.connection, &self.wake, None);
             let fetching = self.shared.control.phase() == Phase::Fetch;

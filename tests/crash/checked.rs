@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use djqs::protocol::native::Answer;
-use djqs::protocol::{Command, Retry, Wait};
+use djqs::protocol::{Command, OnDrained, Retry, Wait};
 use djqs::{Code, JobId, JobState, Key, Lease, Options, Refusal, Submission};
 
 use crate::history::{Connection, History};
@@ -50,7 +50,10 @@ impl Story {
         let Submission { queue, options, body, .. } = job.clone();
         let mut lease = Lease::new(id, body);
         (lease.queue, lease.attempt, lease.ttr) = (queue.clone(), attempt, options.ttr);
-        self.say(&Command::Lease { queues: vec![queue], wait: Wait::Forever }, Answer::Leased(lease));
+        self.say(
+            &Command::Lease { queues: vec![queue], wait: Wait::Forever, on_drained: OnDrained::Wait },
+            Answer::Leased(lease),
+        );
     }
 
     fn fail(&mut self, id: JobId, dead: bool, reason: &str, answer: Answer) {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use djqs::protocol::{Command, LIST_LIMIT_DEFAULT, Retry, Wait};
+use djqs::protocol::{Command, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
 use djqs::{JobId, JobState, Key, Lease, Options, QueueName, Submission};
 
 use crate::dice::Dice;
@@ -194,7 +194,11 @@ pub(crate) fn submission(
 }
 
 fn get(queues: &[&str], wait: Duration) -> Command {
-    Command::Lease { queues: queues.iter().map(|name| queue(name)).collect(), wait: Wait::AtMost(wait) }
+    Command::Lease {
+        queues: queues.iter().map(|name| queue(name)).collect(),
+        wait: Wait::AtMost(wait),
+        on_drained: OnDrained::Wait,
+    }
 }
 
 /// Options as submitters have them; no lease of them lapses while a test runs.

@@ -22,6 +22,7 @@ use djqs::internal::queue::state::{
     Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionEnd, SessionId, State, Warn,
 };
 use djqs::job::MAX_REASON_BYTES;
+use djqs::protocol::OnDrained;
 use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
 use model::{Due, Model, QueueNo};
 
@@ -37,7 +38,7 @@ const OPS_PRINTED: usize = 40;
 const OPS_BETWEEN_COMPARISONS: u64 = 300;
 
 /// What has to happen often enough for the comparison to mean something.
-const WORTH_COMPARING: [&str; 17] = [
+const WORTH_COMPARING: [&str; 18] = [
     "jobs accepted",
     "submissions refused",
     "duplicates",
@@ -51,6 +52,7 @@ const WORTH_COMPARING: [&str; 17] = [
     "leases lapsed",
     "pauses over",
     "warnings",
+    "drains over",
     "orders to be explained",
     "compactions",
     "restarts",
@@ -252,6 +254,7 @@ enum Op {
         queues: Vec<QueueNo>,
         wait: bool,
         wary: bool,
+        drains: bool,
     },
     Leave {
         session: SessionId,
@@ -493,6 +496,7 @@ impl Run {
                 queues: if self.random.percent(30) { Vec::new() } else { self.random_queues() },
                 wait: self.random.below(100) < self.profile.wait_percent,
                 wary: self.random.percent(50),
+                drains: self.random.percent(30),
             },
             32..42 => Op::Ack { session: worker, id: self.random_id(Some(worker)) },
             42..52 => Op::Fail {
@@ -720,7 +724,9 @@ impl Run {
             Op::OpenSession => self.open_session(),
             Op::EndSession { session, ending, most } => self.end_session(session, ending, most),
             Op::Submit { queue, options, body } => self.submit(queue, options, body),
-            Op::Get { session, queues, wait, wary } => self.get(session, &queues, wait, wary),
+            Op::Get { session, queues, wait, wary, drains } => {
+                self.get(session, &queues, wait.then_some((wary, drains)));
+            }
             Op::Leave { session } => {
                 self.state.cancel_wait(session);
                 self.model.cancel_wait(session);
@@ -871,7 +877,8 @@ impl Run {
         assert_same(seen, expected);
     }
 
-    fn get(&mut self, session: SessionId, queues: &[QueueNo], wait: bool, wary: bool) {
+    /// `wait` says whether it wants warnings, and whether it ends when its queues are drained.
+    fn get(&mut self, session: SessionId, queues: &[QueueNo], wait: Option<(bool, bool)>) {
         let names: Vec<_> = queues.iter().map(|&queue| self.names[queue].clone()).collect();
         let watched = self.model.watched(session);
         let queues = if queues.is_empty() { &watched } else { queues };
@@ -879,12 +886,17 @@ impl Run {
         let expected = self.model.lease(self.now, session, queues);
         assert_eq!(seen, expected.map(|id| self.model.lease_of(id)));
         assert_eq!(self.state.lapses_soon(self.now, session), self.model.lapses_soon(self.now, session));
+        let drained = self.model.drained(queues);
+        let drained = drained.map(|held| held.iter().map(|&queue| self.names[queue].clone()).collect());
+        assert_eq!(self.state.drained(session, &names), drained);
         if expected.is_some() {
             self.count("jobs leased");
-        } else if wait {
+        } else if let Some((wary, drains)) = wait {
             self.count("waits");
-            self.state.wait(session, &names, if wary { Warn::BeforeLapse } else { Warn::Never });
-            self.model.wait(session, queues, wary);
+            let warn = if wary { Warn::BeforeLapse } else { Warn::Never };
+            let on_drained = if drains { OnDrained::End } else { OnDrained::Wait };
+            self.state.wait(session, &names, warn, on_drained);
+            self.model.wait(session, queues, wary, drains);
         }
     }
 
@@ -912,20 +924,28 @@ impl Run {
         let woken = std::mem::take(&mut self.state.effects().wakes);
         let warned: Vec<_> =
             woken.iter().copied().filter(|&session| self.state.take_warned(session)).collect();
-        let done: Vec<Due> = due.iter().copied().filter(|&due| self.is_done(due, &warned)).collect();
+        // If several sessions were given a job, taking it shows which one. A single one may take it later, unless
+        // its wait may have ended because its queues are drained.
+        let (mut taken, mut drained) = (Vec::new(), Vec::new());
+        for &session in woken.iter().filter(|session| !warned.contains(session)) {
+            let drains = self.model.drainers.contains(&session);
+            if woken.len() == 1 && !drains {
+                continue;
+            }
+            match self.state.take_handed(session) {
+                Some(lease) => taken.push((session, lease.id)),
+                None if drains => drained.push(Due::Drained(session)),
+                None => panic!("{session:?} was woken for a job"),
+            }
+        }
+        let mut done: Vec<Due> = due.iter().copied().filter(|&due| self.is_done(due, &warned)).collect();
+        // What happens in a tick may drain a queue.
+        done.extend(drained);
         let free = done.iter().filter(|due| matches!(due, Due::PauseOver(_) | Due::Warning(_))).count();
         assert!((done.len() - free) as u64 <= most, "{done:?} is more than {most}");
 
         if done.is_empty() {
             return assert_eq!(woken, [], "nothing has happened");
-        }
-        // If several sessions were given a job, taking it shows which one. A single one may take it later.
-        let mut taken = Vec::new();
-        if woken.len() > 1 {
-            for &session in woken.iter().filter(|session| !warned.contains(session)) {
-                let lease = self.state.take_handed(session).expect("it was woken for it");
-                taken.push((session, lease.id));
-            }
         }
         let Some(explanation) = self.explain(&self.model, &done, &woken, &taken) else {
             panic!(
@@ -938,6 +958,7 @@ impl Run {
                 Due::LeaseLapsed(_) => "leases lapsed",
                 Due::PauseOver(_) => "pauses over",
                 Due::Warning(_) => "warnings",
+                Due::Drained(_) => "drains over",
             });
         }
         if done.len() > 1 && !woken.is_empty() {
@@ -961,6 +982,8 @@ impl Run {
                 stats.is_none_or(|stats| stats.paused.is_none())
             }
             Due::Warning(session) => warned.contains(&session),
+            // The caller knows it better.
+            Due::Drained(_) => false,
         }
     }
 

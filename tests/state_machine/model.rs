@@ -31,8 +31,8 @@ pub(crate) type QueueNo = usize;
 /// The queue that every session uses and watches until it says otherwise.
 pub(crate) const DEFAULT: QueueNo = 0;
 
-/// Stands for a job if a session was woken for a warning.
-const WARNED: JobId = JobId(0);
+/// Stands for a job if a session was woken for another reason: a warning, or its queues are drained.
+const NO_JOB: JobId = JobId(0);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -50,6 +50,8 @@ pub(crate) struct Model {
     pub(crate) woken: Vec<(SessionId, JobId)>,
     /// Waiting sessions that want a warning before one of their leases lapses.
     pub(crate) wary: Vec<SessionId>,
+    /// Waiting sessions whose wait ends when their queues are drained.
+    pub(crate) drainers: Vec<SessionId>,
     /// All sessions, and what they use and watch.
     pub(crate) attached: BTreeMap<SessionId, Attached>,
     /// How many jobs have become dead.
@@ -144,6 +146,8 @@ pub(crate) enum Due {
     LeaseLapsed(JobId),
     PauseOver(QueueNo),
     Warning(SessionId),
+    /// The queues that a waiting session named are drained.
+    Drained(SessionId),
 }
 
 impl ModelJob {
@@ -187,6 +191,7 @@ impl Model {
             leaving: BTreeMap::new(),
             woken: Vec::new(),
             wary: Vec::new(),
+            drainers: Vec::new(),
             attached: BTreeMap::new(),
             deaths: 0,
             last_id: JobId(0),
@@ -245,9 +250,12 @@ impl Model {
         Some(id)
     }
 
-    pub(crate) fn wait(&mut self, session: SessionId, queues: &[QueueNo], wary: bool) {
+    pub(crate) fn wait(&mut self, session: SessionId, queues: &[QueueNo], wary: bool, drains: bool) {
         if wary {
             self.wary.push(session);
+        }
+        if drains {
+            self.drainers.push(session);
         }
         self.waiters.push((session, queues.to_vec()));
         queues.iter().for_each(|&queue| {
@@ -258,6 +266,7 @@ impl Model {
     pub(crate) fn cancel_wait(&mut self, session: SessionId) {
         self.waiters.retain(|waiter| waiter.0 != session);
         self.wary.retain(|waiter| *waiter != session);
+        self.drainers.retain(|waiter| *waiter != session);
         self.forget_unused_queues();
     }
 
@@ -614,11 +623,32 @@ impl Model {
             let &(until, _) = self.leases_of(session).first()?;
             Some((until.before(LAPSES_SOON), Due::Warning(session)))
         });
-        jobs.chain(pauses).chain(warnings).collect()
+        let drained = self.drainers.iter().filter(|&&session| self.wait_is_drained(session));
+        let drained = drained.map(|&session| (Moment::from_millis(0), Due::Drained(session)));
+        jobs.chain(pauses).chain(warnings).chain(drained).collect()
     }
 
-    /// Whether something of the same kind should happen before this: the delays of a queue end in the order
-    /// of their deadlines, and so do the leases of a session.
+    /// Whether the queues that a waiting session named are all drained.
+    fn wait_is_drained(&self, session: SessionId) -> bool {
+        let waiter = self.waiters.iter().find(|waiter| waiter.0 == session);
+        waiter.is_some_and(|(_, queues)| self.drained(queues).is_some())
+    }
+
+    /// If none of the queues has jobs that are not dead, apart from paused queues without leased jobs: those of
+    /// them that are paused and have such jobs.
+    pub(crate) fn drained(&self, queues: &[QueueNo]) -> Option<Vec<QueueNo>> {
+        let jobs = |queue| self.jobs.iter().filter(move |job| job.queue == queue && job.place != Place::Dead);
+        let leased = |job: &ModelJob| job.holder().is_some();
+        let is_drained = |&queue: &QueueNo| match self.is_paused(queue) {
+            true => !jobs(queue).any(leased),
+            false => jobs(queue).next().is_none(),
+        };
+        let held = queues.iter().copied().filter(|&queue| jobs(queue).next().is_some());
+        queues.iter().all(is_drained).then(|| held.collect())
+    }
+
+    /// Whether something else has to happen before this: the delays of a queue end in the order of their
+    /// deadlines, and so do the leases of a session; a wait for drained queues does not end while they are not.
     pub(crate) fn has_sooner_sibling(&self, due: Due) -> bool {
         match due {
             Due::DelayOver(id) => {
@@ -635,6 +665,7 @@ impl Model {
                 let holder = self.expect(id).holder().expect("it is leased");
                 self.leases_of(holder)[0].1 != id || self.wary.contains(&holder)
             }
+            Due::Drained(session) => !self.wait_is_drained(session),
             Due::PauseOver(_) | Due::Warning(_) => false,
         }
     }
@@ -644,9 +675,9 @@ impl Model {
             Due::DelayOver(id) => self.requeue(now, id, Duration::ZERO),
             Due::LeaseLapsed(id) => self.crash(now, id, LAPSED),
             Due::PauseOver(queue) => self.resume(now, queue),
-            Due::Warning(session) => {
+            Due::Warning(session) | Due::Drained(session) => {
                 self.cancel_wait(session);
-                self.woken.push((session, WARNED));
+                self.woken.push((session, NO_JOB));
             }
         }
     }
@@ -683,6 +714,7 @@ impl Model {
             };
         }
         model.wary.clear();
+        model.drainers.clear();
         model.attached.clear();
         model.totals = Totals::default();
         model.default_past = QueuePast::default();
@@ -873,6 +905,7 @@ impl Model {
         {
             let (session, _) = self.waiters.remove(at);
             self.wary.retain(|waiter| *waiter != session);
+            self.drainers.retain(|waiter| *waiter != session);
             self.lease_to(now, id, session);
             self.handed.push((session, id));
             self.woken.push((session, id));

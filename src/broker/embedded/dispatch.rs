@@ -14,7 +14,7 @@ use super::tallies::Tally;
 use crate::broker::{LIST_BYTES_MAX, LIST_JOBS_MAX, Outcome, RECORD_BYTES_MAX, Wanted};
 use crate::clock::Now;
 use crate::error::{Code, Refusal};
-use crate::job::{Job, JobId, JobState, QueueName, Submission};
+use crate::job::{Job, JobId, JobState, OnDrained, QueueName, Submission};
 use crate::journal::{Position, Room};
 use crate::protocol::{Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Failed, SessionId, Slice, State, Warn};
@@ -85,7 +85,9 @@ impl Client {
         let mut call = Call { client: self, locked, now };
         let reply = match command {
             Command::Submit(submission) => return call.submit(engine, submission, has_room),
-            Command::Lease { queues, wait } => return Step::Done(call.lease(queues, Warn::Never, wait)),
+            Command::Lease { queues, wait, on_drained } => {
+                return Step::Done(call.lease(queues, Warn::Never, wait, on_drained));
+            }
             Command::Ack { id } => call.with(|state, _| state.ack(session, id)).map(done),
             Command::Fail { id, delay, dead, reason } => {
                 let reason = reason.filter(|reason| engine.has_room_for_reason(reason.len()));
@@ -334,7 +336,7 @@ impl Call<'_> {
         Step::Done(answer(reply))
     }
 
-    fn lease(&mut self, queues: Vec<QueueName>, warn: Warn, wait: Wait) -> Outcome {
+    fn lease(&mut self, queues: Vec<QueueName>, warn: Warn, wait: Wait, on_drained: OnDrained) -> Outcome {
         let session = self.client.id;
         let leased = self.locked.lease(self.now, session, &queues);
         self.client.looked_at_many = queues.is_empty() && self.client.watching > FEW_QUEUES;
@@ -345,12 +347,17 @@ impl Call<'_> {
         if warn == Warn::BeforeLapse && self.look(|state, now| state.lapses_soon(now, session)) {
             return Outcome::Reply(Reply::LapsesSoon);
         }
+        if on_drained == OnDrained::End
+            && let Some(paused) = self.with(|state, _| state.drained(session, &queues))
+        {
+            return Outcome::Reply(Reply::Drained { paused });
+        }
         let deadline = match wait {
             Wait::AtMost(Duration::ZERO) => return Outcome::Reply(Reply::Empty),
             Wait::AtMost(time) => Some(self.now.mono.after(time)),
             Wait::Forever => None,
         };
-        Outcome::Wait(Wanted::Job { queues, warn, deadline })
+        Outcome::Wait(Wanted::Job { queues, warn, on_drained, deadline })
     }
 
     fn pause(&mut self, queue: &QueueName, time: Option<Duration>) -> Result<(), Refusal> {
@@ -368,7 +375,7 @@ impl Call<'_> {
         let using = self.client.using.clone();
         let reply = match command {
             Compat::LeaseWatched { wait } => {
-                return Step::Done(self.lease(Vec::new(), Warn::BeforeLapse, wait));
+                return Step::Done(self.lease(Vec::new(), Warn::BeforeLapse, wait, OnDrained::Wait));
             }
             Compat::SubmitHere(options, body) => {
                 return self.submit(engine, Submission { queue: using, options, body }, has_room);

@@ -149,12 +149,16 @@ impl Session {
     }
 
     pub(in crate::broker) fn wait(&mut self, wanted: &Wanted) -> Waited {
-        let Wanted::Job { queues, warn, deadline } = wanted;
-        let wait = queue::Wait { queues, warn: *warn, deadline: *deadline };
+        let Wanted::Job { queues, warn, on_drained, deadline } = wanted;
+        let wait = queue::Wait { queues, warn: *warn, on_drained: *on_drained, deadline: *deadline };
         match self.engine.queue.wait(self.client.id, &wait) {
             Ok(queue::Waited::Leased(lease, position)) => {
                 self.client.note(position);
                 Waited::Leased(lease)
+            }
+            Ok(queue::Waited::Drained(paused, position)) => {
+                self.client.note(position);
+                Waited::Drained(paused)
             }
             Ok(queue::Waited::TimedOut) => Waited::TimedOut,
             Ok(queue::Waited::LapsesSoon) => Waited::LapsesSoon,

@@ -19,7 +19,7 @@ pub fn write_reply(verb: Verb, reply: &Reply, out: &mut Vec<u8>) {
         (Verb::PauseTube, Reply::Done) => out.extend_from_slice(b"PAUSED\r\n"),
         (_, Reply::Dead) => out.extend_from_slice(b"BURIED\r\n"),
         (_, Reply::Count(count)) => push_line(out, b"KICKED ", *count),
-        (_, Reply::Empty) => out.extend_from_slice(b"TIMED_OUT\r\n"),
+        (_, Reply::Empty | Reply::Drained { .. }) => out.extend_from_slice(b"TIMED_OUT\r\n"),
         (_, Reply::LapsesSoon) => out.extend_from_slice(b"DEADLINE_SOON\r\n"),
         (_, Reply::Found(job)) => push_job(out, b"FOUND ", job.id, &job.body),
         (_, Reply::Using(queue)) => push_using(out, queue),

@@ -12,7 +12,7 @@ use super::job_json::{self, seconds_since_1970};
 use super::request::{Len, split};
 use super::text::{
     name_and_value, number, push_body, push_duration_option, push_number, push_number_option,
-    push_text_option, quoted, words,
+    push_queues_option, push_text_option, quoted, words,
 };
 use super::verbs;
 use crate::error::{Code, Refusal};
@@ -37,6 +37,11 @@ pub enum Answer {
     Found(Box<Job>),
     /// `EMPTY`: no job came in time.
     Empty,
+    /// `EMPTY drained=yes`: there was no job, and the queues are drained.
+    Drained {
+        /// Those of them that are paused with jobs that are ready or delayed.
+        paused: Vec<QueueName>,
+    },
     /// `OK`: done.
     Done,
     /// `OK retry=2s`: a failed job will be tried again after this long.
@@ -75,6 +80,7 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::Accepted { id, duplicate } => write_accepted(*id, *duplicate, out),
         Reply::Leased(lease) => write_lease(lease, out),
         Reply::Empty => out.extend_from_slice(b"EMPTY\n"),
+        Reply::Drained { paused } => write_drained(paused, out),
         Reply::Done => out.extend_from_slice(b"OK\n"),
         Reply::RetryIn(wait) => write_ok(out, |out| push_duration_option(out, "retry", *wait)),
         Reply::Dead => out.extend_from_slice(b"OK dead=yes\n"),
@@ -110,6 +116,13 @@ fn write_accepted(id: JobId, duplicate: Option<JobState>, out: &mut Vec<u8>) {
         push_text_option(out, "duplicate", "yes");
         push_text_option(out, "state", state.as_str());
     }
+    out.push(b'\n');
+}
+
+fn write_drained(paused: &[QueueName], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"EMPTY");
+    push_text_option(out, "drained", "yes");
+    push_queues_option(out, "paused", paused);
     out.push(b'\n');
 }
 
@@ -218,7 +231,7 @@ pub fn read_answer(bytes: &[u8]) -> Result<Option<(usize, Answer)>, BadAnswer> {
     let in_line = |answer| Ok(Some((end + 1, answer)));
     match word {
         b"ACK" => in_line(read_accepted(line, rest)?),
-        b"EMPTY" => in_line(Answer::Empty),
+        b"EMPTY" => in_line(read_empty(line, rest)?),
         b"PONG" => in_line(Answer::Pong),
         b"ERR" => in_line(Answer::Refused(read_refusal(line, rest)?)),
         b"JOB" => Ok(read_job(line, behind)?.map(|(used, answer)| (end + 1 + used, answer))),
@@ -246,6 +259,23 @@ fn read_accepted(line: &[u8], rest: &[u8]) -> Result<Answer, BadAnswer> {
         return Err(bad("a duplicate's state", line));
     }
     Ok(Answer::Accepted { id, duplicate: state.filter(|_| duplicate) })
+}
+
+fn read_empty(line: &[u8], rest: &[u8]) -> Result<Answer, BadAnswer> {
+    let (mut drained, mut paused) = (false, Vec::new());
+    for (name, value) in words(rest).filter_map(name_and_value) {
+        match name {
+            b"drained" => drained = value == b"yes",
+            b"paused" => {
+                let names = value.split(|byte| *byte == b',').map(QueueName::from_bytes);
+                paused = names
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| bad("names of queues behind paused=", line))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(if drained { Answer::Drained { paused } } else { Answer::Empty })
 }
 
 fn read_refusal(line: &[u8], rest: &[u8]) -> Result<Refusal, BadAnswer> {

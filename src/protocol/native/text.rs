@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::duration::in_units;
+use crate::job::QueueName;
 pub(super) use crate::protocol::number::{number, push_number};
 
 /// How many bytes of a client's text an error quotes; longer text is cut, and ends in `...`.
@@ -52,6 +53,18 @@ pub(super) fn push_number_option(out: &mut Vec<u8>, name: &str, value: u64) {
 pub(super) fn push_duration_option(out: &mut Vec<u8>, name: &str, value: Duration) {
     push_name(out, name);
     push_duration(out, value);
+}
+
+/// Writes ` name=a,b`, or nothing if there are no queues.
+pub(super) fn push_queues_option(out: &mut Vec<u8>, name: &str, queues: &[QueueName]) {
+    for (at, queue) in queues.iter().enumerate() {
+        if at == 0 {
+            push_name(out, name);
+        } else {
+            out.push(b',');
+        }
+        out.extend_from_slice(queue.as_str().as_bytes());
+    }
 }
 
 /// Ends a header with its colon and writes the body: in the line if it can be there, else behind the line,

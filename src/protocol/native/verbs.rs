@@ -7,12 +7,12 @@ use super::options::{
     queue_names, retry_limit, unique_key, yes,
 };
 use super::text::{
-    number, push_body, push_duration_option, push_name, push_number, push_number_option, push_text_option,
-    quoted,
+    number, push_body, push_duration_option, push_number, push_number_option, push_queues_option,
+    push_text_option, quoted,
 };
 use crate::error::{Code, Refusal};
 use crate::job::{JobId, Options, Priority, QueueName, Submission};
-use crate::protocol::{Command, LIST_LIMIT_DEFAULT, Retry, Wait};
+use crate::protocol::{Command, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
 
 /// One verb of the dialect.
 pub(super) struct Verb {
@@ -86,13 +86,15 @@ static VERBS: [Verb; 18] = [
     },
     Verb {
         name: "GET",
-        options: &["queue", "wait"],
-        form: "GET [queue=Q[,Q...]] [wait=D]",
-        what: "lease the next job: JOB id queue=Q attempt=N ttr=D: body, or EMPTY",
+        options: &["queue", "wait", "drain"],
+        form: "GET [queue=Q[,Q...]] [wait=D] [drain=yes]",
+        what: "lease the next job: JOB id queue=Q attempt=N ttr=D: body, or EMPTY [drained=yes]",
         make: |given| {
             let queues = given.option("queue", queue_names)?.unwrap_or_default();
             let wait = given.option("wait", any_duration)?.map_or(Wait::Forever, Wait::AtMost);
-            Ok(Command::Lease { queues, wait })
+            let drains = given.option("drain", yes)?.is_some();
+            let on_drained = if drains { OnDrained::End } else { OnDrained::Wait };
+            Ok(Command::Lease { queues, wait, on_drained })
         },
         ..LINE
     },
@@ -407,7 +409,7 @@ impl Verb {
 pub fn write_command(command: &Command, out: &mut Vec<u8>) {
     match command {
         Command::Submit(submission) => return write_task(submission, out),
-        Command::Lease { queues, wait } => write_get(queues, *wait, out),
+        Command::Lease { queues, wait, on_drained } => write_get(queues, *wait, *on_drained, out),
         Command::Ack { id } => push_verb_id(out, "ACK", *id),
         Command::Fail { id, delay, dead, reason } => {
             push_verb_id(out, "FAIL", *id);
@@ -492,18 +494,14 @@ fn write_task(submission: &Submission, out: &mut Vec<u8>) {
     push_body(out, body);
 }
 
-fn write_get(queues: &[QueueName], wait: Wait, out: &mut Vec<u8>) {
+fn write_get(queues: &[QueueName], wait: Wait, on_drained: OnDrained, out: &mut Vec<u8>) {
     out.extend_from_slice(b"GET");
-    for (at, queue) in queues.iter().enumerate() {
-        if at == 0 {
-            push_name(out, "queue");
-        } else {
-            out.push(b',');
-        }
-        out.extend_from_slice(queue.as_str().as_bytes());
-    }
+    push_queues_option(out, "queue", queues);
     if let Wait::AtMost(wait) = wait {
         push_duration_option(out, "wait", wait);
+    }
+    if on_drained == OnDrained::End {
+        push_text_option(out, "drain", "yes");
     }
 }
 

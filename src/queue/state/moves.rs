@@ -114,6 +114,7 @@ impl State {
         let (queue, priority) = (slot.queue, slot.priority);
         self.remove_from_sets(id, queue, priority, from);
         self.insert_into_sets(id, queue, priority, to);
+        self.note_drained(queue);
     }
 
     /// Pauses a queue or ends its pause, and updates the bytes that the journal has to keep.
@@ -191,6 +192,7 @@ impl State {
         if self.journaled {
             self.effects.changes.push(Change::Gone(id));
         }
+        self.note_drained(slot.queue);
         self.drop_if_unused(slot.queue);
     }
 

@@ -123,6 +123,7 @@ impl State {
         found.pause_time = time;
         found.past.pauses += 1;
         self.schedule_queue(queue);
+        self.note_drained(queue);
         self.note_pause(now, queue);
     }
 

@@ -1,4 +1,4 @@
-//! What happens at a given time: delays end, leases lapse, pauses end.
+//! What happens at a given time: delays end, leases lapse, pauses end. Waits end that wait for drained queues.
 //!
 //! A timer names a queue or a session and the time at which to check it. It may be early but never late: the
 //! queue or session knows when it is really due. A lease that is acknowledged in time, as nearly all are,
@@ -48,6 +48,7 @@ impl State {
             // Its timer is still there, for the next call.
             *budget = 0;
         }
+        self.end_drains(queue, budget);
     }
 
     fn tick_session(&mut self, now: Now, session: SessionId, budget: &mut u64) {
@@ -61,6 +62,14 @@ impl State {
             *budget -= 1;
         }
         self.schedule_session(session);
+    }
+
+    /// Sets a queue's timer to fire at once.
+    pub(super) fn schedule_at_once(&mut self, queue: QueueIx) {
+        let scheduled_at = self.queue(queue).scheduled_at;
+        let at_once = Some(Moment::from_millis(0));
+        let scheduled_at = schedule(&mut self.timers, Owner::Queue(queue), scheduled_at, at_once);
+        self.queue_mut(queue).scheduled_at = scheduled_at;
     }
 
     /// Sets a queue's timer, unless it is already set for an earlier time.

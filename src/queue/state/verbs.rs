@@ -98,11 +98,12 @@ impl State {
     }
 
     /// Makes a session wait for a job of the given queues, or if none is given, of those that it watches.
-    /// [`Effects::wakes`] names it once it is given a job or a warning.
+    /// [`Effects::wakes`] names it once it is given a job or a warning. With [`OnDrained::End`], also once all
+    /// of the queues are drained: [`State::tick`] notices that.
     ///
     /// Call it under the same lock as [`State::lease`], which found nothing, and [`State::room_for`], which
     /// found room.
-    pub fn wait(&mut self, session: SessionId, queues: &[QueueName], warn: Warn) {
+    pub fn wait(&mut self, session: SessionId, queues: &[QueueName], warn: Warn, on_drained: OnDrained) {
         debug_assert!(self.session(session).pending_wait.is_none(), "a session waits once at a time");
         self.tickets += 1;
         let ticket = self.tickets;
@@ -117,7 +118,12 @@ impl State {
             self.queue_mut(queue).waiters.insert(ticket, session);
         }
         self.waiting += 1;
-        self.session_mut(session).pending_wait = Some(PendingWait { ticket, queues, warn });
+        let drains = (on_drained == OnDrained::End).then(|| self.first_undrained(&queues)).flatten();
+        self.session_mut(session).pending_wait = Some(PendingWait { ticket, queues, warn, drains });
+        if let Some(queue) = drains {
+            self.drainers.insert((queue, ticket, session));
+            self.note_drained(queue);
+        }
         if warn == Warn::BeforeLapse {
             self.schedule_session(session);
         }
@@ -134,6 +140,9 @@ impl State {
             return;
         };
         self.waiting -= 1;
+        if let Some(queue) = pending_wait.drains {
+            self.drainers.remove(&(queue, pending_wait.ticket, session));
+        }
         for queue in pending_wait.queues {
             // A queue may be named twice, and be dropped the first time.
             if let Some(found) = self.queues[queue.0 as usize].as_mut() {
