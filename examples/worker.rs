@@ -6,7 +6,7 @@
 //! printf 'TASK: SEND_NOTIFICATION: user 9: hello\nTASK: CLEANUP_LOGS: 2s\n' | nc -N 127.0.0.1 11300
 //! ```
 //! Another server is given as an argument: `--example worker -- ADDRESS`. With `--drain` behind that it ends
-//! when the queue is empty; otherwise with Ctrl-C, which hands back what it works on.
+//! when the queue has nothing left to do; otherwise with Ctrl-C, which hands back what it works on.
 
 use std::process::ExitCode;
 use std::thread;

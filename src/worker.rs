@@ -24,8 +24,8 @@
 //!     .concurrency(4)
 //!     .on("SEND_NOTIFICATION", |job| println!("to be sent: {}", job.args()))
 //!     .on("CLEANUP_LOGS", |_| std::fs::remove_file("/var/log/my.log"))
-//!     .otherwise(|job| Outcome::dead(format_args!("no handler for {}", job.task())))
-//!     .drain(); // Ends when the queue is empty.
+//!     .otherwise(|job| Outcome::dead(format_args!("no handler for {}", String::from_utf8_lossy(job.body()))))
+//!     .drain(); // Ends when the queue has nothing left to do.
 //! let control = worker.control(); // Stops, pauses and resumes it from another thread.
 //! let summary = worker.run()?;
 //! assert_eq!((summary.done, summary.dead), (1, 1));
@@ -57,7 +57,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use log::{error, info};
+use log::{error, info, warn};
 use parking_lot::Mutex;
 
 use crate::client::{Address, BadAddress};
@@ -75,7 +75,7 @@ use handlers::Handlers;
 use held::Run;
 use presence::Presence;
 use slot::Slot;
-use turns::Turns;
+use turns::{Drain, Turns};
 
 /// A worker, to be set up and then [run](Worker::run).
 #[derive(Debug)]
@@ -85,7 +85,8 @@ pub struct Worker {
     concurrency: usize,
     grace: Duration,
     jobs: Option<u64>,
-    drain: bool,
+    drain: Drain,
+    drain_timeout: Option<Duration>,
     handlers: Handlers,
     control: Control,
     clock: Clock,
@@ -108,11 +109,14 @@ pub struct Summary {
     /// How many jobs had not ended as done when this worker last had them. A job that failed first and was done
     /// later is not among them. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
     pub unfinished: u64,
+    /// Whether a worker that drains its queues ended before they had nothing left to do: its
+    /// [time](Worker::drain_timeout) was up, or a queue is paused and has jobs.
+    pub jobs_left: bool,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { done, failed, dead, returned, lost, unfinished: _ } = self;
+        let Summary { done, failed, dead, returned, lost, unfinished: _, jobs_left: _ } = self;
         write!(f, "{done} done, {failed} failed, {dead} dead, {returned} returned, {lost} lost")
     }
 }
@@ -137,6 +141,8 @@ pub enum WorkerError {
     },
     /// The server refuses this worker's GET, and would refuse it again.
     Refused(Refusal),
+    /// The server is of a version that can't say when its queues are drained: see [`Worker::drain`].
+    NoDrain(Refusal),
     /// A thread could not be started.
     Thread(io::Error),
     /// One of the worker's threads ended early: a fault in this library.
@@ -149,6 +155,11 @@ impl fmt::Display for WorkerError {
             WorkerError::Unfit { reason, .. } => f.write_str(reason),
             WorkerError::Address { server, source } => write!(f, "{server:?}: {source}"),
             WorkerError::Refused(refusal) => write!(f, "the server refused GET: {refusal}"),
+            WorkerError::NoDrain(refusal) => write!(
+                f,
+                "the server is too old for --drain, it does not know GET drain=yes: upgrade it, or use --drain=ready, \
+                 which does not wait for delayed jobs (it said: {refusal})"
+            ),
             WorkerError::Thread(source) => write!(f, "cannot start a thread: {source}"),
             WorkerError::Internal => f.write_str("a thread of the worker ended early"),
         }
@@ -158,7 +169,7 @@ impl fmt::Display for WorkerError {
 impl std::error::Error for WorkerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            WorkerError::Refused(refusal) => Some(refusal),
+            WorkerError::Refused(refusal) | WorkerError::NoDrain(refusal) => Some(refusal),
             WorkerError::Address { source, .. } => Some(source),
             WorkerError::Thread(source) => Some(source),
             WorkerError::Unfit { .. } | WorkerError::Internal => None,
@@ -177,7 +188,8 @@ impl Worker {
             concurrency: 1,
             grace: Duration::from_secs(25),
             jobs: None,
-            drain: false,
+            drain: Drain::No,
+            drain_timeout: None,
             handlers: Handlers::default(),
             control: Control::new(clock.clone()),
             clock,
@@ -208,10 +220,24 @@ impl Worker {
         self
     }
 
-    /// Stops when the queues have no job ready and none of this worker's jobs runs. It does not wait for
-    /// delayed jobs, such as those that wait for their next attempt.
+    /// Stops when the queues are drained: none of their jobs is ready, delayed or leased, by this worker or another.
+    /// So it waits for the retries of failed jobs. Dead jobs don't count. A paused queue is drained when none of its
+    /// jobs is leased; if it has others, [`Summary::jobs_left`] is set.
     pub fn drain(mut self) -> Worker {
-        self.drain = true;
+        self.drain = Drain::All;
+        self
+    }
+
+    /// Stops when the queues have no job ready and none of this worker's jobs runs. It does not wait for delayed
+    /// jobs, such as those that wait for their next attempt.
+    pub fn drain_ready(mut self) -> Worker {
+        self.drain = Drain::Ready;
+        self
+    }
+
+    /// Stops, as after [`Control::stop`], when draining has taken this long. Default: no limit.
+    pub fn drain_timeout(mut self, time: Duration) -> Worker {
+        self.drain_timeout = Some(time);
         self
     }
 
@@ -262,18 +288,21 @@ impl Worker {
             Ok(server) => server,
             Err(source) => return Err(WorkerError::Address { server: self.server, source }),
         };
+        let drain_until = self.drain_timeout.filter(|_| self.drain != Drain::No);
+        let drain_until = drain_until.map(|time| self.clock.now().mono.after(time));
         let shared = Arc::new(Shared {
             presence: Presence::new(server.as_str()),
             server,
             queues: self.queues,
             grace: self.grace,
             drain: self.drain,
+            drain_until,
             handlers: self.handlers,
             control: self.control,
             clock: self.clock,
             turns: Turns::new(self.jobs),
             summary: Mutex::default(),
-            unfinished: (self.drain || self.jobs.is_some()).then(Mutex::default),
+            unfinished: (self.drain != Drain::No || self.jobs.is_some()).then(Mutex::default),
             failure: Mutex::new(None),
             has_abandoned: AtomicBool::new(false),
         });
@@ -334,7 +363,9 @@ struct Shared {
     server: Address,
     queues: Vec<QueueName>,
     grace: Duration,
-    drain: bool,
+    drain: Drain,
+    /// When the time for draining is up.
+    drain_until: Option<Moment>,
     handlers: Handlers,
     control: Control,
     clock: Clock,
@@ -378,6 +409,39 @@ impl Shared {
             }
         }
         self.control.end();
+    }
+
+    /// The server says that the queues are drained.
+    fn drained(&self, paused: &[QueueName]) {
+        if !self.control.end() {
+            return;
+        }
+        if paused.is_empty() {
+            info!(event = "drained"; "the queues have nothing left to do");
+            return;
+        }
+        self.summary.lock().jobs_left = true;
+        let names = paused.iter().map(QueueName::as_str).collect::<Vec<_>>().join(", ");
+        warn!(event = "drained", paused = names.as_str(); "nothing left to do, except in paused queues: {names}");
+    }
+
+    /// How much of the time for draining is left; `None` for no limit.
+    fn time_left(&self) -> Option<Duration> {
+        self.drain_until.map(|at| at.until(self.now()))
+    }
+
+    fn end_if_time_is_up(&self) {
+        if self.time_left().is_some_and(|left| left.is_zero()) {
+            self.time_is_up();
+        }
+    }
+
+    /// The time for draining is up.
+    fn time_is_up(&self) {
+        if self.control.end() {
+            self.summary.lock().jobs_left = true;
+            warn!(event = "drain_timed_out"; "stopping: the time for draining is up, and there are jobs left");
+        }
     }
 
     fn abandon_runner(&self) {

@@ -197,7 +197,7 @@ fn exit_code_is_the_outcome() {
         submit(&server, &format!("TASK backoff=1h: EXIT: {exit}"));
     }
     let script = "echo \"this is $1\" >&2; case $1 in kill) kill -9 $$;; *) exit $1;; esac";
-    leaves_jobs(&server, &["--drain"], &["sh", "-c", script, "sh", "{args}"]);
+    leaves_jobs(&server, &["--drain=ready"], &["sh", "-c", script, "sh", "{args}"]);
     let outcomes: Vec<Value> = (1..=5).map(|id| job(&server, id)).collect();
     assert_eq!(outcomes[0], Value::Null, "0 is ACK");
     for (id, state, reason) in [
@@ -676,7 +676,7 @@ fn exit_code_is_of_the_last_outcome_of_each_job() {
         ("TASK: C", "exit 65", "0 done, 0 failed, 1 dead, 0 returned, 0 lost; 1 job is not done"),
     ] {
         submit(&server, task);
-        let mut worker = Worker::start(&server, &["--drain"], &["sh", "-c", command]);
+        let mut worker = Worker::start(&server, &["--drain=ready"], &["sh", "-c", command]);
         worker.ended_with(1);
         assert!(worker.seen.last().unwrap().ends_with(counts), "{:#?}", worker.seen);
     }
@@ -693,14 +693,14 @@ fn signal_ends_a_worker_with_0_whatever_came_of_its_jobs() {
 }
 
 #[test]
-fn drain_ends_when_the_queues_are_empty() {
+fn drain_of_ready_jobs_leaves_delayed_ones() {
     let server = server();
     for n in 0..50 {
         submit(&server, &format!("TASK queue={}: A", ["a", "b"][n % 2]));
     }
     submit(&server, "TASK queue=a delay=1h: LATER");
     submit(&server, "TASK queue=c: A");
-    output(&server, &["--drain", "-q", "a,b", "-c", "4"], &["true"]);
+    output(&server, &["--drain=ready", "-q", "a,b", "-c", "4"], &["true"]);
     assert_eq!(
         (server.stat("acked_total"), server.stat("jobs_ready"), server.stat("jobs_delayed")),
         ("50".into(), "1".into(), "1".into())
@@ -708,13 +708,85 @@ fn drain_ends_when_the_queues_are_empty() {
 }
 
 #[test]
-fn drain_waits_for_what_a_running_job_may_submit() {
+fn drain_waits_for_the_retries_of_failed_jobs() {
+    let server = server();
+    submit(&server, "TASK attempts=3 backoff=10ms: A");
+    submit(&server, "TASK delay=50ms: B");
+    let script = "echo \"$1 $2\"; test \"$1\" = 2";
+    let out = leaves_jobs(&server, &["--drain"], &["sh", "-c", script, "sh", "{id}", "{attempt}"]);
+    let mut runs: Vec<&str> = out.lines().collect();
+    runs.sort_unstable();
+    assert_eq!(runs, ["1 1", "1 2", "1 3", "2 1"]);
+    assert_eq!((&job(&server, 1)["state"], job(&server, 2)), (&"dead".into(), Value::Null));
+}
+
+#[test]
+fn drain_waits_for_the_jobs_of_other_workers() {
+    let server = server();
+    submit(&server, "TASK: A");
+    let mut other = server.connect();
+    assert_eq!(other.ask("GET"), "JOB 1 queue=default attempt=1 ttr=1m: A");
+    let mut worker = Worker::start(&server, &["--drain", "-c", "4"], &["true"]);
+    until("four waiting connections", || server.stat("waiting") == "4");
+    assert_eq!(other.ask("RETURN 1"), "OK");
+    worker.says("ended job 1");
+    worker.ended_well();
+    assert_eq!(worker.said("nothing left to do"), 1, "{:#?}", worker.seen);
+}
+
+#[test]
+fn drain_leaves_a_paused_queue_and_says_so() {
+    let server = server();
+    submit(&server, "TASK queue=a: A");
+    submit(&server, "TASK queue=b: B");
+    assert_eq!(server.connect().ask("PAUSE queue=b"), "OK");
+    let mut worker = Worker::start(&server, &["--drain", "-q", "a,b,c"], &["true"]);
+    worker.ended_with(1);
+    assert_eq!(worker.said("nothing left to do, except in paused queues: b"), 1, "{:#?}", worker.seen);
+    assert_eq!((server.stat("acked_total"), server.stat("jobs_ready")), ("1".into(), "1".into()));
+}
+
+#[test]
+fn drain_ends_when_its_time_is_up() {
+    let server = server();
+    submit(&server, "TASK delay=1h: A");
+    let mut worker = Worker::start(&server, &["--drain", "--drain-timeout", "50ms", "-c", "2"], &["true"]);
+    worker.ended_with(1);
+    assert_eq!(worker.said("the time for draining is up"), 1, "{:#?}", worker.seen);
+
+    // The same without a server.
+    let flags = ["--drain", "--drain-timeout", "50ms"];
+    let mut worker = Worker::of(&mut Worker::command("127.0.0.1:1", &flags, &["true"]));
+    worker.ended_with(1);
+}
+
+#[test]
+fn server_that_cannot_drain_is_named_as_too_old() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let peer = aside(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let (mut lines, mut stream) = (BufReader::new(stream.try_clone().unwrap()).lines(), stream);
+        assert_eq!(lines.next().unwrap().unwrap(), "PING");
+        stream.write_all(b"PONG\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "GET queue=default drain=yes");
+        stream.write_all(b"ERR usage GET has no option \"drain\"; it has queue, wait\n").unwrap();
+    });
+    let mut worker = Worker::of(&mut Worker::command(&address, &["--drain"], &["true"]));
+    worker.ended_with(70);
+    let said = worker.seen.iter().find(|line| line.contains("too old for --drain")).unwrap();
+    assert!(said.contains("--drain=ready"), "{said}");
+    peer.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn drain_of_ready_jobs_waits_for_what_a_running_job_may_submit() {
     let server = server();
     submit(&server, "TASK: FIRST");
     let address = server.address;
     let summary = Library::new(address.to_string())
         .concurrency(4)
-        .drain()
+        .drain_ready()
         .on("FIRST", move |_| {
             // All others have found nothing by now, or soon will.
             (0..10).for_each(|_| assert!(common::Talk::to(address).ask("TASK: NEXT").starts_with("ACK")));
@@ -830,7 +902,7 @@ fn each_event_has_one_line() {
     submit(&server, "TASK: CALCULATE_FINANCE: 10ms_delay");
     let mut worker = Worker::start(&server, &["--drain"], &[]);
     worker.ended_well();
-    let lines = ["works for", "connected", "queues are empty", "stopped: 1 done"];
+    let lines = ["works for", "connected", "the queues have nothing left to do", "stopped: 1 done"];
     assert_eq!(worker.seen.len(), lines.len(), "stdout has the job's lines: {:#?}", worker.seen);
     for (said, line) in worker.seen.iter().zip(lines) {
         assert!(said.contains(line), "{line}: {:#?}", worker.seen);
@@ -901,9 +973,11 @@ fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 12] = [
         &["--once", "-n", "2"],
         &["-c", "0"],
+        &["--drain=later"],
+        &["--drain-timeout", "5s"],
         &["-n", "0"],
         &["--timeout", "5s"],
         &["--timeout", "0", "--", "true"],
@@ -948,6 +1022,7 @@ fn every_flag_can_be_set_in_the_environment() {
         ("DJQS_WORKER_CONCURRENCY", "2".into()),
         ("DJQS_WORKER_JOBS", "3".into()),
         ("DJQS_WORKER_DRAIN", "1".into()),
+        ("DJQS_WORKER_DRAIN_TIMEOUT", "1h".into()),
         ("DJQS_WORKER_GRACE", "1s".into()),
         ("DJQS_WORKER_TIMEOUT", "1h".into()),
         ("DJQS_WORKER_KILL_AFTER", "1s".into()),
@@ -975,7 +1050,7 @@ fn closures_do_jobs_by_task_name() {
     }
     let (sender, sent) = mpsc::channel();
     let worker = Library::new(server.address.to_string())
-        .drain()
+        .drain_ready()
         .on("SEND", move |job| sender.send((job.id().0, job.args().into_owned())).unwrap())
         .on("FAIL", |job| -> Result<(), String> { Err(job.args().into()) })
         .on("PANIC", |job| -> () { panic!("{}", job.args()) })

@@ -69,10 +69,15 @@ struct Flags {
     #[arg(long, env = "DJQS_WORKER_ONCE", value_parser = BoolishValueParser::new())]
     once: bool,
 
-    /// Stop when the queues have no ready job. Delayed jobs, such as those that wait for their next attempt,
-    /// don't count
-    #[arg(long, env = "DJQS_WORKER_DRAIN", value_parser = BoolishValueParser::new())]
-    drain: bool,
+    /// Stop when the queues have nothing left to do: no job is ready, delayed or leased. With --drain=ready, stop when
+    /// none is ready
+    #[arg(long, value_name = "all|ready", num_args = 0..=1, require_equals = true, default_missing_value = "all",
+          env = "DJQS_WORKER_DRAIN", value_parser = parse_drain)]
+    drain: Option<Drain>,
+
+    /// Stop when draining has taken this long, as after a TERM
+    #[arg(long, value_name = "TIME", env = "DJQS_WORKER_DRAIN_TIMEOUT", value_parser = positive_duration)]
+    drain_timeout: Option<Duration>,
 
     /// How long running jobs may take to finish after the first TERM or INT
     #[arg(long, value_name = "TIME", default_value = "25s", env = "DJQS_WORKER_GRACE", value_parser = parse_duration)]
@@ -97,8 +102,19 @@ struct Flags {
     command: Vec<OsString>,
 }
 
-const RULES: Rules =
-    Rules { exclusive: &[["once", "jobs"]], needs: &[["timeout", "command"], ["kill_after", "command"]] };
+const RULES: Rules = Rules {
+    exclusive: &[["once", "jobs"]],
+    needs: &[["timeout", "command"], ["kill_after", "command"], ["drain_timeout", "drain"]],
+};
+
+/// When the worker has drained its queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    /// Never. Only a variable says so.
+    No,
+    Ready,
+    All,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogForm {
@@ -143,6 +159,14 @@ What the command's exit code means for the job:
              up the attempts of every job in the queue
   The last lines of its stderr are kept with a failed job as the reason.
 
+What --drain waits for:
+  --drain ends when the queues have no job that is ready, delayed or leased, by
+  this worker or another. So it runs the retries of failed jobs too, and waits
+  for jobs that were submitted with a delay. Dead jobs don't count. The jobs of
+  a paused queue are left there; the log names the queue, and the worker exits
+  with 1. --drain=ready ends when no job is ready and none runs in this worker.
+  When --drain-timeout is over, the worker stops as after a TERM.
+
 Signals:
   TERM, INT, fetch nothing more, wait up to --grace for what runs, then end it
   HUP        (TERM, and KILL at most 3 s later) and return those jobs without
@@ -157,7 +181,8 @@ Exit codes of the worker:
   0          stopped by a signal; or it ended by itself (--drain, -n, --once) and
              all its jobs are done, also those that failed first
   1          it ended by itself, and some jobs are not done: their last run in
-             this worker failed, or they are dead, returned or lost
+             this worker failed, or they are dead, returned or lost; or --drain
+             left jobs, because its time was up or a queue is paused
   2          wrong usage
   70         the worker itself failed
   126, 127   the command can't be run, or does not exist
@@ -167,7 +192,7 @@ Examples:
   worker                                    the demonstration
   worker -q mail -c 4 -- ./send-mail --to {args}
   worker -q files --timeout 5m -- gzip -k -- {args}
-  worker --drain -- tr a-z A-Z              ends when the queue is empty
+  worker --drain -- tr a-z A-Z              ends when nothing is left to do
 
 Every option can also be set by the environment variable shown with it.";
 
@@ -212,8 +237,13 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
     if let Some(jobs) = jobs {
         worker = worker.stop_after(jobs);
     }
-    if flags.drain {
-        worker = worker.drain();
+    worker = match flags.drain {
+        None | Some(Drain::No) => worker,
+        Some(Drain::Ready) => worker.drain_ready(),
+        Some(Drain::All) => worker.drain(),
+    };
+    if let Some(time) = flags.drain_timeout {
+        worker = worker.drain_timeout(time);
     }
     worker = match flags.command.split_first() {
         None => worker.otherwise(demonstrate),
@@ -231,7 +261,11 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
     obey_signals(worker.control(), told_to_stop.clone()).map_err(Failure::Signals)?;
     let summary = worker.run().map_err(Failure::Worker)?;
     let ended_by_itself = !told_to_stop.load(Ordering::SeqCst);
-    Ok(ExitCode::from(if ended_by_itself && summary.unfinished > 0 { EXIT_UNFINISHED } else { 0 }))
+    Ok(ExitCode::from(if ended_by_itself && (summary.unfinished > 0 || summary.jobs_left) {
+        EXIT_UNFINISHED
+    } else {
+        0
+    }))
 }
 
 /// Starts the thread that handles signals. It sets the flag when one of them stops the worker.
@@ -280,6 +314,16 @@ fn warn_of_shell(program: &OsString, arguments: &[OsString]) {
             "the text of {name} -c has a placeholder: anyone who submits a job can run any command here; \
              pass it as an argument instead, as in {name} -c 'echo \"$1\"' {name} {{args}}"
         );
+    }
+}
+
+/// As a variable it may also say yes or no.
+fn parse_drain(text: &str) -> Result<Drain, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "all" | "1" | "yes" | "y" | "true" | "t" | "on" => Ok(Drain::All),
+        "ready" => Ok(Drain::Ready),
+        "0" | "no" | "n" | "false" | "f" | "off" => Ok(Drain::No),
+        _ => Err("must be all or ready".into()),
     }
 }
 

@@ -54,11 +54,13 @@ impl Control {
         self.change(self.finish());
     }
 
-    /// The same, without a line in the log: for a caller that has logged why.
-    pub(super) fn end(&self) {
-        if self.set(self.finish()).is_some() {
+    /// The same, without a line in the log: the caller logs why. Returns whether the worker was not stopping yet.
+    pub(super) fn end(&self) -> bool {
+        let ends = self.set(self.finish()).is_some();
+        if ends {
             self.wake_all();
         }
+        ends
     }
 
     /// Fetches nothing more, cancels running jobs now, and returns them without charging an attempt.

@@ -13,7 +13,7 @@ use super::connection::{Connection, Event};
 use super::control::Phase;
 use super::held::{HeldLease, Run, RunEnd};
 use super::presence::Epoch;
-use super::turns::{Emptiness, Mark};
+use super::turns::{Drain, Emptiness, Mark};
 use super::{Shared, WorkerError};
 use crate::client::retry::{Backoff, LONGEST_WAIT};
 use crate::clock::Moment;
@@ -81,10 +81,11 @@ impl Slot {
     /// stop.
     fn next_lease(&mut self) -> Option<Lease> {
         loop {
+            self.shared.end_if_time_is_up();
             match self.shared.control.phase() {
                 Phase::Fetch => {}
                 Phase::Pause => {
-                    self.idle(None);
+                    self.idle(self.shared.time_left());
                     continue;
                 }
                 Phase::Finish { .. } | Phase::AtOnce => return None,
@@ -130,13 +131,20 @@ impl Slot {
         match answer {
             // The turn ends with the job.
             Ok(Answer::Leased(lease)) => return Ok(lease),
-            Ok(Answer::Empty) if self.shared.drain => return self.drained(asked),
+            Ok(Answer::Empty) if self.shared.drain == Drain::Ready => return self.nothing_ready(asked),
             _ => self.shared.turns.get_failed(),
         }
         match answer {
             Err(NoJob::PhaseChanged) => self.withdraw_get(),
+            Ok(Answer::Drained { paused }) => self.shared.drained(&paused),
+            // The wait was as long as the time left, so that is over.
+            Ok(Answer::Empty) if self.shared.time_left().is_some() => self.shared.time_is_up(),
             Ok(Answer::Refused(refusal)) if is_permanent(&refusal) => {
-                self.shared.fail(WorkerError::Refused(refusal));
+                let knows_drain = self.shared.drain != Drain::All || !refusal.text.contains("\"drain");
+                self.shared.fail(match knows_drain {
+                    true => WorkerError::Refused(refusal),
+                    false => WorkerError::NoDrain(refusal),
+                });
             }
             Ok(Answer::Refused(refusal)) => return Err(refused(&refusal)),
             Ok(other) => return Err(unreachable(format!("it answered GET with {other:?}"))),
@@ -148,12 +156,12 @@ impl Slot {
     /// Sends GET and waits for its reply, until the phase changes.
     fn ask_for_job(&mut self) -> Result<Answer, NoJob> {
         let Some(link) = &mut self.link else { return Err(NoJob::PhaseChanged) };
-        let wait = if self.shared.drain { Wait::AtMost(Duration::ZERO) } else { Wait::Forever };
-        link.connection.send(&Command::Lease {
-            queues: self.shared.queues.clone(),
-            wait,
-            on_drained: OnDrained::Wait,
-        });
+        let (wait, on_drained) = match self.shared.drain {
+            Drain::No => (Wait::Forever, OnDrained::Wait),
+            Drain::Ready => (Wait::AtMost(Duration::ZERO), OnDrained::Wait),
+            Drain::All => (self.shared.time_left().map_or(Wait::Forever, Wait::AtMost), OnDrained::End),
+        };
+        link.connection.send(&Command::Lease { queues: self.shared.queues.clone(), wait, on_drained });
         loop {
             let received = receive(&self.shared, &mut link.connection, &self.wake, None);
             let fetching = self.shared.control.phase() == Phase::Fetch;
@@ -170,14 +178,15 @@ impl Slot {
         }
     }
 
-    /// There was no job: the end, unless another may still come.
-    fn drained(&mut self, asked: Mark) -> Result<Lease, NoJob> {
+    /// There was no ready job: the end, unless a running job may submit another.
+    fn nothing_ready(&mut self, asked: Mark) -> Result<Lease, NoJob> {
         match self.shared.turns.found_nothing(asked) {
             Emptiness::AskAgain => {}
-            Emptiness::Others => self.idle(None),
-            Emptiness::Drained => {
-                info!(event = "drained"; "the queues are empty");
-                self.shared.control.end();
+            Emptiness::Others => self.idle(self.shared.time_left()),
+            Emptiness::Nothing => {
+                if self.shared.control.end() {
+                    info!(event = "drained"; "the queues have no ready job");
+                }
             }
         }
         Err(NoJob::PhaseChanged)
@@ -213,7 +222,7 @@ impl Slot {
         }
         self.backoff.reset();
         self.shared.turns.job_ended();
-        if self.shared.drain {
+        if self.shared.drain == Drain::Ready {
             self.shared.control.wake_all();
         }
     }
@@ -249,7 +258,8 @@ impl Slot {
             None => self.shared.presence.not_reached(why),
         }
         let wait = self.backoff.next_wait();
-        self.idle(Some(retry_after.map_or(wait, |asked| asked.max(wait))));
+        let wait = retry_after.map_or(wait, |asked| asked.max(wait));
+        self.idle(Some(self.shared.time_left().map_or(wait, |left| left.min(wait))));
     }
 
     fn drop_link(&mut self, why: &str) {

@@ -1,6 +1,17 @@
-//! When a worker has done enough: after a number of jobs, or when its queues are drained.
+//! When a worker has done enough: after a number of jobs, or when its queues have nothing left for it.
 
 use parking_lot::Mutex;
+
+/// Whether a worker ends when its queues have nothing left for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drain {
+    /// It does not.
+    No,
+    /// When they have no ready job. The slots find that out together: see [`Turns`].
+    Ready,
+    /// When they are drained. The server says so.
+    All,
+}
 
 /// What the slots of a worker count together.
 #[derive(Debug)]
@@ -22,11 +33,11 @@ struct Counts {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(u64);
 
-/// What a GET that found nothing means.
+/// What a GET that found no ready job means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Emptiness {
-    /// There is nothing to do, and no running job could submit more.
-    Drained,
+    /// There is none, and no running job could submit more.
+    Nothing,
     /// A job has ended since the GET, and may have submitted more.
     AskAgain,
     /// Other jobs still run: ask again when one of them has ended.
@@ -67,7 +78,7 @@ impl Turns {
         } else if counts.busy > 0 {
             Emptiness::Others
         } else {
-            Emptiness::Drained
+            Emptiness::Nothing
         }
     }
 
@@ -97,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_are_drained_once_nobody_works_and_a_later_get_found_nothing() {
+    fn nothing_is_left_once_nobody_works_and_a_later_get_found_nothing() {
         let turns = Turns::new(None);
         let (works, first) = (turns.ask(), turns.ask());
         assert_eq!(turns.found_nothing(first), Emptiness::Others);
@@ -105,7 +116,7 @@ mod tests {
         turns.job_ended();
         assert_eq!(turns.found_nothing(second), Emptiness::AskAgain, "the job may have submitted another");
         let third = turns.ask();
-        assert_eq!(turns.found_nothing(third), Emptiness::Drained);
+        assert_eq!(turns.found_nothing(third), Emptiness::Nothing);
         assert_eq!(works.0, 0);
     }
 
@@ -115,6 +126,6 @@ mod tests {
         turns.ask();
         turns.get_failed();
         let asked = turns.ask();
-        assert_eq!(turns.found_nothing(asked), Emptiness::Drained);
+        assert_eq!(turns.found_nothing(asked), Emptiness::Nothing);
     }
 }
