@@ -38,6 +38,15 @@ impl Worker {
         Worker::start(server, flags, &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")])
     }
 
+    /// Starts a worker as a shell at a terminal does: it gets HUP and QUIT even if this test was started with them
+    /// ignored, as under nohup.
+    fn at_a_terminal(server: &Server, flags: &[&str], command: &[&str]) -> Worker {
+        let worker = Worker::command(&server.address.to_string(), flags, command);
+        let mut at_a_terminal = Command::new("env");
+        at_a_terminal.arg("--default-signal=HUP,QUIT").arg(worker.get_program()).args(worker.get_args());
+        Worker::of(at_a_terminal.env_remove("RUST_LOG").stdout(Stdio::null()))
+    }
+
     fn command(server: &str, flags: &[&str], command: &[&str]) -> Command {
         let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
         worker.env_remove("RUST_LOG").args(["-s", server]).args(flags);
@@ -501,7 +510,7 @@ fn closed_terminal_and_quit_leave_no_command_behind() {
     for (id, signal, grace) in [(1, Signal::HUP, "0"), (2, Signal::QUIT, "1h")] {
         submit(&server, "TASK: A");
         let command = ["sh", "-c", script, "sh", &pipes.arg("pid")];
-        let mut worker = Worker::start(&server, &["--grace", grace], &command);
+        let mut worker = Worker::at_a_terminal(&server, &["--grace", grace], &command);
         let pid = pipes.read("pid");
         worker.signal(signal);
         worker.ended_well();
@@ -516,7 +525,8 @@ fn terminal_that_says_twice_that_it_is_closed_leaves_its_worker_the_grace() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
-    let mut worker = Worker::that_waits(&server, &["--grace", "1h"], &pipes);
+    let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
+    let mut worker = Worker::at_a_terminal(&server, &["--grace", "1h"], &command);
     pipes.read("pid");
     worker.signal(Signal::HUP);
     worker.says("stopping");
