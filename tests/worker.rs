@@ -1111,6 +1111,31 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
+fn examples_survive_hostile_bodies_and_keep_each_jobs_file() {
+    let help = Command::new(env!("CARGO_BIN_EXE_worker")).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let commands: Vec<Vec<&str>> = [&readme, &help]
+        .into_iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.split_once("worker -").and_then(|(_, flags)| flags.split_once(" -- ")))
+        .map(|(_, command)| command.split('`').next().unwrap().split_whitespace().collect())
+        .collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for command in commands {
+        for (at, word) in command.iter().enumerate() {
+            // A word of its own may be an option.
+            if ["{args}", "{body}"].contains(word) {
+                assert!(command[..at].iter().any(|word| ["--", "sh"].contains(word)), "{command:?}");
+            }
+            if *word == "-o" {
+                assert!(command[at + 1].contains("{id}"), "{command:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn unknown_placeholder_is_refused_with_the_list_of_them() {
     let output = Worker::command("127.0.0.1:1", &[], &["echo", "{id}", "--to={arg}"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -56,7 +56,7 @@ fn run(flags: Flags) -> Result<(), String> {
     config.memory_max = memory_max;
     config.on_failure = Some(Arc::new(end_soon));
     let (broker, promise) = if flags.memory {
-        (Broker::in_memory(config), "jobs in memory only, a restart loses them (--memory)".into())
+        (Broker::in_memory(config), "jobs are in memory only: a restart loses them (--memory)".into())
     } else {
         journal::open(&flags, config)?
     };
@@ -75,14 +75,17 @@ fn run(flags: Flags) -> Result<(), String> {
             "{address} is not a loopback address, and there is no authentication: anyone who can connect has full control"
         );
     }
-    // It serves even if standard output is closed.
-    let _ = writeln!(
-        io::stdout(),
-        "djqs-server {} listens on {address}: {promise}; up to {connections_max} connections{}, {} of jobs",
+    let text = format!(
+        "djqs-server {} listens on {address}\n{promise}\n\
+         room for {connections_max} connections{} and {} of jobs\n",
         env!("CARGO_PKG_VERSION"),
         if flags.max_connections.is_none() { format!(" (by {})", cap.because) } else { String::new() },
         format_size(memory_max),
     );
+    // It serves even if standard output is closed. Who reads it gets all lines at once.
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    drop(stdout);
     server.run();
     broker.close().map_err(|error| error.to_string())
 }

@@ -14,7 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
-    /// The line that it printed when it started.
+    /// What it printed when it started.
     pub(crate) greeting: String,
 }
 
@@ -24,11 +24,10 @@ impl Server {
         Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", "0"]).args(flags))
     }
 
-    /// Starts a prepared command and waits for its first line.
+    /// Starts a prepared command and waits for its start-up lines.
     pub(crate) fn of(command: &mut Command) -> Server {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
-        let mut greeting = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+        let greeting = start_up_lines(child.stdout.take().unwrap());
         let address = greeting
             .split_whitespace()
             .find_map(|word| word.trim_end_matches(':').parse().ok())
@@ -63,6 +62,13 @@ impl Server {
         let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
+}
+
+/// What a server prints when it starts, up to the last line of that, or to the end if it does not start.
+pub(crate) fn start_up_lines(stdout: impl Read) -> String {
+    let (mut reader, mut text) = (BufReader::new(stdout), String::new());
+    while !text.contains("\nroom for ") && reader.read_line(&mut text).unwrap() > 0 {}
+    text
 }
 
 impl Drop for Server {

@@ -512,7 +512,7 @@ fn server_that_finds_no_room_to_write_ends_all_the_same_when_told_to() {
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(1), "{}", site.log());
     let server = site.start();
-    assert!(server.greeting.contains("; recovered 1 jobs"), "{}", server.greeting);
+    assert!(server.greeting.contains("recovered 1 jobs"), "{}", server.greeting);
     assert_eq!(talk.rest(), "");
 }
 

@@ -78,7 +78,7 @@ fn full_disk_refuses_new_jobs_only_and_is_cleared_by_finishing_some() {
     // Killed while it is full, it starts again, and all is there.
     kill(server);
     let server = site.start();
-    assert!(server.greeting.contains(&format!("; recovered {last} jobs")), "{}", server.greeting);
+    assert!(server.greeting.contains(&format!("recovered {last} jobs")), "{}", server.greeting);
     let mut talk = server.connect();
 
     // All but TASK goes on, for every job that there is, if need be.
@@ -101,5 +101,5 @@ fn full_disk_refuses_new_jobs_only_and_is_cleared_by_finishing_some() {
     kill(server);
     let count = more - last;
     let greeting = &site.start().greeting;
-    assert!(greeting.contains(&format!("; recovered {count} jobs")), "{count}: {greeting}");
+    assert!(greeting.contains(&format!("recovered {count} jobs")), "{count}: {greeting}");
 }

@@ -174,7 +174,7 @@ pub(crate) fn judge(server: &Server, history: &Shared) -> Look {
     let mut history = history.lock().unwrap();
     history.judge(&look);
     let count = look.jobs.len() as u64;
-    if !server.greeting.contains(&format!("; recovered {count} jobs")) {
+    if !server.greeting.contains(&format!("recovered {count} jobs")) {
         history.complain(format!("{count} jobs are there, and the server said {:?}", server.greeting));
     }
     look

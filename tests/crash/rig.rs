@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitStatus, Stdio};
@@ -13,7 +13,7 @@ use djqs::protocol::native::{Answer, read_answer, write_command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{PATIENCE, Server};
+use crate::common::{PATIENCE, Server, start_up_lines};
 
 /// The wall clock, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
@@ -152,8 +152,7 @@ impl Drop for Site {
 /// Starts a server and waits until it listens, or has ended.
 pub(crate) fn start(command: &mut Process) -> Result<Server, ExitStatus> {
     let mut child = command.spawn().expect("the program is there");
-    let mut greeting = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+    let greeting = start_up_lines(child.stdout.take().unwrap());
     match greeting.split_whitespace().find_map(|word| word.trim_end_matches(':').parse().ok()) {
         Some(address) => Ok(Server { child, address, greeting }),
         None => Err(child.wait().unwrap()),

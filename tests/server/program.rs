@@ -14,11 +14,22 @@ use rustix::process::Signal;
 use crate::common::{Server, Talk, until};
 
 #[test]
-fn start_up_line_shows_the_address_and_what_is_promised() {
-    let server = Server::start(&[]);
-    assert!(server.greeting.contains("memory"), "{}", server.greeting);
-    assert!(server.greeting.contains("connections"), "{}", server.greeting);
-    assert_eq!(server.greeting.lines().count(), 1);
+fn start_up_lines_are_short_and_show_the_address_and_what_is_promised() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let kept = ["jobs are in ", "recovered 0 jobs from "];
+    for (flags, lines) in [(&["--memory"][..], &["jobs are in memory only"][..]), (&["--data", data], &kept)]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        let server = Server::of(command.args(["-p", "0"]).args(flags));
+        let expected = [&["djqs-server "], lines, &["room for "]].concat();
+        let found: Vec<&str> = server.greeting.lines().collect();
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (line, beginning) in found.into_iter().zip(expected) {
+            assert!(line.starts_with(beginning) && line.len() <= 120 + data.len(), "{line}");
+        }
+        assert!(server.greeting.lines().next().unwrap().ends_with(&server.address.to_string()));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use djqs::{Broker, broker};
 
 use super::flags::Flags;
 
-/// Opens the journal. Returns also what it promises and what was recovered from it, for the start-up line.
+/// Opens the journal. Returns also what it promises and what was recovered from it, in lines for the start-up.
 pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, String), String> {
     let fsync = flags.policy();
     let directory = flags.data.display();
@@ -42,15 +42,15 @@ pub(super) fn open(flags: &Flags, config: broker::Config) -> Result<(Broker, Str
     let jobs = broker.stats().jobs;
     let count = jobs.ready + jobs.delayed + jobs.leased + jobs.dead;
     let promise = match fsync {
-        Fsync::Always => "fsync always, an acknowledged job survives a power cut".into(),
-        Fsync::Interval(_) => format!("fsync every {fsync}, a power cut loses at most the last {fsync}"),
-        Fsync::Never => "fsync never, an acknowledged job survives kill -9 but no power cut".to_string(),
+        Fsync::Always => "(fsync always): an acknowledged job survives a power cut".into(),
+        Fsync::Interval(_) => format!("(fsync every {fsync}): a power cut loses at most the last {fsync}"),
+        Fsync::Never => "(fsync never): an acknowledged job survives kill -9 but no power cut".to_string(),
     };
     let Recovered { bytes, duration, clean, .. } = recovered;
-    let after = if clean { "" } else { ", the previous server did not stop gracefully" };
+    let after = if clean { "" } else { "; the previous server did not stop gracefully" };
     let recovered =
         format!("recovered {count} jobs from {bytes} bytes in {} ms{after}", duration.as_millis());
-    Ok((broker, format!("jobs in {directory}, {promise}; {recovered}")))
+    Ok((broker, format!("jobs are in {directory} {promise}\n{recovered}")))
 }
 
 /// Reads a journal that no server has open, and prints what is in it.
