@@ -8,11 +8,12 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use djqs::internal::clock::{Moment, Now};
-use djqs::internal::queue::state::{SessionId, State};
+use djqs::internal::queue::state::{Returned, SessionId, State};
 use djqs::{QueueName, Submission};
 
 const BODY_BYTES: usize = 100;
@@ -63,7 +64,8 @@ impl Filled {
         let queue = &self.queues[self.taken % self.queues.len()];
         self.taken += 1;
         let lease = self.state.lease(NOW, self.session, queue).expect("jobs wait in each queue");
-        self.state.ack(self.session, black_box(&lease).id).expect("it is leased");
+        let returned = Returned::Result(Arc::default());
+        self.state.ack(NOW, self.session, black_box(&lease).id, returned).expect("it is leased");
     }
 
     /// How long so many submissions take; making them, their bodies too, does not count.

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
-use crate::job::{Lease, OnDrained, QueueName};
+use crate::job::{BatchName, Finished, JobId, Lease, OnDrained, QueueName};
 pub use crate::journal::storage::{DiskError, DiskStorage, Storage, StorageFile};
 use crate::journal::{self};
 pub use crate::journal::{
@@ -42,7 +42,7 @@ pub use crate::journal::{
 };
 use crate::protocol::{Command, Dialect, Reply};
 pub use crate::queue::state::{Accepted, Failed, Warn};
-use crate::stats::{Machine, ServerStats};
+use crate::stats::{BatchStats, Machine, ServerStats};
 
 mod embedded;
 mod verbs;
@@ -266,6 +266,22 @@ pub enum Wanted {
         /// When the wait ends without a job; `None` for never.
         deadline: Option<Moment>,
     },
+    /// The end of a job.
+    End {
+        /// Which.
+        id: JobId,
+        /// When the wait ends without it; `None` for never.
+        deadline: Option<Moment>,
+    },
+    /// That a batch is complete.
+    Batch {
+        /// Which.
+        name: BatchName,
+        /// With how many jobs.
+        total: u64,
+        /// When the wait ends in any case; `None` for never.
+        deadline: Option<Moment>,
+    },
 }
 
 /// How a wait ended.
@@ -276,6 +292,20 @@ pub enum Waited {
     Leased(Lease),
     /// All of the queues are drained; these of them are paused with jobs that are ready or delayed.
     Drained(Vec<QueueName>),
+    /// With the end of a job.
+    Finished {
+        /// Which job.
+        id: JobId,
+        /// How it ended.
+        how: Finished,
+    },
+    /// With a batch that is complete, or with its counts at the deadline.
+    Batch {
+        /// Its counts.
+        stats: BatchStats,
+        /// Whether it is complete.
+        complete: bool,
+    },
     /// At its deadline.
     TimedOut,
     /// Because one of the session's own leases is about to lapse.

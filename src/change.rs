@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::job::{Counts, JobId, Key, Priority, QueueName};
+use crate::job::{BatchName, Counts, JobId, Key, Priority, QueueName};
 
 /// The part of a job that never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,11 @@ pub struct JobSpec {
     pub key: Option<Key>,
     /// When it was submitted, in seconds since 1970.
     pub created_s: u32,
-    /// The body.
+    /// How long it is kept once it is done; whole milliseconds.
+    pub keep: Duration,
+    /// Its batch.
+    pub batch: Option<BatchName>,
+    /// The body; of a job that is done, its result.
     pub body: Arc<[u8]>,
 }
 
@@ -59,6 +63,35 @@ pub enum Place {
         /// older versions.
         dead_seq: u64,
     },
+    /// Done, and kept until this wall-clock time, in milliseconds since 1970.
+    Done {
+        /// When it is forgotten.
+        until_wall_ms: u64,
+        /// How long its last attempt took, in milliseconds.
+        ran_ms: u32,
+        /// Whether there was no room for its result.
+        result_dropped: bool,
+    },
+    /// Cancelled, and kept until this wall-clock time, in milliseconds since 1970.
+    Cancelled {
+        /// When it is forgotten.
+        until_wall_ms: u64,
+    },
+}
+
+/// The counts of a batch that can't be told from the jobs that are still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchCounts {
+    /// Its name.
+    pub name: BatchName,
+    /// Its jobs that were done and are gone.
+    pub done: u64,
+    /// Its jobs that were cancelled and are gone.
+    pub cancelled: u64,
+    /// Its jobs that were deleted.
+    pub deleted: u64,
+    /// When it last changed, in milliseconds since 1970.
+    pub changed_wall_ms: u64,
 }
 
 /// Whether a queue is paused.
@@ -82,8 +115,14 @@ pub enum Change {
     Job(JobSpec, JobStatus),
     /// The new status of a job.
     Status(JobId, JobStatus),
-    /// A job is finished or deleted.
+    /// A job is done, and kept with this status and result.
+    Done(JobId, JobStatus, Arc<[u8]>),
+    /// A job is gone: done, or deleted.
     Gone(JobId),
+    /// A job of a batch is gone. One record, so that a crash can't separate the two.
+    GoneOf(JobId, BatchCounts),
+    /// The counts of a batch. Compaction writes it.
+    Batch(BatchCounts),
     /// A queue was paused or resumed.
     Pause(QueueName, PauseState),
     /// No id up to and including this one may be given again. Compaction writes it, since the job with the
@@ -106,6 +145,10 @@ pub struct JobSize<'a> {
     pub backoff: Duration,
     /// Its unique key.
     pub key: Option<&'a Key>,
+    /// How long it is kept.
+    pub keep: Duration,
+    /// Its batch.
+    pub batch: Option<&'a BatchName>,
     /// Its priority now.
     pub priority: Priority,
     /// Why its last attempt failed.
@@ -124,6 +167,8 @@ impl<'a> JobSize<'a> {
             attempts: spec.attempts,
             backoff: spec.backoff,
             key: spec.key.as_ref(),
+            keep: spec.keep,
+            batch: spec.batch.as_ref(),
             priority: status.priority,
             reason: status.reason.as_deref(),
             body_bytes: spec.body.len(),
@@ -145,10 +190,38 @@ pub fn job_bytes(job: &JobSize<'_>) -> u64 {
         + int_length(millis(job.backoff))
         + int_length(key as u64)
         + int_length(job.body_bytes as u64);
+    let extras = if has_extras(job.keep, job.batch) {
+        int_length(millis(job.keep)) + 1 + job.batch.map_or(0, |batch| batch.as_str().len())
+    } else {
+        0
+    };
     // The tag, the length of the queue's name, the time of submission, the place, three counts.
     let fixed = 1 + 1 + 4 + 1 + 3;
-    (fixed + variable + queue + key + job.body_bytes) as u64 + status_bytes(job.priority, job.reason)
+    (fixed + variable + queue + key + extras + job.body_bytes) as u64 + status_bytes(job.priority, job.reason)
 }
+
+/// Whether a job's record has the fields that few jobs need.
+pub(crate) fn has_extras(keep: Duration, batch: Option<&BatchName>) -> bool {
+    !keep.is_zero() || batch.is_some()
+}
+
+/// What a job's end may take in the journal beyond that of a plain job: the record that it is done, if it is
+/// kept, and the counts of its batch.
+pub(crate) fn extra_end_bytes(keep: Duration, batch: Option<&BatchName>) -> u64 {
+    let done = if keep.is_zero() { 0 } else { DONE_NUMBERS_BYTES };
+    done + batch.map_or(0, batch_bytes)
+}
+
+/// What the numbers of a job that is done take in its record.
+const DONE_NUMBERS_BYTES: u64 = 32;
+
+/// What a batch adds to the bytes that the journal has to keep.
+pub fn batch_bytes(batch: &BatchName) -> u64 {
+    batch.as_str().len() as u64 + BATCH_NUMBERS_BYTES
+}
+
+/// What the numbers of a batch take in its record, with its tag: three counts below 2²⁸ and a time.
+const BATCH_NUMBERS_BYTES: u64 = 20;
 
 /// The part of [`job_bytes`] that a status may change.
 pub fn status_bytes(priority: Priority, reason: Option<&str>) -> u64 {

@@ -15,10 +15,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, Refusal};
-use crate::job::{Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::job::{Acked, BatchName, Finished, Group, Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::protocol::native::{Answer, job_json, write_command};
-use crate::protocol::{Command, OnDrained, Retry, Wait};
-use crate::stats::{QueueStats, ServerStats};
+use crate::protocol::{Cancel, Command, OnDrained, Retry, Wait};
+use crate::stats::{BatchStats, QueueStats, ServerStats};
 
 mod address;
 mod batch;
@@ -243,13 +243,115 @@ impl Client {
         }
     }
 
-    /// Reports that a leased job is done. The server then forgets it.
+    /// Reports that a leased job is done. The server then forgets it, or keeps it for as long as its submitter
+    /// asked for.
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Code::NotLeased`](crate::Code::NotLeased) if the lease has lapsed; another
     /// worker may have the job by now. Otherwise see [`Client::call`].
     pub fn ack(&mut self, id: JobId) -> Result<(), Error> {
-        self.done(&Command::Ack { id })
+        self.done(&Command::Ack { id, result: None })
+    }
+
+    /// Reports that a leased job is done, with a result. Those who wait for the job get the result, and so do
+    /// those who ask for it while it is kept: see [`Submission::keep`]. Returns whether there was room for it.
+    ///
+    /// # Errors
+    /// As for [`Client::ack`].
+    pub fn ack_with(&mut self, id: JobId, result: impl AsRef<[u8]>) -> Result<Acked, Error> {
+        match self.call(&Command::Ack { id, result: Some(result.as_ref().into()) })? {
+            Answer::Done => Ok(Acked::Whole),
+            Answer::ResultDropped => Ok(Acked::ResultDropped),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// Waits for the end of a job, for at most `wait`. `None` if it has not ended by then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) for an id that was never given;
+    /// otherwise see [`Client::call`].
+    pub fn wait(&mut self, id: JobId, wait: Wait) -> Result<Option<Finished>, Error> {
+        match self.call(&Command::Wait { id, wait })? {
+            Answer::Finished { how, .. } => Ok(Some(how)),
+            Answer::Empty => Ok(None),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// Submits a job and waits for its end, for as long as that takes.
+    ///
+    /// ```
+    /// use djqs::{Client, Submission, job::Finished};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = djqs::Broker::in_memory(djqs::broker::Config::default());
+    /// # let server = djqs::server::Server::bind("127.0.0.1:0".parse()?, broker, Default::default())?;
+    /// # let address = server.local_addr()?.to_string();
+    /// # std::thread::spawn(move || server.run());
+    /// # let at = address.clone();
+    /// # std::thread::spawn(move || {
+    /// #     let mut worker = Client::connect(&at).unwrap();
+    /// #     let lease = worker.get(&[], djqs::protocol::Wait::Forever).unwrap().unwrap();
+    /// #     worker.ack_with(lease.id, "4").unwrap();
+    /// # });
+    /// let mut client = Client::connect(&address)?;
+    /// match client.run(Submission::new("ADD: 2 2"))? {
+    ///     Finished::Done { result: Some(result), .. } => assert_eq!(&*result, b"4"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::submit`].
+    pub fn run(&mut self, submission: Submission) -> Result<Finished, Error> {
+        let accepted = self.submit(submission)?;
+        match self.wait(accepted.id, Wait::Forever)? {
+            Some(finished) => Ok(finished),
+            None => self.unexpected_reply(),
+        }
+    }
+
+    /// The counts of a batch, and whether it is complete with at least `total` jobs: at once if it is, otherwise
+    /// after `wait` at the latest. A batch that is not known has no jobs.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn batch(&mut self, name: &BatchName, total: u64, wait: Wait) -> Result<(BatchStats, bool), Error> {
+        match self.call(&Command::Batch { name: name.clone(), total, wait })? {
+            Answer::Batch { stats, complete } => Ok((stats, complete)),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// Cancels a job that is ready, delayed or leased; others are left as they are. Returns the state that it was
+    /// in.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such job; otherwise
+    /// see [`Client::call`].
+    pub fn cancel(&mut self, id: JobId, reason: Option<&str>) -> Result<JobState, Error> {
+        match self.call(&Command::Cancel { what: Cancel::Job(id), reason: reason.map(Into::into) })? {
+            Answer::Was(state) => Ok(state),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// Cancels the ready, delayed and leased jobs of a queue or a batch, or those in one of these states. Returns
+    /// how many.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn cancel_all(
+        &mut self,
+        of: impl Into<Group>,
+        state: Option<JobState>,
+        reason: Option<&str>,
+    ) -> Result<u64, Error> {
+        let what = Cancel::All { of: of.into(), state };
+        self.count(&Command::Cancel { what, reason: reason.map(Into::into) })
     }
 
     /// Reports that a leased job failed. It is tried again after its backoff, until its attempts are spent,
@@ -294,7 +396,7 @@ impl Client {
         }
     }
 
-    /// Lists a queue's jobs, oldest first: those in `state`, or all; at most `limit` (the server gives at
+    /// Lists the jobs of a queue or a batch, oldest first: those in `state`, or all; at most `limit` (the server gives at
     /// most 1000, or about 1 MiB); those after the job `after`, or from the first. To get them all, repeat it
     /// with the last id as `after` until nothing comes.
     ///
@@ -302,12 +404,12 @@ impl Client {
     /// See [`Client::call`].
     pub fn list(
         &mut self,
-        queue: &QueueName,
+        of: impl Into<Group>,
         state: Option<JobState>,
         limit: u32,
         after: Option<JobId>,
     ) -> Result<Vec<Job>, Error> {
-        let lines = self.lines(&Command::List { queue: queue.clone(), state, limit, after })?;
+        let lines = self.lines(&Command::List { of: of.into(), state, limit, after })?;
         self.parsed(lines.iter().map(|line| job_json::read(line.as_bytes())).collect())
     }
 
@@ -330,12 +432,13 @@ impl Client {
         self.done(&Command::Delete { id })
     }
 
-    /// Deletes a queue's jobs: those in `state`, or all except the leased ones. Returns how many.
+    /// Deletes the jobs of a queue or a batch: those in `state`, or the ready, delayed and dead ones. Returns how
+    /// many.
     ///
     /// # Errors
     /// See [`Client::call`].
-    pub fn purge(&mut self, queue: &QueueName, state: Option<JobState>) -> Result<u64, Error> {
-        self.count(&Command::Purge { queue: queue.clone(), state })
+    pub fn purge(&mut self, of: impl Into<Group>, state: Option<JobState>) -> Result<u64, Error> {
+        self.count(&Command::Purge { of: of.into(), state })
     }
 
     /// Pauses a queue: it gives out no jobs for `time`, or until it is resumed.

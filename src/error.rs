@@ -85,6 +85,8 @@ pub struct Refusal {
     pub code: Code,
     /// How long to wait before trying again; only with [`Code::Full`].
     pub retry_after: Option<Duration>,
+    /// Whether the lease has ended because the job was cancelled; only with [`Code::NotLeased`].
+    pub cancelled: bool,
     /// What to do about it, for people: one printable line. It may change in any version.
     pub text: Cow<'static, str>,
 }
@@ -92,12 +94,17 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that does not say when to try again.
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { code, retry_after: None, text: text.into() }
+        Refusal { code, retry_after: None, cancelled: false, text: text.into() }
     }
 
     /// A refusal because there is no room. The client should try again after `retry_after`.
     pub fn full(retry_after: Duration, text: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { code: Code::Full, retry_after: Some(retry_after), text: text.into() }
+        Refusal { retry_after: Some(retry_after), ..Refusal::new(Code::Full, text) }
+    }
+
+    /// A refusal of a report about a job whose lease has ended because it was cancelled.
+    pub fn cancelled(text: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { cancelled: true, ..Refusal::new(Code::NotLeased, text) }
     }
 
     /// A refusal because the command is not well formed.

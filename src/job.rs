@@ -7,14 +7,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+mod finished;
 #[cfg(feature = "serde")]
 mod json;
 mod names;
 mod submission;
 
+pub use finished::{Acked, Finished, Group};
 #[cfg(feature = "serde")]
 pub use json::BadJson;
-pub use names::{BadKey, BadQueueName, JobId, Key, MAX_KEY_BYTES, MAX_QUEUE_NAME_BYTES, Priority, QueueName};
+pub use names::{
+    BadKey, BadQueueName, BatchName, JobId, Key, MAX_KEY_BYTES, MAX_QUEUE_NAME_BYTES, Priority, QueueName,
+};
 pub use submission::{MAX_BACKOFF, MAX_DURATION, Options, Submission};
 
 /// The longest failure reason that is kept with a job, in bytes; a longer one is cut.
@@ -25,14 +29,17 @@ pub const MAX_REASON_BYTES: usize = 1024;
 /// ```text
 ///             TASK delay=…            TASK
 ///                  |                    |
-///                  v      time is up    v        GET             ACK
-///              [delayed] ----------> [ready] ----------> [leased] ----> gone
+///                  v      time is up    v        GET             ACK          keep= is over
+///              [delayed] ----------> [ready] ----------> [leased] ----> [done] ----> gone
 ///                  ^                  ^  ^                 |  |
 ///                  |  FAIL: backoff   |  |  RETURN, lease  |  |
 ///                  +------------------|--|--lapsed or lost-+  | FAIL, attempts spent
 ///                                     |  +-----------------+  v
 ///                                     +----- RETRY ------ [dead]
 /// ```
+///
+/// Without `keep=` a job that is done is gone at once. CANCEL makes a ready, delayed or leased job
+/// `cancelled`; RETRY makes it ready again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobState {
     /// A worker may get it at any moment.
@@ -43,19 +50,37 @@ pub enum JobState {
     Leased,
     /// Its attempts are spent, or a worker declared it dead. It is kept until it is retried or deleted.
     Dead,
+    /// A worker has acknowledged it. It is kept, with its result, for as long as its submitter asked for.
+    Done,
+    /// It was cancelled. It is kept for an hour, or longer if its submitter asked for that.
+    Cancelled,
 }
 
 impl JobState {
-    /// All four, in the order in which they are counted and listed.
-    pub const ALL: [JobState; 4] = [JobState::Ready, JobState::Delayed, JobState::Leased, JobState::Dead];
+    /// All six, in the order in which they are counted and listed.
+    pub const ALL: [JobState; 6] = [
+        JobState::Ready,
+        JobState::Delayed,
+        JobState::Leased,
+        JobState::Dead,
+        JobState::Done,
+        JobState::Cancelled,
+    ];
 
-    /// The state's name on the wire: `ready`, `delayed`, `leased`, `dead`.
+    /// Whether the job has ended: it is dead, done or cancelled.
+    pub fn is_final(self) -> bool {
+        matches!(self, JobState::Dead | JobState::Done | JobState::Cancelled)
+    }
+
+    /// The state's name on the wire: `ready`, `delayed`, `leased`, `dead`, `done`, `cancelled`.
     pub fn as_str(self) -> &'static str {
         match self {
             JobState::Ready => "ready",
             JobState::Delayed => "delayed",
             JobState::Leased => "leased",
             JobState::Dead => "dead",
+            JobState::Done => "done",
+            JobState::Cancelled => "cancelled",
         }
     }
 
@@ -202,14 +227,21 @@ pub struct Job {
     pub key: Option<Key>,
     /// When it was submitted, to the second.
     pub created: SystemTime,
-    /// The rest of its delay or of its lease; `None` for ready and dead jobs.
+    /// How long it is kept once it is done.
+    pub keep: Duration,
+    /// The batch that it counts in.
+    pub batch: Option<BatchName>,
+    /// The rest of its delay, of its lease, or of the time for which it is kept; `None` for ready and dead
+    /// jobs.
     pub remaining: Option<Duration>,
     /// How its past attempts ended.
     pub counts: Counts,
-    /// Why its last attempt failed, as its worker reported it.
+    /// Why its last attempt failed, as its worker reported it; of a cancelled job, why it was cancelled.
     pub reason: Option<Arc<str>>,
-    /// The work.
+    /// The work. Empty once the job is done.
     pub body: Arc<[u8]>,
+    /// What its worker returned; only of a job that is done. `None` also if there was no room for it.
+    pub result: Option<Arc<[u8]>>,
 }
 
 impl Job {
@@ -227,18 +259,22 @@ impl Job {
             backoff: options.backoff,
             key: options.key,
             created: SystemTime::UNIX_EPOCH,
+            keep: options.keep,
+            batch: options.batch,
             remaining: None,
             counts: Counts::default(),
             reason: None,
             body,
+            result: None,
         }
     }
 
-    /// The number of the attempt that is running, or would run next: 1 for the first. Of a dead job, its last attempt.
+    /// The number of the attempt that is running, or would run next: 1 for the first. Of a dead or done job,
+    /// its last attempt.
     pub fn attempt(&self) -> u32 {
         match self.state {
             JobState::Dead => self.counts.spent().max(1),
-            JobState::Ready | JobState::Delayed | JobState::Leased => self.counts.spent().saturating_add(1),
+            _ => self.counts.spent().saturating_add(1),
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::change::Change;
-pub use crate::change::{JobSize, job_bytes, pause_bytes};
+pub use crate::change::{JobSize, batch_bytes, job_bytes, pause_bytes};
 use crate::clock::Stopwatch;
 use crate::job::JobId;
 pub use crate::stats::JournalStats;
@@ -223,8 +223,12 @@ impl Journal {
     /// [`Journal::nudge`].
     pub fn append(&self, change: &Change) -> Position {
         let needed = match change {
-            Change::Status(..) | Change::Gone(_) => Needed::UntilRewritten,
-            Change::Job(..) | Change::Pause(..) | Change::IdsUsed(_) => Needed::Long,
+            Change::Status(..) | Change::Gone(_) | Change::GoneOf(..) => Needed::UntilRewritten,
+            Change::Job(..)
+            | Change::Done(..)
+            | Change::Pause(..)
+            | Change::Batch(_)
+            | Change::IdsUsed(_) => Needed::Long,
         };
         self.inner.writer.append(needed, |out| record::encode(change, out))
     }
@@ -392,7 +396,11 @@ impl Journal {
 fn id_of(change: &Change) -> Option<JobId> {
     match change {
         Change::Job(spec, _) => Some(spec.id),
-        Change::Status(id, _) | Change::Gone(id) | Change::IdsUsed(id) => Some(*id),
-        Change::Pause(..) => None,
+        Change::Status(id, _)
+        | Change::Done(id, ..)
+        | Change::Gone(id)
+        | Change::GoneOf(id, _)
+        | Change::IdsUsed(id) => Some(*id),
+        Change::Pause(..) | Change::Batch(_) => None,
     }
 }

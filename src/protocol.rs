@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use crate::error::Refusal;
 pub use crate::job::OnDrained;
-use crate::job::{Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission};
-use crate::stats::{JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
+use crate::job::{
+    BatchName, Finished, Group, Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission,
+};
+use crate::stats::{BatchStats, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
 
 pub mod beanstalk;
 mod decoder;
@@ -45,14 +47,28 @@ pub enum Wait {
 /// What [`Command::Retry`] makes ready again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// One dead job.
+    /// One dead or cancelled job.
     Job(JobId),
-    /// A queue's dead jobs, oldest first, at most `limit` of them.
-    Queue {
+    /// The dead jobs of a queue or a batch, oldest first, at most `limit` of them.
+    All {
         /// Whose dead jobs.
-        queue: QueueName,
+        of: Group,
         /// The most jobs; `None` for all.
         limit: Option<u64>,
+    },
+}
+
+/// What [`Command::Cancel`] cancels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancel {
+    /// One job.
+    Job(JobId),
+    /// The ready, delayed and leased jobs of a queue or a batch.
+    All {
+        /// Whose jobs.
+        of: Group,
+        /// Only those in this state.
+        state: Option<JobState>,
     },
 }
 
@@ -75,6 +91,8 @@ pub enum Command {
     Ack {
         /// Which.
         id: JobId,
+        /// What came of it, for those who wait for the job and those who look at it while it is kept.
+        result: Option<Arc<[u8]>>,
     },
     /// A leased job failed.
     Fail {
@@ -106,10 +124,33 @@ pub enum Command {
         /// Which.
         id: JobId,
     },
-    /// Look at a queue's jobs, oldest first.
+    /// Wait for the end of a job.
+    Wait {
+        /// Which.
+        id: JobId,
+        /// How long.
+        wait: Wait,
+    },
+    /// The counts of a batch, at once or when it is complete.
+    Batch {
+        /// Which.
+        name: BatchName,
+        /// How many jobs have to be counted in before it can be complete.
+        total: u64,
+        /// How long to wait until it is complete.
+        wait: Wait,
+    },
+    /// Take back jobs that are not done yet.
+    Cancel {
+        /// Which.
+        what: Cancel,
+        /// Why, for people.
+        reason: Option<Arc<str>>,
+    },
+    /// Look at the jobs of a queue or a batch, oldest first.
     List {
         /// Whose jobs.
-        queue: QueueName,
+        of: Group,
         /// Only those in this state.
         state: Option<JobState>,
         /// The most jobs.
@@ -117,17 +158,17 @@ pub enum Command {
         /// Only jobs with higher ids than this.
         after: Option<JobId>,
     },
-    /// Make dead jobs ready again.
+    /// Make dead or cancelled jobs ready again.
     Retry(Retry),
     /// Remove a job.
     Delete {
         /// Which.
         id: JobId,
     },
-    /// Remove a queue's jobs, except leased ones.
+    /// Remove the ready, delayed and dead jobs of a queue or a batch, or those in another state than leased.
     Purge {
         /// Whose jobs.
-        queue: QueueName,
+        of: Group,
         /// Only those in this state.
         state: Option<JobState>,
     },
@@ -288,6 +329,25 @@ pub enum Reply {
     RetryIn(Duration),
     /// A failed job is dead.
     Dead,
+    /// The job is done; there was no room for its result.
+    ResultDropped,
+    /// How a job ended.
+    Finished {
+        /// Which.
+        id: JobId,
+        /// How.
+        how: Finished,
+    },
+    /// The counts of a batch, and whether it is complete.
+    Batch {
+        /// Its counts.
+        stats: BatchStats,
+        /// Whether it is complete, with as many jobs as were asked for.
+        complete: bool,
+    },
+    /// The state in which the job was that is to be cancelled. It is cancelled if that was ready, delayed or
+    /// leased.
+    Was(JobState),
     /// How many jobs the command changed.
     Count(u64),
     /// A job looked at.

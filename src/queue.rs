@@ -19,7 +19,7 @@ use crate::clock::{Clock, Now, Stopwatch};
 use crate::error::{Code, Refusal};
 use crate::job::JobId;
 use locked::Wakeups;
-pub use locked::{Locked, Wait, Waited, Waiter};
+pub use locked::{Awaited, Locked, Wait, Waited, Waiter};
 use state::{SessionEnd, SessionId, State};
 
 mod budget;
@@ -236,7 +236,7 @@ impl<R: Recorder> Queue<R> {
         self.in_slices(|state, now| state.end_session(now, session, ending, SLICE_JOBS)).map(|_| ())
     }
 
-    /// Leases a job, or waits for one. Blocks.
+    /// Waits for a job, which it leases, or for the end of a job or a batch. Blocks.
     ///
     /// # Errors
     /// [`Broken`].

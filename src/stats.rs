@@ -19,6 +19,23 @@ pub struct StateCounts {
     pub leased: u64,
     /// Dead jobs.
     pub dead: u64,
+    /// Jobs that are done and kept.
+    pub done: u64,
+    /// Cancelled jobs.
+    pub cancelled: u64,
+}
+
+impl StateCounts {
+    /// All jobs.
+    pub fn total(&self) -> u64 {
+        let StateCounts { ready, delayed, leased, dead, done, cancelled } = *self;
+        ready + delayed + leased + dead + done + cancelled
+    }
+
+    /// Jobs that are still to be done.
+    pub fn unfinished(&self) -> u64 {
+        self.ready + self.delayed + self.leased
+    }
 }
 
 /// What has happened since the queue was created, or since the server started.
@@ -39,10 +56,54 @@ pub struct Totals {
     pub returned: u64,
     /// Jobs that became dead.
     pub died: u64,
-    /// Dead jobs made ready again.
+    /// Dead or cancelled jobs made ready again.
     pub retried: u64,
     /// Jobs deleted or purged.
     pub deleted: u64,
+    /// Jobs cancelled.
+    pub cancelled: u64,
+}
+
+/// The counts of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchStats {
+    /// Its jobs by state. Those that are done or cancelled are counted here also when they are gone.
+    pub jobs: StateCounts,
+    /// Its jobs that were deleted before they were done or cancelled.
+    pub deleted: u64,
+}
+
+impl BatchStats {
+    /// All jobs that were counted in.
+    pub fn total(&self) -> u64 {
+        self.jobs.total() + self.deleted
+    }
+
+    /// The counts with their names, in the order of BATCH.
+    pub fn list(&self) -> [(&'static str, u64); 8] {
+        let BatchStats { jobs, deleted } = *self;
+        let StateCounts { ready, delayed, leased, dead, done, cancelled } = jobs;
+        [
+            ("total", self.total()),
+            ("ready", ready),
+            ("delayed", delayed),
+            ("leased", leased),
+            ("done", done),
+            ("dead", dead),
+            ("cancelled", cancelled),
+            ("deleted", deleted),
+        ]
+    }
+
+    /// Whether one of its jobs is still to be done.
+    pub fn is_busy(&self) -> bool {
+        self.jobs.unfinished() > 0
+    }
+
+    /// Whether at least `total` jobs, and at least one, were counted in, and all have ended.
+    pub fn is_complete(&self, total: u64) -> bool {
+        !self.is_busy() && self.total() >= total.max(1)
+    }
 }
 
 /// One queue's counters.

@@ -40,7 +40,6 @@ mod handlers;
 mod held;
 mod job;
 mod outcome;
-mod output;
 mod presence;
 mod printable;
 mod process;

@@ -59,7 +59,7 @@ fn lease_counts_from_its_own_command_though_nothing_was_settled_before_it() {
     });
     assert!(matches!(leased, Outcome::Reply(Reply::Leased(_))), "{leased:?}");
     broker.tick();
-    let done = session.execute(Command::Ack { id: JobId(1) });
+    let done = session.execute(Command::Ack { id: JobId(1), result: None });
     assert_eq!(done, Outcome::Reply(Reply::Done), "the lease lasts a minute, and none has gone by");
 }
 
@@ -75,7 +75,7 @@ fn lease_counts_from_its_own_command_whatever_came_before_on_the_connection() {
     tell(&mut session, Command::Touch { id: JobId(1), ttr: None });
     clock.advance(Duration::from_secs(59));
     broker.tick();
-    assert_eq!(tell(&mut session, Command::Ack { id: JobId(1) }), Reply::Done);
+    assert_eq!(tell(&mut session, Command::Ack { id: JobId(1), result: None }), Reply::Done);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn purge_takes_what_comes_due_while_it_goes_on() {
             let options = Options::default().delay(delay);
             submitter.submit(Submission::new(*b"work").options(&options)).unwrap();
         }
-        purger.purge(&djqs::QueueName::default(), None).unwrap();
+        purger.purge(djqs::QueueName::default(), None).unwrap();
         let jobs = broker.stats().jobs;
         assert_eq!(jobs.ready + jobs.delayed, 0, "round {round}: {jobs:?}");
     }
@@ -137,7 +137,7 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
         while !running.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
-        let revived = session.retry_queue(&QueueName::default(), None).unwrap();
+        let revived = session.retry_all(QueueName::default(), None).unwrap();
         done.store(true, Ordering::Release);
         (revived, killing.join().unwrap())
     });

@@ -288,7 +288,7 @@ fn json_has_an_object_a_reply() {
         (&listed["id"], &listed["state"], &listed["reason"]),
         (&json!(1), &json!("delayed"), &json!("no disk"))
     );
-    let queue = "default ready=0 delayed=1 leased=0 dead=0 waiting=0 paused=no";
+    let queue = "default ready=0 delayed=1 leased=0 dead=0 done=0 cancelled=0 waiting=0 paused=no";
     assert_eq!(seen[5], json!({"line": 7, "ok": true, "reply": "OK", "lines": [queue]}));
     assert_eq!((&seen[6]["ok"], &seen[6]["code"]), (&json!(false), &json!("unknown-verb")));
     assert_eq!(seen[7], json!({"line": 9, "ok": true, "reply": "ACK", "id": 2}));

@@ -19,6 +19,8 @@ fn job(id: u64, body: &[u8]) -> Change {
         backoff: Duration::from_secs(1),
         key: None,
         created_s: 1_700_000_000,
+        keep: Duration::ZERO,
+        batch: None,
         body: body.into(),
     };
     Change::Job(spec, status(Place::Ready))

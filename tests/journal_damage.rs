@@ -5,14 +5,15 @@
 mod journal_common;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use djqs::internal::change::{Change, PauseState, Place};
+use djqs::internal::change::{BatchCounts, Change, JobSpec, PauseState, Place};
 use djqs::internal::journal::storage::{CrashPlan, SimulatedDisk, Storage};
 use djqs::internal::journal::{Fsync, Journal, OpenError, Options, Recovered, read, salvage, verify};
-use djqs::job::{JobId, QueueName};
-use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, status};
+use djqs::job::{BatchName, JobId, QueueName};
+use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, spec, status};
 
 const HEADER_BYTES: usize = 4096;
 const BATCH_HEADER_BYTES: usize = 44;
@@ -39,7 +40,7 @@ fn options() -> Options {
 fn corpus() -> Corpus {
     let disk = SimulatedDisk::new();
     let (owner, _) = Owner::open(Arc::new(disk.clone()), options()).unwrap();
-    let mut random = Random(42);
+    let mut random = Random(43);
     let mut history = History::default();
     let mut before_last = 0;
     let change = |history: &mut History, owner: &Owner, change: Change| {
@@ -47,7 +48,7 @@ fn corpus() -> Corpus {
         history.changes.push(change);
         position
     };
-    while history.changes.len() < 330 || used_bytes(&disk) < 64 << 10 {
+    while history.changes.len() < 330 || used_bytes(&disk) < 80 << 10 {
         let next = {
             let world = owner.world.lock().unwrap();
             random_change(&mut random, &world, 2000)
@@ -117,7 +118,10 @@ fn the_corpus_holds_every_kind_of_record_in_64_kib() {
         kinds.insert(match &change {
             Change::Job(..) => "job",
             Change::Status(..) => "status",
+            Change::Done(..) => "done",
             Change::Gone(_) => "gone",
+            Change::GoneOf(..) => "gone of a batch",
+            Change::Batch(_) => "batch",
             Change::Pause(..) => "pause",
             Change::IdsUsed(_) => "ids used",
         });
@@ -125,7 +129,7 @@ fn the_corpus_holds_every_kind_of_record_in_64_kib() {
             statuses.push(status);
         }
     });
-    assert_eq!(kinds.len(), 5);
+    assert_eq!(kinds.len(), 8);
     assert!(
         statuses.iter().any(|status| matches!(status.place, Place::Dead { .. }) && status.reason.is_some())
     );
@@ -287,13 +291,13 @@ fn later_version_is_refused_by_its_number() {
     let corpus = corpus();
     let name = segments(&corpus.disk)[1].clone();
     let mut bytes = corpus.disk.contents(&name).unwrap();
-    bytes[8] = 2;
+    bytes[8] = 3;
     let sum = crc32fast::hash(&bytes[..52]);
     bytes[52..56].copy_from_slice(&sum.to_le_bytes());
     corpus.disk.put(&name, bytes);
     let refused = recover(&corpus.disk).0.unwrap_err().to_string();
     assert!(
-        refused.contains(&name) && refused.contains("version 2") && refused.contains("newer"),
+        refused.contains(&name) && refused.contains("version 3") && refused.contains("newer"),
         "{refused}"
     );
 }
@@ -411,17 +415,26 @@ fn recovery_accepts_any_bytes() {
 }
 
 #[test]
-fn a_directory_of_version_1_is_pinned_byte_by_byte() {
+fn a_directory_of_version_2_is_pinned_byte_by_byte() {
     let disk = SimulatedDisk::new();
     let pinned_options = Options { salt: Some(0x0102_0304_0506_0708), ..in_line(Fsync::Always) };
     let (journal, _) = Journal::open(Arc::new(disk.clone()), pinned_options, &mut |_| {}).unwrap();
     let queue = QueueName::new("mail").unwrap();
+    let name = BatchName::new("night").unwrap();
+    let spec = JobSpec { keep: Duration::from_secs(60), batch: Some(name.clone()), ..spec(2, b"work") };
+    let done = Place::Done { until_wall_ms: 1_700_000_000_000, ran_ms: 1500, result_dropped: false };
+    let counts = BatchCounts { name, done: 1, cancelled: 0, deleted: 0, changed_wall_ms: 1_700_000_000_000 };
     for change in [
         job(1, b"work"),
-        Change::Status(JobId(1), status(Place::Dead { dead_seq: 0 })),
+        Change::Status(JobId(1), status(Place::Dead { dead_seq: 1 })),
+        Change::Job(spec, status(Place::Ready)),
+        Change::Done(JobId(2), status(done), b"result"[..].into()),
+        Change::GoneOf(JobId(2), counts.clone()),
+        Change::Status(JobId(1), status(Place::Cancelled { until_wall_ms: 1_700_000_000_000 })),
         Change::Pause(queue, PauseState::Paused),
         Change::Gone(JobId(1)),
-        Change::IdsUsed(JobId(1)),
+        Change::Batch(counts),
+        Change::IdsUsed(JobId(2)),
     ] {
         journal.wait(journal.append(&change)).unwrap();
     }
@@ -432,31 +445,55 @@ fn a_directory_of_version_1_is_pinned_byte_by_byte() {
     let header = hex(&bytes[..56]);
     assert_eq!(header, hex(&bytes[2048..2104]));
     let written = format!("{header}\n{}", hex(&bytes[HEADER_BYTES..end]));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/journal_version_1.hex");
     if std::env::var_os("DJQS_PIN").is_some() {
-        std::fs::write(&path, &written).unwrap();
+        std::fs::write(pinned_path(2), &written).unwrap();
     }
-    let pinned = std::fs::read_to_string(&path).unwrap();
     assert_eq!(
         written,
-        pinned.trim_end(),
+        std::fs::read_to_string(pinned_path(2)).unwrap().trim_end(),
         "the format has changed: it needs a new version, and this one must be read"
     );
+    let (recovered, world) = recover(&pinned(2));
+    let recovered = recovered.unwrap();
+    assert!(recovered.clean && recovered.records == 10 && recovered.highest_id == 2);
+    assert!(world.jobs.is_empty() && world.paused.len() == 1 && world.batches.len() == 1);
+}
 
-    // What was written then can be read today.
-    let mut lines = pinned.lines().map(unhex);
-    let mut old = vec![0; 8192];
-    let header = lines.next().unwrap();
-    old[..56].copy_from_slice(&header);
-    old[2048..2104].copy_from_slice(&header);
-    let batches = lines.next().unwrap();
-    old[HEADER_BYTES..HEADER_BYTES + batches.len()].copy_from_slice(&batches);
-    let disk = SimulatedDisk::new();
-    disk.put("0000000001.journal", old);
+#[test]
+fn a_directory_of_version_1_is_read_and_continued_in_a_segment_of_version_2() {
+    let disk = pinned(1);
     let (recovered, world) = recover(&disk);
     let recovered = recovered.unwrap();
     assert!(recovered.clean && recovered.records == 5 && recovered.highest_id == 1);
     assert!(world.jobs.is_empty() && world.paused.len() == 1);
+
+    let before = disk.contents("0000000001.journal").unwrap();
+    let (journal, _) = Journal::open(Arc::new(disk.clone()), in_line(Fsync::Always), &mut |_| {}).unwrap();
+    journal.wait(journal.append(&job(2, b"more"))).unwrap();
+    journal.close().unwrap();
+    assert_eq!(disk.contents("0000000001.journal").unwrap(), before, "an older program can still read it");
+    assert_eq!(disk.contents("0000000002.journal").unwrap()[8], 2, "its version");
+    let (recovered, world) = recover(&disk);
+    assert!(recovered.unwrap().clean && world.jobs.len() == 1);
+}
+
+fn pinned_path(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/journal_version_{version}.hex"))
+}
+
+/// A disk with a journal as a program of that version wrote it.
+fn pinned(version: u32) -> SimulatedDisk {
+    let pinned = std::fs::read_to_string(pinned_path(version)).unwrap();
+    let mut lines = pinned.lines().map(unhex);
+    let mut bytes = vec![0; 8192];
+    let header = lines.next().unwrap();
+    bytes[..56].copy_from_slice(&header);
+    bytes[2048..2104].copy_from_slice(&header);
+    let batches = lines.next().unwrap();
+    bytes[HEADER_BYTES..HEADER_BYTES + batches.len()].copy_from_slice(&batches);
+    let disk = SimulatedDisk::new();
+    disk.put("0000000001.journal", bytes);
+    disk
 }
 
 fn hex(bytes: &[u8]) -> String {

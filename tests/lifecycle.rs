@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use djqs::internal::change::{Change, Place};
 use djqs::internal::clock::{ManualClock, Moment, Now};
-use djqs::internal::queue::state::{Accepted, Failed, SessionEnd, SessionId, State, Warn};
+use djqs::internal::queue::state::{Accepted, Failed, Returned, SessionEnd, SessionId, State, Warn};
 use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
 use djqs::protocol::OnDrained;
 use djqs::stats::StateCounts;
-use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Submission};
+use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, Priority, QueueName, Refusal, Submission};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,6 +25,10 @@ impl Bench {
     fn new() -> Bench {
         let now = Now { mono: Moment::from_millis(0), wall_ms: ManualClock::WALL_ORIGIN_MS };
         Bench { state: State::new(u64::MAX, 1), now }
+    }
+
+    fn ack(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
+        self.state.ack(self.now, session, id, Returned::Result(Arc::default())).map(|_| ())
     }
 
     /// Lets time pass, and all happen that falls due.
@@ -250,7 +254,7 @@ fn memory_limit_refuses_submissions_and_nothing_else() {
     assert_eq!(refused.code, Code::Full);
     assert!(refused.retry_after.is_some());
     bench.fail(session, id, None, true, Some("a reason needs memory too"));
-    bench.state.delete(session, id).expect("it is there");
+    bench.state.delete(bench.now, session, id).expect("it is there");
     assert_eq!(bench.state.memory().0, 0);
     bench.submit(options());
 }
@@ -409,9 +413,9 @@ fn acknowledged_job_is_gone() {
     let mut bench = Bench::new();
     let session = bench.session();
     let id = bench.leased(session, options());
-    bench.state.ack(session, id).expect("it is leased");
+    bench.ack(session, id).expect("it is leased");
     assert_eq!(bench.state.peek(bench.now, id), None);
-    assert_eq!(code(bench.state.ack(session, id)), Some(Code::NotFound));
+    assert_eq!(code(bench.ack(session, id)), Some(Code::NotFound));
 }
 
 #[test]
@@ -420,14 +424,14 @@ fn only_the_holder_can_say_how_it_went() {
     let (holder, other) = (bench.session(), bench.session());
     let (id, now) = (bench.leased(holder, options()), bench.now);
     for session in [other, bench.session()] {
-        assert_eq!(code(bench.state.ack(session, id)), Some(Code::NotLeased));
+        assert_eq!(code(bench.ack(session, id)), Some(Code::NotLeased));
         assert_eq!(code(bench.state.fail(now, session, id, None, true, None)), Some(Code::NotLeased));
         assert_eq!(code(bench.state.return_job(now, session, id, None, SECOND)), Some(Code::NotLeased));
         assert_eq!(code(bench.state.touch(now, session, id, None)), Some(Code::NotLeased));
-        assert_eq!(code(bench.state.delete(session, id)), Some(Code::NotLeased));
+        assert_eq!(code(bench.state.delete(bench.now, session, id)), Some(Code::NotLeased));
     }
     assert_eq!(bench.peek(id).counts, Counts::default());
-    bench.state.ack(holder, id).expect("it is still leased");
+    bench.ack(holder, id).expect("it is still leased");
 }
 
 #[test]
@@ -568,9 +572,9 @@ fn expired_lease_returns_job_to_ready() {
     let job = bench.peek(id);
     assert_eq!((job.state, job.counts), (JobState::Ready, counts(0, 1, 0)));
     assert!(job.reason.is_some(), "it says why");
-    assert_eq!(code(bench.state.ack(slow, id)), Some(Code::NotLeased));
+    assert_eq!(code(bench.ack(slow, id)), Some(Code::NotLeased));
     assert_eq!(bench.get(other), Some(id));
-    assert_eq!(code(bench.state.ack(slow, id)), Some(Code::NotLeased), "it is another's now");
+    assert_eq!(code(bench.ack(slow, id)), Some(Code::NotLeased), "it is another's now");
 }
 
 #[test]
@@ -718,13 +722,13 @@ fn waiter_gets_what_others_return_or_lose() {
     bench.pass(SECOND);
     assert_eq!(bench.woken(), [waiter], "as its lease lapses");
     assert_eq!(bench.state.take_handed(waiter).map(|lease| lease.attempt), Some(2));
-    bench.state.ack(waiter, lapsing).expect("it is leased");
+    bench.ack(waiter, lapsing).expect("it is leased");
 
     let returned = bench.leased(holder, options());
     bench.wait(waiter, &["default"]);
     bench.state.return_job(bench.now, holder, returned, None, Duration::ZERO).expect("it is leased");
     assert_eq!(bench.woken(), [waiter], "as it is handed back");
-    bench.state.ack(waiter, returned).expect("it is leased");
+    bench.ack(waiter, returned).expect("it is leased");
     bench.state.take_handed(waiter);
 
     bench.leased(holder, options());
@@ -763,7 +767,7 @@ fn wait_ends_once_its_queues_are_drained() {
     let (first, second) = (bench.leased(worker, options()), bench.leased(worker, options()));
     bench.submit(delayed(SECOND));
     bench.drain(waiter, &["default"]);
-    bench.state.ack(worker, first).unwrap();
+    bench.ack(worker, first).unwrap();
     bench.fail(worker, second, Some(5 * SECOND), false, None);
     bench.pass(Duration::ZERO);
     assert_eq!(bench.woken(), [], "two jobs are delayed");
@@ -771,7 +775,7 @@ fn wait_ends_once_its_queues_are_drained() {
     bench.pass(SECOND);
     assert_eq!(bench.woken(), [waiter]);
     let delayed = bench.state.take_handed(waiter).expect("it is a job").id;
-    bench.state.ack(waiter, delayed).unwrap();
+    bench.ack(waiter, delayed).unwrap();
     bench.drain(waiter, &["default"]);
     bench.pass(5 * SECOND);
     assert_eq!(bench.state.take_handed(waiter).map(|lease| lease.id), Some(second));
@@ -792,15 +796,15 @@ fn wait_for_several_queues_ends_when_the_last_is_drained() {
     ids.iter().for_each(|_| _ = bench.get_of(worker, &["a", "b", "c"]));
     bench.drain(waiter, &["a", "b", "c", "nothing"]);
     for id in [ids[1], ids[0]] {
-        bench.state.ack(worker, id).unwrap();
+        bench.ack(worker, id).unwrap();
         bench.pass(Duration::ZERO);
         assert_eq!(bench.woken(), []);
     }
     let again = bench.submit_to("a", delayed(SECOND));
-    bench.state.ack(worker, ids[2]).unwrap();
+    bench.ack(worker, ids[2]).unwrap();
     bench.pass(Duration::ZERO);
     assert_eq!(bench.woken(), [], "there is a job in the first again");
-    bench.state.delete(worker, again).unwrap();
+    bench.state.delete(bench.now, worker, again).unwrap();
     bench.pass(Duration::ZERO);
     assert_eq!(bench.woken(), [waiter]);
 }
@@ -822,7 +826,7 @@ fn paused_queue_is_drained_when_none_of_its_jobs_is_leased() {
 
     bench.resume("default");
     assert_eq!(bench.state.drained(waiter, &[name("default")]), None);
-    bench.state.purge(&name("default"), JobState::Ready, JobId(9), 9);
+    bench.state.purge(bench.now, &name("default").into(), JobState::Ready, JobId(9), 9);
     bench.submit(delayed(SECOND));
     bench.drain(waiter, &["default"]);
     bench.pause("default", None);
@@ -837,7 +841,7 @@ fn many_waits_for_a_drained_queue_end_in_slices() {
     let id = bench.leased(worker, options());
     let waiters: Vec<_> = (0..600).map(|_| bench.session()).collect();
     waiters.iter().for_each(|&session| bench.drain(session, &["default"]));
-    bench.state.ack(worker, id).unwrap();
+    bench.ack(worker, id).unwrap();
     let mut ended = Vec::new();
     while bench.state.next_deadline().is_some_and(|next| next <= bench.now.mono) {
         bench.state.tick(bench.now, 256);
@@ -879,7 +883,7 @@ fn key_is_free_again_after_ack() {
     let mut bench = Bench::new();
     let session = bench.session();
     let id = bench.leased(session, options().key(key("order:9")));
-    bench.state.ack(session, id).expect("it is leased");
+    bench.ack(session, id).expect("it is leased");
     assert_ne!(bench.submit(options().key(key("order:9"))), id);
 }
 
@@ -889,9 +893,9 @@ fn key_is_free_again_after_delete_and_purge() {
     let session = bench.session();
     let with_key = || options().key(key("order:9"));
     let id = bench.submit(with_key());
-    bench.state.delete(session, id).expect("it is there");
+    bench.state.delete(bench.now, session, id).expect("it is there");
     bench.submit(with_key());
-    bench.state.purge(&name("default"), JobState::Ready, JobId(u64::MAX), 1);
+    bench.state.purge(bench.now, &name("default").into(), JobState::Ready, JobId(u64::MAX), 1);
     bench.submit(with_key());
 }
 
@@ -934,10 +938,10 @@ fn queue_is_retried_oldest_first_and_in_slices() {
     let session = bench.session();
     let [one, two, three] = [(); 3].map(|()| bench.dead(session, options()));
     let (queue, last) = (name("default"), bench.state.last_id());
-    let slice = bench.state.retry_queue(bench.now, &queue, last, 2);
+    let slice = bench.state.retry_all(bench.now, &queue.clone().into(), last, 2);
     assert_eq!((slice.count, slice.finished), (2, false));
     assert_eq!([one, two, three].map(|id| bench.is(id)), [JobState::Ready, JobState::Ready, JobState::Dead]);
-    let slice = bench.state.retry_queue(bench.now, &queue, last, 2);
+    let slice = bench.state.retry_all(bench.now, &queue.clone().into(), last, 2);
     assert_eq!((slice.count, slice.finished), (1, true));
 }
 
@@ -959,11 +963,11 @@ fn delete_works_in_any_state_but_for_another_s_lease() {
     let leased = bench.leased(holder, options());
     let (ready, delayed) = (bench.submit(options()), bench.submit(delayed(SECOND)));
     for id in [dead, ready, delayed] {
-        bench.state.delete(operator, id).expect("nobody has it");
+        bench.state.delete(bench.now, operator, id).expect("nobody has it");
     }
-    assert_eq!(code(bench.state.delete(operator, leased)), Some(Code::NotLeased));
-    bench.state.delete(holder, leased).expect("it is its own");
-    assert_eq!(code(bench.state.delete(holder, leased)), Some(Code::NotFound));
+    assert_eq!(code(bench.state.delete(bench.now, operator, leased)), Some(Code::NotLeased));
+    bench.state.delete(bench.now, holder, leased).expect("it is its own");
+    assert_eq!(code(bench.state.delete(bench.now, holder, leased)), Some(Code::NotFound));
     assert_eq!((bench.state.memory().0, bench.queues().len()), (0, 0));
 }
 
@@ -974,9 +978,9 @@ fn purge_removes_what_was_there_when_it_began() {
         bench.submit(options());
     });
     let (queue, last) = (name("default"), bench.state.last_id());
-    assert!(!bench.state.purge(&queue, JobState::Ready, last, 2).finished);
+    assert!(!bench.state.purge(bench.now, &queue.clone().into(), JobState::Ready, last, 2).finished);
     let later = bench.submit(options());
-    let slice = bench.state.purge(&queue, JobState::Ready, last, 2);
+    let slice = bench.state.purge(bench.now, &queue.clone().into(), JobState::Ready, last, 2);
     assert_eq!((slice.count, slice.finished), (1, true));
     assert_eq!(bench.is(later), JobState::Ready);
 }
@@ -988,7 +992,7 @@ fn list_goes_on_from_an_id_oldest_first() {
     let dead = bench.dead(session, options());
     let [one, two, three] = [5, 0, 9].map(|priority| bench.submit(urgent(priority)));
     let ids = |state, limit, after| -> Vec<JobId> {
-        let jobs = bench.state.list(bench.now, &name("default"), state, limit, after);
+        let jobs = bench.state.list(bench.now, &name("default").into(), state, limit, after);
         jobs.into_iter().map(|job| job.id).collect()
     };
     assert_eq!(ids(None, 3, None), [dead, one, two]);
@@ -1084,7 +1088,7 @@ fn pause_does_not_touch_what_is_leased() {
     let session = bench.session();
     let id = bench.leased(session, options());
     bench.pause("default", None);
-    bench.state.ack(session, id).expect("it is leased");
+    bench.ack(session, id).expect("it is leased");
 }
 
 #[test]
@@ -1111,7 +1115,7 @@ fn queue_goes_when_it_is_empty_and_unused() {
     bench.wait(session, &["b"]);
     bench.pause("c", None);
     assert_eq!(bench.queues(), ["a", "b", "c"]);
-    bench.state.delete(session, id).expect("it is there");
+    bench.state.delete(bench.now, session, id).expect("it is there");
     bench.state.cancel_wait(session);
     bench.resume("c");
     assert!(bench.queues().is_empty());
@@ -1134,9 +1138,9 @@ fn asking_does_not_make_a_queue() {
     let session = bench.session();
     let queue = name("a");
     assert_eq!(bench.get_of(session, &["a"]), None);
-    assert_eq!(bench.state.list(bench.now, &queue, None, 9, None), []);
-    assert_eq!(bench.state.purge(&queue, JobState::Ready, JobId(9), 9).count, 0);
-    assert_eq!(bench.state.retry_queue(bench.now, &queue, JobId(9), 9).count, 0);
+    assert_eq!(bench.state.list(bench.now, &queue.clone().into(), None, 9, None), []);
+    assert_eq!(bench.state.purge(bench.now, &queue.clone().into(), JobState::Ready, JobId(9), 9).count, 0);
+    assert_eq!(bench.state.retry_all(bench.now, &queue.clone().into(), JobId(9), 9).count, 0);
     bench.resume("a");
     assert!(bench.queues().is_empty());
 }
@@ -1161,7 +1165,7 @@ fn finished_job_does_not_come_back_and_its_id_is_not_given_again() {
     bench.state.set_journaled();
     let session = bench.session();
     let id = bench.leased(session, options());
-    bench.state.ack(session, id).expect("it is leased");
+    bench.ack(session, id).expect("it is leased");
     let changes = bench.changes();
     assert_eq!(changes.last(), Some(&Change::Gone(id)));
     let mut next = bench.restarted(changes, SECOND);

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use decoding::{Event, Outcome, decode, pieces};
-use djqs::job::{Counts, MAX_DURATION};
+use djqs::job::{BatchName, Counts, Finished, Group, MAX_DURATION};
 use djqs::protocol::native::{
     Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
-use djqs::protocol::{Command, Dialect, FrameLimits, LIST_LIMIT_MAX, OnDrained, Reply, Retry, Wait};
-use djqs::stats::{QueueStats, ServerStats, StateCounts};
+use djqs::protocol::{Cancel, Command, Dialect, FrameLimits, LIST_LIMIT_MAX, OnDrained, Reply, Retry, Wait};
+use djqs::stats::{BatchStats, QueueStats, ServerStats, StateCounts};
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, QueueName, Refusal, Submission};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -79,8 +79,10 @@ fn submission() -> impl Strategy<Value = Submission> {
         prop_oneof![Just(10), any::<u32>()],
         duration(),
         prop::option::of(key()),
+        prop_oneof![Just(Duration::ZERO), duration()],
+        prop::option::of(batch_name()),
     )
-        .prop_map(|(priority, delay, ttr, attempts, backoff, key)| {
+        .prop_map(|(priority, delay, ttr, attempts, backoff, key, keep, batch)| {
             Options::default()
                 .priority(priority)
                 .delay(delay)
@@ -88,6 +90,8 @@ fn submission() -> impl Strategy<Value = Submission> {
                 .attempts(attempts)
                 .backoff(backoff)
                 .key(key)
+                .keep(keep)
+                .batch(batch)
         });
     (queue_name(), prop_oneof![Just(Options::default()), options], body())
         .prop_map(|(queue, options, body)| Submission::new(body).to(&queue).options(&options))
@@ -107,6 +111,46 @@ fn fail() -> impl Strategy<Value = Command> {
     })
 }
 
+fn cancel() -> impl Strategy<Value = Command> {
+    let what = prop_oneof![
+        job_id().prop_map(Cancel::Job),
+        (group(), prop::option::of(job_state())).prop_map(|(of, state)| Cancel::All { of, state }),
+    ];
+    (what, prop::option::of(text())).prop_map(|(what, reason)| Command::Cancel { what, reason })
+}
+
+fn batch_name() -> impl Strategy<Value = BatchName> {
+    queue_name().prop_map(|name| BatchName::new(name.as_str()).unwrap())
+}
+
+fn group() -> impl Strategy<Value = Group> {
+    prop_oneof![queue_name().prop_map(Group::Queue), batch_name().prop_map(Group::Batch)]
+}
+
+fn finished() -> impl Strategy<Value = Finished> {
+    let millis = (0..u64::from(u32::MAX)).prop_map(Duration::from_millis);
+    prop_oneof![
+        (any::<u32>(), millis, prop::option::of(body())).prop_map(|(attempt, ran, result)| Finished::Done {
+            attempt,
+            ran,
+            result,
+        }),
+        (any::<u32>(), prop::option::of(text()))
+            .prop_map(|(failures, reason)| Finished::Dead { failures, reason }),
+        prop::option::of(text()).prop_map(|reason| Finished::Cancelled { reason }),
+        Just(Finished::Gone),
+    ]
+}
+
+fn batch_stats() -> impl Strategy<Value = BatchStats> {
+    prop::array::uniform7(0..1_u64 << 40).prop_map(
+        |[ready, delayed, leased, dead, done, cancelled, deleted]| {
+            let jobs = StateCounts { ready, delayed, leased, dead, done, cancelled };
+            BatchStats { jobs, deleted }
+        },
+    )
+}
+
 /// Every command that the dialect can say.
 fn command() -> impl Strategy<Value = Command> {
     let wait = prop_oneof![Just(Wait::Forever), duration().prop_map(Wait::AtMost)];
@@ -115,20 +159,26 @@ fn command() -> impl Strategy<Value = Command> {
     let state = || prop::option::of(job_state());
     prop_oneof![
         submission().prop_map(Command::Submit),
-        (prop::collection::vec(queue_name(), 0..6), wait, on_drained)
+        (prop::collection::vec(queue_name(), 0..6), wait.clone(), on_drained)
             .prop_map(|(queues, wait, on_drained)| Command::Lease { queues, wait, on_drained }),
-        job_id().prop_map(|id| Command::Ack { id }),
+        (job_id(), prop::option::of(body())).prop_map(|(id, result)| Command::Ack { id, result }),
         fail(),
         (job_id(), duration()).prop_map(|(id, delay)| Command::Return { id, delay }),
         (job_id(), prop::option::of(lease_duration())).prop_map(|(id, ttr)| Command::Touch { id, ttr }),
         job_id().prop_map(|id| Command::Peek { id }),
-        (queue_name(), state(), limit, prop::option::of(job_id()))
-            .prop_map(|(queue, state, limit, after)| Command::List { queue, state, limit, after }),
+        (group(), state(), limit, prop::option::of(job_id()))
+            .prop_map(|(of, state, limit, after)| Command::List { of, state, limit, after }),
         job_id().prop_map(|id| Command::Retry(Retry::Job(id))),
-        (queue_name(), prop::option::of(1..=u64::MAX))
-            .prop_map(|(queue, limit)| Command::Retry(Retry::Queue { queue, limit })),
+        (group(), prop::option::of(1..=u64::MAX))
+            .prop_map(|(of, limit)| Command::Retry(Retry::All { of, limit })),
         job_id().prop_map(|id| Command::Delete { id }),
-        (queue_name(), state()).prop_map(|(queue, state)| Command::Purge { queue, state }),
+        (group(), state()).prop_map(|(of, state)| Command::Purge { of, state }),
+        cancel(),
+        (job_id(), wait.clone()).prop_map(|(id, wait)| Command::Wait { id, wait }),
+        (batch_name(), 1..=u64::MAX, duration()).prop_map(|(name, total, wait)| {
+            let wait = Wait::AtMost(wait);
+            Command::Batch { name, total, wait }
+        }),
         (queue_name(), prop::option::of(duration())).prop_map(|(queue, time)| Command::Pause { queue, time }),
         queue_name().prop_map(|queue| Command::Resume { queue }),
         prop::option::of(queue_name()).prop_map(|queue| Command::Stats { queue }),
@@ -157,6 +207,11 @@ fn job() -> impl Strategy<Value = Job> {
             job.created += Duration::from_secs(u64::from(created));
             (job.state, job.attempts, job.remaining) = (state, attempts, remaining);
             (job.counts, job.reason) = (counts, reason);
+            (job.keep, job.batch) = (submission.options.keep, submission.options.batch);
+            if state == JobState::Done {
+                // One body in five was dropped.
+                job.result = Some(std::mem::take(&mut job.body)).filter(|_| attempts % 5 > 0);
+            }
             job
         },
     )
@@ -174,10 +229,10 @@ fn lease_of(id: JobId, queue: QueueName, attempt: u32, ttr: Duration, body: &[u8
 }
 
 fn queue_stats() -> impl Strategy<Value = QueueStats> {
-    (queue_name(), any::<[u64; 6]>(), prop::option::of(prop::option::of(duration()))).prop_map(
-        |(name, [ready, delayed, leased, dead, waiting, failed], paused)| {
+    (queue_name(), any::<[u64; 8]>(), prop::option::of(prop::option::of(duration()))).prop_map(
+        |(name, [ready, delayed, leased, dead, done, cancelled, waiting, failed], paused)| {
             let mut stats = QueueStats::new(name);
-            stats.jobs = StateCounts { ready, delayed, leased, dead };
+            stats.jobs = StateCounts { ready, delayed, leased, dead, done, cancelled };
             (stats.waiting, stats.paused, stats.totals.failed) = (waiting, paused, failed);
             stats
         },
@@ -185,11 +240,14 @@ fn queue_stats() -> impl Strategy<Value = QueueStats> {
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
-    let text = "([!-~][ -~]{0,80})?".prop_filter("means something", |text| !text.starts_with("retry_after="));
+    let text = "([!-~][ -~]{0,80})?".prop_filter("means something", |text| {
+        !text.starts_with("retry_after=") && !text.starts_with("cancelled=")
+    });
     (prop::sample::select(&Code::ALL[..]), prop::option::of(duration()), text).prop_map(
         |(code, retry_after, text)| {
             let mut refusal = Refusal::new(code, text);
             refusal.retry_after = retry_after;
+            refusal.cancelled = code == Code::NotLeased && refusal.text.len() % 2 == 1;
             refusal
         },
     )
@@ -211,6 +269,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         Just(Reply::Done),
         duration().prop_map(Reply::RetryIn),
         Just(Reply::Dead),
+        Just(Reply::ResultDropped),
+        (job_id(), finished()).prop_map(|(id, how)| Reply::Finished { id, how }),
+        (batch_stats(), any::<bool>()).prop_map(|(stats, complete)| Reply::Batch { stats, complete }),
+        job_state().prop_map(Reply::Was),
         any::<u64>().prop_map(Reply::Count),
         job().prop_map(|job| Reply::Found(Box::new(job))),
         prop::collection::vec(job(), 0..5).prop_map(Reply::Jobs),
@@ -233,6 +295,10 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
         Reply::Done => Answer::Done,
         Reply::RetryIn(wait) => Answer::RetryIn(*wait),
         Reply::Dead => Answer::Dead,
+        Reply::ResultDropped => Answer::ResultDropped,
+        Reply::Finished { id, how } => Answer::Finished { id: *id, how: how.clone() },
+        Reply::Batch { stats, complete } => Answer::Batch { stats: *stats, complete: *complete },
+        Reply::Was(state) => Answer::Was(*state),
         Reply::Count(count) => Answer::Count(*count),
         Reply::Found(job) => Answer::Found(Box::new(found(job))),
         Reply::Pong => Answer::Pong,
@@ -291,7 +357,15 @@ fn check_lines(reply: &Reply, lines: &[Vec<u8>]) {
 fn check_json(line: &[u8], job: &Job) {
     let mut read: Value = serde_json::from_slice(line).unwrap();
     let object = read.as_object_mut().unwrap();
-    let body = match (object.remove("body"), object.remove("body_base64")) {
+    // The result of a job that is done stands in its body's place.
+    let (body, result) = (object.remove("body"), object.remove("result"));
+    let (body_base64, result_base64) = (object.remove("body_base64"), object.remove("result_base64"));
+    let is_done = job.state == JobState::Done;
+    assert_eq!(
+        (body.is_some() || body_base64.is_some(), result.is_some() || result_base64.is_some()),
+        (!is_done, job.result.is_some())
+    );
+    let shown = match (body.or(result), body_base64.or(result_base64)) {
         (Some(Value::String(body)), None) => body.into_bytes(),
         (None, Some(Value::String(body))) => {
             use base64::prelude::{BASE64_STANDARD, Engine};
@@ -299,14 +373,18 @@ fn check_json(line: &[u8], job: &Job) {
             assert!(std::str::from_utf8(&body).is_err(), "text is shown as text");
             body
         }
+        (None, None) if is_done => Vec::new(),
         other => panic!("one body, not {other:?}"),
     };
-    assert_eq!(body, &job.body[..]);
+    assert_eq!(shown, if is_done { job.result.as_deref().unwrap_or_default() } else { &job.body[..] });
     let millis = |duration: Duration| duration.as_millis() as u64;
     let mut expected = json!({
         "id": job.id.0, "queue": job.queue.as_str(), "state": job.state.as_str(), "priority": job.priority.0,
         "ttr_ms": millis(job.ttr), "attempts": job.attempts, "backoff_ms": millis(job.backoff),
         "key": job.key.as_ref().map(Key::as_str),
+        "keep_ms": Some(millis(job.keep)).filter(|keep| *keep > 0),
+        "batch": job.batch.as_ref().map(BatchName::as_str),
+        "result_dropped": (is_done && job.result.is_none()).then_some(true),
         "created": job.created.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(),
         "remaining_ms": job.remaining.map(millis), "attempt": job.attempt(), "failures": job.counts.failures,
         "crashes": job.counts.crashes, "returns": job.counts.returns, "reason": job.reason.as_deref(),

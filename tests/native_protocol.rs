@@ -82,9 +82,9 @@ fn task_refuses_what_it_does_not_know() {
     check(
         r#"TASK                       -> ERR usage TASK needs its body behind a colon and a space: TASK: body
            TASK x                     -> ERR usage TASK needs its body behind a colon and a space: TASK: body
-           TASK prio=1: x             -> ERR usage TASK has no option "prio"; it has queue, priority, delay, ttr, attempts, backoff, key, len
-           TASK Queue=q: x            -> ERR usage TASK has no option "Queue"; it has queue, priority, delay, ttr, attempts, backoff, key, len
-           TASK =: x                  -> ERR usage TASK has no option ""; it has queue, priority, delay, ttr, attempts, backoff, key, len
+           TASK prio=1: x             -> ERR usage TASK has no option "prio"; it has queue, priority, delay, ttr, attempts, backoff, key, keep, batch, len
+           TASK Queue=q: x            -> ERR usage TASK has no option "Queue"; it has queue, priority, delay, ttr, attempts, backoff, key, keep, batch, len
+           TASK =: x                  -> ERR usage TASK has no option ""; it has queue, priority, delay, ttr, attempts, backoff, key, keep, batch, len
            TASK priority=-1: x        -> ERR usage priority is a whole number from 0 to 4294967295, not "-1"
            TASK priority=4294967296: x -> ERR usage priority is a whole number from 0 to 4294967295, not "4294967296"
            TASK attempts=: x          -> ERR usage attempts is a whole number from 0 to 4294967295, not ""
@@ -138,7 +138,12 @@ fn verbs_of_one_job_take_its_id_first() {
            ACK +7                    -> ERR usage "+7" is no job's id; an id is a whole number up to 18446744073709551615
            ACK 7 8                   -> ERR usage ACK takes one job's id and nothing else
            ACK id=7                  -> ERR usage ACK needs the job's id before its options: ACK id
-           ACK 7: done               -> ERR usage ACK takes no body: leave out the colon and what follows
+           ACK 7: done               -> = ACK 7: done
+           ACK 7:                    -> = ACK 7:·
+           PEEK 7: x                 -> ERR usage PEEK takes no body: leave out the colon and what follows
+           WAIT 7                    -> = WAIT 7
+           WAIT 7 wait=0             -> = WAIT 7 wait=0s
+           WAIT                      -> ERR usage WAIT needs a job's id: WAIT id
            PEEK 7                    -> = PEEK 7
            DELETE 7                  -> = DELETE 7
            RETURN 7                  -> = RETURN 7
@@ -175,19 +180,31 @@ fn verbs_of_a_queue_name_it() {
            LIST queue=q limit=100                  -> = LIST queue=q
            LIST queue=q limit=0                    -> ERR usage limit is a whole number from 1 to 1000, not "0"
            LIST queue=q limit=1001                 -> ERR usage limit is a whole number from 1 to 1000, not "1001"
-           LIST queue=q state=buried               -> ERR usage state is ready, delayed, leased or dead, not "buried"
-           LIST                                    -> ERR usage LIST needs a queue: queue=Q
-           LIST q                                  -> ERR usage LIST does not take "q"; options are written name=value, and it has queue, state, limit, after
+           LIST queue=q state=buried               -> ERR usage state is ready, delayed, leased, dead, done or cancelled, not "buried"
+           LIST                                    -> ERR usage LIST needs a queue or a batch: queue=Q or batch=B
+           LIST q                                  -> ERR usage LIST does not take "q"; options are written name=value, and it has queue, batch, state, limit, after
            RETRY 7                                 -> = RETRY 7
            RETRY queue=q                           -> = RETRY queue=q
            RETRY queue=q limit=18446744073709551615 -> = RETRY queue=q limit=18446744073709551615
            RETRY queue=q limit=0                   -> ERR usage limit is a whole number from 1 to 18446744073709551615, not "0"
-           RETRY limit=1                           -> ERR usage RETRY needs a queue: queue=Q
+           RETRY limit=1                           -> ERR usage RETRY needs a queue or a batch: queue=Q or batch=B
            RETRY 7 queue=q                         -> ERR usage RETRY takes one job's id and nothing else
-           RETRY                                   -> ERR usage RETRY needs a job's id or a queue: RETRY id, or RETRY queue=Q
+           RETRY                                   -> ERR usage RETRY needs a job's id, a queue or a batch: RETRY id, RETRY queue=Q or RETRY batch=B
            PURGE queue=q                           -> = PURGE queue=q
            PURGE queue=q state=delayed             -> = PURGE queue=q state=delayed
-           PURGE                                   -> ERR usage PURGE needs a queue: queue=Q
+           PURGE                                   -> ERR usage PURGE needs a queue or a batch: queue=Q or batch=B
+           PURGE batch=b                           -> = PURGE batch=b
+           PURGE batch=b queue=q                   -> ERR usage PURGE takes a queue or a batch, not both
+           CANCEL 7                                -> = CANCEL 7
+           CANCEL 7: no longer wanted              -> = CANCEL 7: no longer wanted
+           CANCEL queue=q state=ready: why         -> = CANCEL queue=q state=ready: why
+           CANCEL batch=b                          -> = CANCEL batch=b
+           CANCEL                                  -> ERR usage CANCEL needs a job's id, a queue or a batch: CANCEL id, CANCEL queue=Q or CANCEL batch=B
+           CANCEL 7 state=ready                    -> ERR usage CANCEL takes one job's id and nothing else
+           BATCH night                             -> = BATCH night
+           BATCH night total=3 wait=5              -> = BATCH night total=3 wait=5s
+           BATCH                                   -> ERR usage BATCH needs the batch's name: BATCH B
+           BATCH night total=0                     -> ERR usage total is a whole number from 1 to 18446744073709551615, not "0"
            PAUSE queue=q                           -> = PAUSE queue=q
            PAUSE queue=q for=5                     -> = PAUSE queue=q for=5s
            PAUSE                                   -> ERR usage PAUSE needs a queue: queue=Q
@@ -261,7 +278,7 @@ fn body_of_any_bytes_without_lf_may_stand_in_the_line() {
 
 #[test]
 fn refused_command_has_its_body_skipped() {
-    let prio = r#"ERR usage TASK has no option "prio"; it has queue, priority, delay, ttr, attempts, backoff, key, len"#;
+    let prio = r#"ERR usage TASK has no option "prio"; it has queue, priority, delay, ttr, attempts, backoff, key, keep, batch, len"#;
     assert_eq!(events("TASK prio=1 len=7:\nPING\nX\n\nPING\n"), [prio, "= PING"]);
     assert_eq!(events("TASK prio=1 len=4:\nPING\r\nPING\n"), [prio, "= PING"]);
     assert_eq!(events("TASK prio=1 len=0:\n\nPING\n"), [prio, "= PING"]);
@@ -275,7 +292,7 @@ fn refused_command_has_its_body_skipped() {
     );
     assert_eq!(
         events("ACK 7 len=4\nPING\nPING\n"),
-        ["ERR usage ACK takes one job's id and nothing else", "= PING"]
+        ["ERR usage a header with len= ends in a colon, as in TASK len=5:", "= PING"]
     );
     let last = events("TASK prio=1 len=99999999999:\nPING\nPING\n");
     assert_eq!(last, [prio, "..."], "nothing in a body is ever a command");
@@ -287,7 +304,7 @@ fn size_that_lies_or_cannot_be_read_closes() {
     assert_eq!(events("TASK len=3:\nabcd\nPING\n"), [lie]);
     assert_eq!(events("TASK len=5:\nabc\nPING\n"), [lie]);
     assert_eq!(events("TASK len=3:\nabc\rPING\n"), [lie]);
-    let prio = r#"ERR usage TASK has no option "prio"; it has queue, priority, delay, ttr, attempts, backoff, key, len"#;
+    let prio = r#"ERR usage TASK has no option "prio"; it has queue, priority, delay, ttr, attempts, backoff, key, keep, batch, len"#;
     assert_eq!(events("TASK prio=1 len=3:\nabcd\nPING\n"), [prio, lie]);
     let unreadable = "ERR usage len is the body's size in bytes, a whole number given once; closing [closes]";
     for header in

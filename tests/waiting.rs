@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use djqs::internal::change::Change;
 use djqs::internal::clock::{Clock, ManualClock, Stopwatch};
-use djqs::internal::queue::state::{State, Warn};
-use djqs::internal::queue::{Queue, Recorder, Wait, Waited};
+use djqs::internal::queue::state::{Returned, State, Warn};
+use djqs::internal::queue::{Awaited, Queue, Recorder, Wait, Waited};
 use djqs::protocol::OnDrained;
 use djqs::{JobId, Options, QueueName, Submission};
 
@@ -49,9 +49,11 @@ fn lease_that_lapses_before_its_waiter_wakes_does_not_end_the_wait() {
                 .wait(
                     session,
                     &Wait {
-                        queues: &[QueueName::default()],
-                        warn: Warn::Never,
-                        on_drained: OnDrained::Wait,
+                        awaited: Awaited::Job {
+                            queues: &[QueueName::default()],
+                            warn: Warn::Never,
+                            on_drained: OnDrained::Wait,
+                        },
                         deadline: None,
                     },
                 )
@@ -102,12 +104,19 @@ fn wait_for_drained_queues_ends_with_the_last_job() {
         let queue = queue.clone();
         thread::spawn(move || {
             let (session, _) = queue.open_session();
-            let wait = Wait { queues: &[], warn: Warn::Never, on_drained: OnDrained::End, deadline: None };
+            let wait = Wait {
+                awaited: Awaited::Job { queues: &[], warn: Warn::Never, on_drained: OnDrained::End },
+                deadline: None,
+            };
             done.send(queue.wait(session, &wait).unwrap()).expect("the test listens");
         })
     };
     until_one_waits(&queue);
-    queue.with(now(), |state, _| state.ack(worker, lease.id)).unwrap().0.expect("it is leased");
+    queue
+        .with(now(), |state, now| state.ack(now, worker, lease.id, Returned::Result(Arc::default())))
+        .unwrap()
+        .0
+        .expect("it is leased");
     let waited = told_done.recv_timeout(LOST_AFTER).expect("nothing is left to wait for");
     assert_eq!(waited, Waited::Drained(vec![], ()));
     waiter.join().expect("it has not panicked");
@@ -134,9 +143,11 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
                 .wait(
                     session,
                     &Wait {
-                        queues: &[],
-                        warn: Warn::BeforeLapse,
-                        on_drained: OnDrained::Wait,
+                        awaited: Awaited::Job {
+                            queues: &[],
+                            warn: Warn::BeforeLapse,
+                            on_drained: OnDrained::Wait,
+                        },
                         deadline: None,
                     },
                 )
@@ -158,12 +169,19 @@ fn warning_that_comes_together_with_a_job_does_not_end_the_next_wait() {
         other => panic!("{other:?}, though there is a job"),
     }
 
-    queue.with(now(), |state, _| state.ack(session, first)).unwrap().0.expect("it is leased");
+    queue
+        .with(now(), |state, now| state.ack(now, session, first, Returned::Result(Arc::default())))
+        .unwrap()
+        .0
+        .expect("it is leased");
     let over = Some(now().mono);
     let waited = queue
         .wait(
             session,
-            &Wait { queues: &[], warn: Warn::BeforeLapse, on_drained: OnDrained::Wait, deadline: over },
+            &Wait {
+                awaited: Awaited::Job { queues: &[], warn: Warn::BeforeLapse, on_drained: OnDrained::Wait },
+                deadline: over,
+            },
         )
         .unwrap();
     assert_eq!(waited, Waited::TimedOut, "nothing lapses any more");

@@ -69,6 +69,8 @@ Commands (client HELP shows all of them):
                                         lease a job: JOB, or EMPTY if none
   ACK id, RETURN id, TOUCH id, FAIL id [dead=yes][: reason]
                                         report on a leased job
+  WAIT id, BATCH name [total=N]         follow a job, or many
+  CANCEL id, CANCEL queue=Q             take back jobs that are not done
   PEEK id, LIST queue=Q [state=S]       look at jobs
   RETRY id, DELETE id, PURGE queue=Q    change jobs
   STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q, PING, HELP, QUIT

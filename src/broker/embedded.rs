@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use super::{Config, Gauges, JournalOptions, OpenError, Recovered, Storage, Unavailable};
 use crate::change::Change;
 use crate::clock::{Clock, Moment};
-use crate::job::{JobId, QueueName};
+use crate::job::{BatchName, JobId, QueueName};
 use crate::journal::{Failure, Journal, Keeper};
-use crate::queue::Queue;
 use crate::queue::state::State;
+use crate::queue::{Queue, SLICE_JOBS};
 use crate::stats::{ServerDetails, ServerStats};
 use recording::Recording;
 pub(super) use session::{Canceller, Session};
@@ -207,6 +207,16 @@ impl Keeper for Engine {
             let ids_used = Change::IdsUsed(state.last_id());
             state.effects().changes.extend(pauses.into_iter().chain([ids_used]));
         });
+        let mut after: Option<BatchName> = None;
+        let _ = self.queue.in_slices(|state, _| {
+            let batches = state.export_batches(after.as_ref(), SLICE_JOBS as usize);
+            if let Some(Change::Batch(last)) = batches.last() {
+                after = Some(last.name.clone());
+            }
+            let finished = batches.len() < SLICE_JOBS as usize;
+            state.effects().changes.extend(batches);
+            finished
+        });
     }
 }
 
@@ -306,7 +316,7 @@ mod tests {
             VecDeque::from([(Command::Ping, Dialect::Native), (Command::Queues, Dialect::Native)]);
         let mut outcomes = VecDeque::new();
         commands.truncate(1);
-        commands.push_back((Command::Ack { id: JobId(1) }, Dialect::Native));
+        commands.push_back((Command::Ack { id: JobId(1), result: None }, Dialect::Native));
         session.execute_all(&mut commands, &mut outcomes);
         assert!(commands.is_empty());
         let internal = |outcome: &Outcome| matches!(outcome, Outcome::Reply(Reply::Refused(refusal)) if refusal.code == Code::Internal);

@@ -8,9 +8,11 @@ use super::{LIST_BYTES_MAX, LIST_JOBS_MAX};
 #[cfg(doc)]
 use crate::error::Code;
 use crate::error::Refusal;
-use crate::job::{Failure, Job, JobId, JobState, Lease, QueueName, Submission};
-use crate::protocol::{Command, OnDrained, Reply, Retry, Wait};
-use crate::stats::QueueStats;
+use crate::job::{
+    Acked, BatchName, Failure, Finished, Group, Job, JobId, JobState, Lease, QueueName, Submission,
+};
+use crate::protocol::{Cancel, Command, OnDrained, Reply, Retry, Wait};
+use crate::stats::{BatchStats, QueueStats};
 
 impl Session {
     /// Accepts a job.
@@ -41,12 +43,76 @@ impl Session {
         }
     }
 
-    /// A leased job is done. It is removed.
+    /// A leased job is done. It is removed, or kept for as long as its submitter asked for.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
     pub fn ack(&mut self, id: JobId) -> Result<(), Refusal> {
-        self.done(Command::Ack { id })
+        self.done(Command::Ack { id, result: None })
+    }
+
+    /// A leased job is done, with a result. It is removed, or kept with its result for as long as its submitter
+    /// asked for.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn ack_with(&mut self, id: JobId, result: impl AsRef<[u8]>) -> Result<Acked, Refusal> {
+        match self.reply(Command::Ack { id, result: Some(result.as_ref().into()) })? {
+            Reply::Done => Ok(Acked::Whole),
+            Reply::ResultDropped => Ok(Acked::ResultDropped),
+            other => unexpected(&other),
+        }
+    }
+
+    /// How a job ended; `None` if it has not.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] for an id that was never given.
+    pub fn finished(&mut self, id: JobId) -> Result<Option<Finished>, Refusal> {
+        match self.reply(Command::Wait { id, wait: Wait::AtMost(Duration::ZERO) })? {
+            Reply::Finished { how, .. } => Ok(Some(how)),
+            Reply::Empty => Ok(None),
+            other => unexpected(&other),
+        }
+    }
+
+    /// The counts of a batch. One that is not known has no jobs.
+    ///
+    /// # Errors
+    /// [`Code::Internal`] after a fault in the broker.
+    pub fn batch(&mut self, name: &BatchName) -> Result<BatchStats, Refusal> {
+        let (name, wait) = (name.clone(), Wait::AtMost(Duration::ZERO));
+        match self.reply(Command::Batch { name, total: 1, wait })? {
+            Reply::Batch { stats, .. } => Ok(stats),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Cancels a job that is ready, delayed or leased; others are left as they are. Returns the state that it
+    /// was in.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn cancel(&mut self, id: JobId, reason: Option<&str>) -> Result<JobState, Refusal> {
+        match self.reply(Command::Cancel { what: Cancel::Job(id), reason: reason.map(Into::into) })? {
+            Reply::Was(state) => Ok(state),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Cancels the ready, delayed and leased jobs of a queue or a batch, or those in one of these states.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] for a state of jobs that have ended.
+    pub fn cancel_all(
+        &mut self,
+        of: impl Into<Group>,
+        state: Option<JobState>,
+        reason: Option<&str>,
+    ) -> Result<u64, Refusal> {
+        let what = Cancel::All { of: of.into(), state };
+        self.count(Command::Cancel { what, reason: reason.map(Into::into) })
     }
 
     /// A leased job failed. It is tried again after its backoff, until its attempts are spent, unless the
@@ -90,38 +156,39 @@ impl Session {
         }
     }
 
-    /// Looks at a queue's jobs, oldest first: at most `limit` (and [`LIST_JOBS_MAX`]) of them, or
+    /// Looks at the jobs of a queue or a batch, oldest first: at most `limit` (and [`LIST_JOBS_MAX`]) of them, or
     /// [`LIST_BYTES_MAX`] bytes.
     ///
     /// # Errors
     /// [`Code::Internal`] after a fault in the broker.
     pub fn list(
         &mut self,
-        queue: &QueueName,
+        of: impl Into<Group>,
         state: Option<JobState>,
         limit: u32,
         after: Option<JobId>,
     ) -> Result<Vec<Job>, Refusal> {
-        match self.reply(Command::List { queue: queue.clone(), state, limit, after })? {
+        match self.reply(Command::List { of: of.into(), state, limit, after })? {
             Reply::Jobs(jobs) => Ok(jobs),
             other => unexpected(&other),
         }
     }
 
-    /// Makes a dead job ready again, with all its attempts.
+    /// Makes a dead job ready again, with all its attempts, or a cancelled one.
     ///
     /// # Errors
-    /// [`Code::NotFound`] if there is no such dead job.
+    /// [`Code::NotFound`] if there is no such dead or cancelled job.
     pub fn retry(&mut self, id: JobId) -> Result<(), Refusal> {
         self.count(Command::Retry(Retry::Job(id))).map(|_| ())
     }
 
-    /// Makes a queue's dead jobs ready again, oldest first, at most `limit` of them. Returns how many.
+    /// Makes the dead jobs of a queue or a batch ready again, oldest first, at most `limit` of them. Returns how
+    /// many.
     ///
     /// # Errors
     /// [`Code::Internal`] after a fault in the broker.
-    pub fn retry_queue(&mut self, queue: &QueueName, limit: Option<u64>) -> Result<u64, Refusal> {
-        self.count(Command::Retry(Retry::Queue { queue: queue.clone(), limit }))
+    pub fn retry_all(&mut self, of: impl Into<Group>, limit: Option<u64>) -> Result<u64, Refusal> {
+        self.count(Command::Retry(Retry::All { of: of.into(), limit }))
     }
 
     /// Removes a job, unless another session has it leased.
@@ -132,12 +199,12 @@ impl Session {
         self.done(Command::Delete { id })
     }
 
-    /// Removes a queue's ready, delayed and dead jobs, or those in one of these states. Returns how many.
+    /// Removes the ready, delayed and dead jobs of a queue or a batch, or those in one state. Returns how many.
     ///
     /// # Errors
     /// [`Code::Usage`] for leased jobs: they belong to their workers.
-    pub fn purge(&mut self, queue: &QueueName, state: Option<JobState>) -> Result<u64, Refusal> {
-        self.count(Command::Purge { queue: queue.clone(), state })
+    pub fn purge(&mut self, of: impl Into<Group>, state: Option<JobState>) -> Result<u64, Refusal> {
+        self.count(Command::Purge { of: of.into(), state })
     }
 
     /// Hands out nothing of a queue, for `time` or until it is resumed.

@@ -109,6 +109,9 @@ impl<'a> Figures<'a> {
             delayed: number("delayed")?,
             leased: number("leased")?,
             dead: number("dead")?,
+            // Older servers don't have these.
+            done: number("done").unwrap_or_default(),
+            cancelled: number("cancelled").unwrap_or_default(),
         })
     }
 
@@ -123,6 +126,7 @@ impl<'a> Figures<'a> {
             died: self.number("died_total")?,
             retried: self.number("retried_total")?,
             deleted: self.number("deleted_total")?,
+            cancelled: self.number("cancelled_total").unwrap_or_default(),
         })
     }
 
@@ -162,9 +166,9 @@ mod tests {
     }
 
     fn totals(first: u64) -> Totals {
-        let [submitted, leased, acked, failed, crashed, returned, died, retried, deleted] =
+        let [submitted, leased, acked, failed, crashed, returned, died, retried, deleted, cancelled] =
             std::array::from_fn(|n| first + n as u64);
-        Totals { submitted, leased, acked, failed, crashed, returned, died, retried, deleted }
+        Totals { submitted, leased, acked, failed, crashed, returned, died, retried, deleted, cancelled }
     }
 
     #[test]
@@ -192,7 +196,7 @@ mod tests {
                 pid: 4,
                 uptime: Duration::from_secs(5),
                 draining: true,
-                jobs: StateCounts { ready: 6, delayed: 7, leased: 8, dead: 9 },
+                jobs: StateCounts { ready: 6, delayed: 7, leased: 8, dead: 9, done: 91, cancelled: 92 },
                 queues: 10,
                 connections: 11,
                 connections_max: 12,
@@ -207,7 +211,7 @@ mod tests {
         }
         for paused in [None, Some(None), Some(Some(Duration::from_millis(1500)))] {
             let name = QueueName::new("mail").unwrap();
-            let jobs = StateCounts { ready: 1, delayed: 2, leased: 3, dead: 4 };
+            let jobs = StateCounts { ready: 1, delayed: 2, leased: 3, dead: 4, done: 41, cancelled: 42 };
             let stats = QueueStats { name, jobs, waiting: 5, paused, totals: totals(6) };
             assert_eq!(queue_stats(&lines(&Reply::QueueStats(Box::new(stats.clone())))), Some(stats.clone()));
             let QueueStats { name, jobs, waiting, paused, totals: _ } = stats.clone();

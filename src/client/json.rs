@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use crate::job::Finished;
 use crate::protocol::native::Answer;
-use crate::protocol::native::job_json::{body_member, members, millis};
+use crate::protocol::native::job_json::{body_member, members, millis, text_member};
 
 /// Writes a reply to the command on this line as a JSON object and an LF. See
 /// [`Format::Json`](super::print::Format::Json).
@@ -52,6 +53,18 @@ impl Serialize for Reply<'_> {
             Answer::Empty | Answer::Done | Answer::Pong => {}
             Answer::RetryIn(wait) => map.serialize_entry("retry_ms", &millis(*wait))?,
             Answer::Dead => map.serialize_entry("dead", &true)?,
+            Answer::ResultDropped => map.serialize_entry("result_dropped", &true)?,
+            Answer::Finished { id, how } => {
+                map.serialize_entry("id", &id.0)?;
+                finished(&mut map, how)?;
+            }
+            Answer::Batch { stats, complete } => {
+                for (name, count) in stats.list() {
+                    map.serialize_entry(name, &count)?;
+                }
+                map.serialize_entry("complete", complete)?;
+            }
+            Answer::Was(state) => map.serialize_entry("state", state.as_str())?,
             Answer::Count(count) => map.serialize_entry("count", count)?,
             Answer::Lines(lines) => {
                 map.serialize_entry("lines", &lines.iter().map(|line| Line::of(line)).collect::<Vec<_>>())?;
@@ -61,10 +74,35 @@ impl Serialize for Reply<'_> {
                 if let Some(wait) = refusal.retry_after {
                     map.serialize_entry("retry_after_ms", &millis(wait))?;
                 }
+                if refusal.cancelled {
+                    map.serialize_entry("cancelled", &true)?;
+                }
                 map.serialize_entry("text", &refusal.text)?;
             }
         }
         map.end()
+    }
+}
+
+/// Writes the members that say how a job ended.
+fn finished<M: SerializeMap>(map: &mut M, how: &Finished) -> Result<(), M::Error> {
+    match how {
+        Finished::Done { attempt, ran, result } => {
+            map.serialize_entry("attempt", attempt)?;
+            map.serialize_entry("seconds", &ran.as_secs_f64())?;
+            match result {
+                Some(result) => text_member(map, "result", "result_base64", result),
+                None => map.serialize_entry("result_dropped", &true),
+            }
+        }
+        Finished::Dead { failures, reason } => {
+            map.serialize_entry("failures", failures)?;
+            map.serialize_entry("reason", reason.as_deref().unwrap_or_default())
+        }
+        Finished::Cancelled { reason } => {
+            map.serialize_entry("reason", reason.as_deref().unwrap_or_default())
+        }
+        Finished::Gone => Ok(()),
     }
 }
 
@@ -74,6 +112,11 @@ fn first_word(answer: &Answer) -> &'static str {
         Answer::Leased(_) | Answer::Found(_) => "JOB",
         Answer::Empty | Answer::Drained { .. } => "EMPTY",
         Answer::Done | Answer::RetryIn(_) | Answer::Dead | Answer::Count(_) | Answer::Lines(_) => "OK",
+        Answer::ResultDropped | Answer::Batch { .. } | Answer::Was(_) => "OK",
+        Answer::Finished { how: Finished::Done { .. }, .. } => "DONE",
+        Answer::Finished { how: Finished::Dead { .. }, .. } => "DEAD",
+        Answer::Finished { how: Finished::Cancelled { .. }, .. } => "CANCELLED",
+        Answer::Finished { how: Finished::Gone, .. } => "GONE",
         Answer::Pong => "PONG",
         Answer::Refused(_) => "ERR",
     }

@@ -127,6 +127,39 @@ impl std::str::FromStr for QueueName {
     }
 }
 
+/// The name of a batch: jobs that were submitted to be followed together. The rule is that of queue names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchName(QueueName);
+
+impl BatchName {
+    /// Makes a batch's name of `text`.
+    ///
+    /// # Errors
+    /// [`BadQueueName`] if the text breaks the naming rule.
+    pub fn new(text: &str) -> Result<BatchName, BadQueueName> {
+        QueueName::new(text).map(BatchName)
+    }
+
+    /// Makes a batch's name of bytes from a client.
+    ///
+    /// # Errors
+    /// [`BadQueueName`] if the bytes break the naming rule.
+    pub fn from_bytes(bytes: &[u8]) -> Result<BatchName, BadQueueName> {
+        QueueName::from_bytes(bytes).map(BatchName)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for BatchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A unique key: 1 to 200 bytes of UTF-8 without spaces or control characters, not ending in `:`.
 ///
 /// Keys are unique within a queue: while a job of the queue has the key, a second submission with it gets the

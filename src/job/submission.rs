@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::names::{BadKey, BadQueueName, Key, Priority, QueueName};
+use super::names::{BadKey, BadQueueName, BatchName, Key, Priority, QueueName};
 
 /// The longest duration a job may ask for (delay, time to run, backoff): 2³²−1 seconds, beanstalkd's limit.
 pub const MAX_DURATION: Duration = Duration::from_secs(u32::MAX as u64);
@@ -39,6 +39,11 @@ pub struct Options {
     pub backoff: Duration,
     /// While a job of the queue has this key, a second submission gets that job's id. Default none.
     pub key: Option<Key>,
+    /// How long the job is kept, with its result, once it is done. Its key holds for that time too. Default
+    /// zero: it is gone at once. At most [`MAX_DURATION`].
+    pub keep: Duration,
+    /// The batch that the job counts in. Default none.
+    pub batch: Option<BatchName>,
 }
 
 impl Default for Options {
@@ -50,6 +55,8 @@ impl Default for Options {
             attempts: 10,
             backoff: Duration::from_secs(1),
             key: None,
+            keep: Duration::ZERO,
+            batch: None,
         }
     }
 }
@@ -88,6 +95,18 @@ impl Options {
     /// Sets the unique key, or that there is none: see [`Options::key`].
     pub fn key(mut self, key: impl Into<Option<Key>>) -> Options {
         self.key = key.into();
+        self
+    }
+
+    /// Sets how long the job is kept once it is done: see [`Options::keep`].
+    pub fn keep(mut self, keep: Duration) -> Options {
+        self.keep = keep;
+        self
+    }
+
+    /// Sets the batch, or that there is none: see [`Options::batch`].
+    pub fn batch(mut self, batch: impl Into<Option<BatchName>>) -> Options {
+        self.batch = batch.into();
         self
     }
 }
@@ -186,5 +205,20 @@ impl Submission {
     pub fn backoff(mut self, backoff: Duration) -> Submission {
         self.options = self.options.backoff(backoff);
         self
+    }
+
+    /// Sets how long the job is kept once it is done: see [`Options::keep`].
+    pub fn keep(mut self, keep: Duration) -> Submission {
+        self.options = self.options.keep(keep);
+        self
+    }
+
+    /// Sets the batch: see [`Options::batch`].
+    ///
+    /// # Errors
+    /// [`BadQueueName`] if the text breaks the naming rule.
+    pub fn batch(mut self, name: &str) -> Result<Submission, BadQueueName> {
+        self.options.batch = Some(BatchName::new(name)?);
+        Ok(self)
     }
 }

@@ -18,6 +18,7 @@ use super::space::{Facts, Live, Round};
 pub(super) struct Account {
     segment_bytes: u64,
     live_jobs: AtomicU64,
+    extra_end_bytes: AtomicU64,
     live_bytes: AtomicU64,
     died: AtomicU64,
     /// Bytes that were appended and are not written yet.
@@ -73,6 +74,7 @@ impl Account {
             segment_bytes: self.segment_bytes,
             live: Live {
                 jobs: self.live_jobs.load(Ordering::Relaxed),
+                extra_end_bytes: self.extra_end_bytes.load(Ordering::Relaxed),
                 bytes: self.live_bytes.load(Ordering::SeqCst),
             },
             used_bytes: self.used_bytes.load(Ordering::Relaxed),
@@ -110,6 +112,7 @@ impl Account {
     /// Notes what must be kept. Called under the queue's lock, for each change.
     pub(super) fn set_live(&self, live: Live) {
         self.live_jobs.store(live.jobs, Ordering::Relaxed);
+        self.extra_end_bytes.store(live.extra_end_bytes, Ordering::Relaxed);
         let before = self.live_bytes.swap(live.bytes, Ordering::SeqCst);
         if live.bytes < before {
             self.died.fetch_add(before - live.bytes, Ordering::Relaxed);

@@ -53,7 +53,8 @@ pub trait Keeper: Send + Sync {
     /// which all its changes are appended. There are few enough `ids` for that.
     fn rewrite(&self, ids: &[JobId]);
 
-    /// Appends a [`Change::Pause`] for each paused queue, and a [`Change::IdsUsed`] for the highest id.
+    /// Appends a [`Change::Pause`] for each paused queue, a [`Change::Batch`] for each batch, and a
+    /// [`Change::IdsUsed`] for the highest id.
     fn rewrite_rest(&self);
 }
 

@@ -116,7 +116,7 @@ impl fmt::Display for OpenError {
             OpenError::Missing { path } => write!(f, "{} is missing", path.display()),
             OpenError::Version { path, version } => write!(
                 f,
-                "{} has format version {version}, this program reads version {FORMAT_VERSION}: use a newer one",
+                "{} has format version {version}, this program reads up to version {FORMAT_VERSION}: use a newer one",
                 path.display(),
             ),
             OpenError::Io { action, path, source } => {

@@ -50,7 +50,14 @@ pub fn recover(data: &[u8]) {
 }
 
 fn header() -> segment::Header {
-    segment::Header { id: 1, salt: SALT, first_batch: 1, capacity: 0, previous: 0 }
+    segment::Header {
+        version: segment::FORMAT_VERSION,
+        id: 1,
+        salt: SALT,
+        first_batch: 1,
+        capacity: 0,
+        previous: 0,
+    }
 }
 
 /// A segment with one batch that holds `payload`.

@@ -12,21 +12,30 @@
 //! | a queue's pause | 4 | queue; 0 running, 1 paused, or 2 and until when |
 //! | ids used | 5 | the highest |
 //! | segments dropped | 6 | the highest |
+//! | a whole job with extras | 7 | as 1, and before the status: keep, batch |
+//! | a job that is done, kept | 8 | id, status, result |
+//! | the end of a job of a batch | 9 | id, batch counts |
+//! | batch counts | 10 | batch counts |
 //!
-//! A status is: priority; 0 ready, 1 and until when: delayed, 2 dead, or 3 and its number among the dead;
-//! failures, crashes, returns; the length of the reason and one more (0: none), and the reason. A queue is
-//! one byte of length and its name. Durations are in milliseconds, moments in milliseconds since 1970, the
+//! Tags from 7 on, and places from 4 on, came with version 2. A job has extras if it is to be kept or is in a
+//! batch, and only then.
+//!
+//! A status is: priority; 0 ready, 1 and until when: delayed, 2 dead, 3 and its number among the dead, 4 and
+//! until when, how long it ran, and whether its result was dropped (0 or 1): done, or 5 and until when:
+//! cancelled; failures, crashes, returns; the length of the reason and one more (0: none), and the reason. A queue is
+//! one byte of length and its name, and so is a batch; without a batch the length is 0. Batch counts are its name,
+//! its jobs that are gone: done, cancelled, deleted; and when it last changed. Durations are in milliseconds, moments in milliseconds since 1970, the
 //! time of submission in four bytes of seconds since 1970, the lowest first. Dead jobs had 2 before turns
 //! were recorded: replay puts them in line in the order of their records.
 //!
 //! Each change has exactly one form, and the decoder accepts no other: encoding what it has accepted gives
-//! the same bytes. `version_1_bytes_are_pinned` keeps the format unchanged.
+//! the same bytes. `bytes_are_pinned` keeps the format unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::change::{Change, JobSpec, JobStatus, PauseState, Place, millis};
-use crate::job::{Counts, JobId, Key, Priority, QueueName};
+use crate::change::{BatchCounts, Change, JobSpec, JobStatus, PauseState, Place, has_extras, millis};
+use crate::job::{BatchName, Counts, JobId, Key, Priority, QueueName};
 
 const TAG_JOB: u8 = 1;
 const TAG_STATUS: u8 = 2;
@@ -34,11 +43,17 @@ const TAG_GONE: u8 = 3;
 const TAG_PAUSE: u8 = 4;
 const TAG_IDS_USED: u8 = 5;
 const TAG_DROPPED: u8 = 6;
+const TAG_JOB_WITH_EXTRAS: u8 = 7;
+const TAG_DONE: u8 = 8;
+const TAG_GONE_OF: u8 = 9;
+const TAG_BATCH: u8 = 10;
 
 const PLACE_READY: u8 = 0;
 const PLACE_DELAYED: u8 = 1;
 const PLACE_DEAD: u8 = 2;
 const PLACE_DEAD_NUMBERED: u8 = 3;
+const PLACE_DONE: u8 = 4;
+const PLACE_CANCELLED: u8 = 5;
 
 const PAUSE_RUNNING: u8 = 0;
 const PAUSE_PAUSED: u8 = 1;
@@ -67,9 +82,24 @@ pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
             put_int(id.0, out);
             put_status(status, out);
         }
+        Change::Done(id, status, result) => {
+            out.push(TAG_DONE);
+            put_int(id.0, out);
+            put_status(status, out);
+            put_bytes(result, out);
+        }
         Change::Gone(id) => {
             out.push(TAG_GONE);
             put_int(id.0, out);
+        }
+        Change::GoneOf(id, counts) => {
+            out.push(TAG_GONE_OF);
+            put_int(id.0, out);
+            put_batch_counts(counts, out);
+        }
+        Change::Batch(counts) => {
+            out.push(TAG_BATCH);
+            put_batch_counts(counts, out);
         }
         Change::Pause(queue, state) => {
             out.push(TAG_PAUSE);
@@ -119,7 +149,11 @@ impl Iterator for Records<'_> {
 
 fn take_record(rest: &mut &[u8]) -> Result<Record, BadRecord> {
     let change = match take_byte(rest)? {
-        TAG_JOB => take_job(rest)?,
+        TAG_JOB => take_job(rest, Extras::Absent)?,
+        TAG_JOB_WITH_EXTRAS => take_job(rest, Extras::Present)?,
+        TAG_DONE => Change::Done(take_id(rest)?, take_status(rest)?, take_bytes(rest)?.into()),
+        TAG_GONE_OF => Change::GoneOf(take_id(rest)?, take_batch_counts(rest)?),
+        TAG_BATCH => Change::Batch(take_batch_counts(rest)?),
         TAG_STATUS => Change::Status(take_id(rest)?, take_status(rest)?),
         TAG_GONE => Change::Gone(take_id(rest)?),
         TAG_PAUSE => Change::Pause(take_queue(rest)?, take_pause(rest)?),
@@ -130,8 +164,16 @@ fn take_record(rest: &mut &[u8]) -> Result<Record, BadRecord> {
     Ok(Record::Change(change))
 }
 
+/// Whether a job's record has the fields that few jobs need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extras {
+    Absent,
+    Present,
+}
+
 fn put_job(spec: &JobSpec, status: &JobStatus, out: &mut Vec<u8>) {
-    out.push(TAG_JOB);
+    let extras = has_extras(spec.keep, spec.batch.as_ref());
+    out.push(if extras { TAG_JOB_WITH_EXTRAS } else { TAG_JOB });
     put_int(spec.id.0, out);
     put_queue(&spec.queue, out);
     put_int(millis(spec.ttr), out);
@@ -140,11 +182,15 @@ fn put_job(spec: &JobSpec, status: &JobStatus, out: &mut Vec<u8>) {
     let key = spec.key.as_ref().map_or("", Key::as_str);
     put_bytes(key.as_bytes(), out);
     out.extend_from_slice(&spec.created_s.to_le_bytes());
+    if extras {
+        put_int(millis(spec.keep), out);
+        put_name(spec.batch.as_ref().map_or("", BatchName::as_str), out);
+    }
     put_status(status, out);
     put_bytes(&spec.body, out);
 }
 
-fn take_job(rest: &mut &[u8]) -> Result<Change, BadRecord> {
+fn take_job(rest: &mut &[u8], extras: Extras) -> Result<Change, BadRecord> {
     let id = take_id(rest)?;
     let queue = take_queue(rest)?;
     let ttr = Duration::from_millis(take_int(rest)?);
@@ -156,9 +202,21 @@ fn take_job(rest: &mut &[u8]) -> Result<Change, BadRecord> {
     };
     let created_s = take(rest, 4)?;
     let created_s = u32::from_le_bytes([created_s[0], created_s[1], created_s[2], created_s[3]]);
+    let (mut keep, mut batch) = (Duration::ZERO, None);
+    if extras == Extras::Present {
+        keep = Duration::from_millis(take_int(rest)?);
+        batch = match take_name(rest)? {
+            b"" => None,
+            name => Some(batch_name(name)?),
+        };
+        if !has_extras(keep, batch.as_ref()) {
+            return Err(BadRecord("a job with extras that has none"));
+        }
+    }
     let status = take_status(rest)?;
     let body = Arc::from(take_bytes(rest)?);
-    Ok(Change::Job(JobSpec { id, queue, ttr, attempts, backoff, key, created_s, body }, status))
+    let spec = JobSpec { id, queue, ttr, attempts, backoff, key, created_s, keep, batch, body };
+    Ok(Change::Job(spec, status))
 }
 
 fn put_status(status: &JobStatus, out: &mut Vec<u8>) {
@@ -173,6 +231,16 @@ fn put_status(status: &JobStatus, out: &mut Vec<u8>) {
         Place::Dead { dead_seq } => {
             out.push(PLACE_DEAD_NUMBERED);
             put_int(dead_seq, out);
+        }
+        Place::Done { until_wall_ms, ran_ms, result_dropped } => {
+            out.push(PLACE_DONE);
+            put_int(until_wall_ms, out);
+            put_int(ran_ms.into(), out);
+            out.push(result_dropped.into());
+        }
+        Place::Cancelled { until_wall_ms } => {
+            out.push(PLACE_CANCELLED);
+            put_int(until_wall_ms, out);
         }
     }
     put_int(u64::from(status.counts.failures), out);
@@ -198,6 +266,16 @@ fn take_status(rest: &mut &[u8]) -> Result<JobStatus, BadRecord> {
             0 => return Err(BadRecord("a dead job's number of 0")),
             dead_seq => Place::Dead { dead_seq },
         },
+        PLACE_DONE => Place::Done {
+            until_wall_ms: take_int(rest)?,
+            ran_ms: take_u32(rest)?,
+            result_dropped: match take_byte(rest)? {
+                0 => false,
+                1 => true,
+                _ => return Err(BadRecord("neither 0 nor 1")),
+            },
+        },
+        PLACE_CANCELLED => Place::Cancelled { until_wall_ms: take_int(rest)? },
         _ => return Err(BadRecord("not a place")),
     };
     let (failures, crashes, returns) = (take_u32(rest)?, take_u32(rest)?, take_u32(rest)?);
@@ -228,15 +306,45 @@ fn take_pause(rest: &mut &[u8]) -> Result<PauseState, BadRecord> {
     }
 }
 
+fn put_batch_counts(counts: &BatchCounts, out: &mut Vec<u8>) {
+    let BatchCounts { name, done, cancelled, deleted, changed_wall_ms } = counts;
+    put_name(name.as_str(), out);
+    for number in [done, cancelled, deleted, changed_wall_ms] {
+        put_int(*number, out);
+    }
+}
+
+fn take_batch_counts(rest: &mut &[u8]) -> Result<BatchCounts, BadRecord> {
+    Ok(BatchCounts {
+        name: batch_name(take_name(rest)?)?,
+        done: take_int(rest)?,
+        cancelled: take_int(rest)?,
+        deleted: take_int(rest)?,
+        changed_wall_ms: take_int(rest)?,
+    })
+}
+
+fn batch_name(name: &[u8]) -> Result<BatchName, BadRecord> {
+    BatchName::from_bytes(name).map_err(|_| BadRecord("not a batch's name"))
+}
+
 fn put_queue(queue: &QueueName, out: &mut Vec<u8>) {
-    // A name has at most 200 bytes.
-    out.push(queue.as_str().len() as u8);
-    out.extend_from_slice(queue.as_str().as_bytes());
+    put_name(queue.as_str(), out);
 }
 
 fn take_queue(rest: &mut &[u8]) -> Result<QueueName, BadRecord> {
+    QueueName::from_bytes(take_name(rest)?).map_err(|_| BadRecord("not a queue's name"))
+}
+
+fn put_name(name: &str, out: &mut Vec<u8>) {
+    // A name has at most 200 bytes.
+    out.push(name.len() as u8);
+    out.extend_from_slice(name.as_bytes());
+}
+
+fn take_name<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], BadRecord> {
     let length = take_byte(rest)?;
-    QueueName::from_bytes(take(rest, usize::from(length))?).map_err(|_| BadRecord("not a queue's name"))
+    take(rest, usize::from(length))
 }
 
 fn take_id(rest: &mut &[u8]) -> Result<JobId, BadRecord> {

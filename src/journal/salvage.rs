@@ -203,7 +203,9 @@ struct Copier<'a> {
 
 impl<'a> Copier<'a> {
     fn new(storage: &'a dyn Storage, first_id: u64) -> Copier<'a> {
-        let segment = segment::Header { id: first_id, salt: 0, first_batch: 1, capacity: 0, previous: 0 };
+        let version = segment::FORMAT_VERSION;
+        let segment =
+            segment::Header { version, id: first_id, salt: 0, first_batch: 1, capacity: 0, previous: 0 };
         let mut copier = Copier {
             storage,
             first_id,
@@ -222,6 +224,7 @@ impl<'a> Copier<'a> {
     fn begin(&mut self) {
         let salt = super::files::random_salt();
         self.segment = segment::Header {
+            version: segment::FORMAT_VERSION,
             id: self.next_id,
             salt,
             first_batch: self.number,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  magic              8  "DJQSjrnl"
-//!  8  version            4  1
+//!  8  version            4  2; 1 in journals of older versions, which differ in their records only
 //! 12  zero               4
 //! 16  id                 8  the number in the file's name
 //! 24  salt               8  random, begins every checksum of the batches
@@ -29,8 +29,11 @@ use super::storage::{StorageFile, read_full};
 /// The bytes of a segment's header, and the offset of its first batch.
 pub(super) const HEADER_BYTES: usize = 4096;
 
-/// The version of the format that is written, and the only one that can be read.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of the format that is written.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The oldest version of the format that can be read.
+const FORMAT_VERSION_MIN: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"DJQSjrnl";
 const SUM_AT: usize = 52;
@@ -72,6 +75,8 @@ impl fmt::Display for Damage {
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// The version of the format of its records.
+    pub(super) version: u32,
     /// The number in the file's name.
     pub(super) id: u64,
     /// Begins every checksum of the batches.
@@ -104,7 +109,7 @@ impl Header {
     pub(super) fn block(&self) -> Vec<u8> {
         let mut block = vec![0; HEADER_BYTES];
         block[0..8].copy_from_slice(&MAGIC);
-        block[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[8..12].copy_from_slice(&self.version.to_le_bytes());
         block[16..24].copy_from_slice(&self.id.to_le_bytes());
         block[24..32].copy_from_slice(&self.salt.to_le_bytes());
         block[32..40].copy_from_slice(&self.first_batch.to_le_bytes());
@@ -120,6 +125,7 @@ impl Header {
 impl Header {
     fn read(bytes: &[u8]) -> Header {
         Header {
+            version: u32_at(bytes, 8),
             id: u64_at(bytes, 16),
             salt: u64_at(bytes, 24),
             first_batch: u64_at(bytes, 32),
@@ -151,7 +157,7 @@ pub(super) fn read_first_block(file: &dyn StorageFile, id: u64) -> io::Result<Fi
         return Ok(FirstBlock::Damaged("not a segment's header"));
     }
     let version = u32_at(&block, 8);
-    if version != FORMAT_VERSION {
+    if !is_known(version) {
         return Ok(FirstBlock::Version(version));
     }
     let header = Header::read(&block);
@@ -170,9 +176,12 @@ pub(super) fn read_first_block(file: &dyn StorageFile, id: u64) -> io::Result<Fi
 /// The header in the first block of a file, from either copy: for salvage.
 pub(super) fn salvage_header(block: &[u8]) -> Option<Header> {
     let copies = [block.get(..USED_BYTES), block.get(COPY_AT..COPY_AT + USED_BYTES)];
-    let found =
-        copies.into_iter().flatten().find(|copy| is_header(copy) && u32_at(copy, 8) == FORMAT_VERSION);
+    let found = copies.into_iter().flatten().find(|copy| is_header(copy) && is_known(u32_at(copy, 8)));
     found.map(Header::read)
+}
+
+fn is_known(version: u32) -> bool {
+    (FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version)
 }
 
 fn is_header(bytes: &[u8]) -> bool {

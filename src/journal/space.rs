@@ -12,8 +12,11 @@
 pub struct Live {
     /// Jobs that exist.
     pub jobs: u64,
-    /// The sum of [`job_bytes`](super::job_bytes) of all jobs and of [`pause_bytes`](super::pause_bytes) of
-    /// all paused queues.
+    /// What the ends of jobs take beyond those of plain jobs: of those in a batch, whose counts are written with
+    /// them, and of those that are kept, which end twice.
+    pub extra_end_bytes: u64,
+    /// The sum of [`job_bytes`](super::job_bytes) of all jobs, of [`pause_bytes`](super::pause_bytes) of
+    /// all paused queues, and of [`batch_bytes`](super::batch_bytes) of all batches.
     pub bytes: u64,
 }
 
@@ -206,7 +209,7 @@ impl Facts {
     /// Room that a new job must leave free on a full disk.
     pub(super) fn reserved_bytes(&self) -> u64 {
         let segments = self.kept_for_compaction() as u64 + RESERVED_SEGMENTS;
-        self.live.jobs * END_BYTES + segments * self.segment_bytes
+        self.live.jobs * END_BYTES + self.live.extra_end_bytes + segments * self.segment_bytes
     }
 
     /// Room that the reason of a failure must leave free on a full disk: two segments less. Reasons stay as
@@ -246,7 +249,7 @@ mod tests {
             let [disk_full, starved, has_keeper, compaction_waits, missed] = flags;
             let facts = Facts {
                 segment_bytes: SEGMENT_BYTES,
-                live: Live { jobs, bytes: live_bytes },
+                live: Live { jobs, extra_end_bytes: 0, bytes: live_bytes },
                 used_bytes: segments * SEGMENT_BYTES,
                 segments,
                 died,

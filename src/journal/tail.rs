@@ -53,7 +53,11 @@ impl Tail {
                 file: Arc::clone(&tail.file),
                 checksum: Checksum::salted(tail.header.salt),
                 offset: tail.offset,
-                capacity: scan.segments.last().map_or(0, |segment| segment.file_bytes),
+                // One of an older version is full too: its records must remain readable for that version.
+                capacity: match scan.segments.last() {
+                    Some(segment) if tail.header.version == segment::FORMAT_VERSION => segment.file_bytes,
+                    _ => 0,
+                },
                 chain: scan.chain,
             },
             // Full from the beginning: the first batch begins the first segment.
@@ -108,6 +112,7 @@ impl Tail {
         }
         let spare = self.reserve.take()?;
         let header = segment::Header {
+            version: segment::FORMAT_VERSION,
             id: spare.id,
             salt: self.files.salt(spare.id),
             first_batch: newest.chain.next,

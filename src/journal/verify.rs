@@ -8,7 +8,7 @@ use super::recovery::{Scan, TornTail};
 use super::storage::Storage;
 use crate::change::{self, JobSize};
 use crate::change::{Change, JobStatus, PauseState};
-use crate::job::{JobId, QueueName};
+use crate::job::{BatchName, JobId, QueueName};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -67,11 +67,33 @@ pub fn verify(storage: &dyn Storage) -> Report {
 
 #[derive(Default)]
 struct Tally {
-    /// The length of each job's record, and of the part that a status may change.
-    jobs: HashMap<JobId, (u64, u64)>,
+    jobs: HashMap<JobId, Sizes>,
     paused: HashMap<QueueName, u64>,
+    /// Batches that were counted. Those that only jobs name are not worth the room.
+    batches: HashMap<BatchName, u64>,
     highest_id: u64,
     records: u64,
+}
+
+/// The length of a job's record, and of the parts of it that change.
+struct Sizes {
+    job: u64,
+    status: u64,
+    body: u64,
+}
+
+impl Sizes {
+    fn set_status(&mut self, status: &JobStatus) {
+        let status = status_bytes(status);
+        self.job = self.job - self.status + status;
+        self.status = status;
+    }
+
+    fn set_body(&mut self, body: &[u8]) {
+        let body = body_bytes(body);
+        self.job = self.job - self.body + body;
+        self.body = body;
+    }
 }
 
 impl Tally {
@@ -80,20 +102,29 @@ impl Tally {
         let Record::Change(change) = record else { return };
         match change {
             Change::Job(spec, status) => {
-                self.jobs
-                    .insert(spec.id, (change::job_bytes(&JobSize::of(spec, status)), status_bytes(status)));
+                let job = change::job_bytes(&JobSize::of(spec, status));
+                let (status, body) = (status_bytes(status), body_bytes(&spec.body));
+                self.jobs.insert(spec.id, Sizes { job, status, body });
                 self.highest_id = self.highest_id.max(spec.id.0);
             }
             Change::Status(id, status) => {
-                if let Some((bytes, part)) = self.jobs.get_mut(id) {
-                    let new = status_bytes(status);
-                    *bytes = *bytes - *part + new;
-                    *part = new;
+                if let Some(sizes) = self.jobs.get_mut(id) {
+                    sizes.set_status(status);
                 }
             }
-            Change::Gone(id) => {
-                self.jobs.remove(id);
-                self.highest_id = self.highest_id.max(id.0);
+            Change::Done(id, status, result) => {
+                if let Some(sizes) = self.jobs.get_mut(id) {
+                    sizes.set_status(status);
+                    sizes.set_body(result);
+                }
+            }
+            Change::Gone(id) => self.end(*id),
+            Change::GoneOf(id, counts) => {
+                self.end(*id);
+                self.batches.insert(counts.name.clone(), change::batch_bytes(&counts.name));
+            }
+            Change::Batch(counts) => {
+                self.batches.insert(counts.name.clone(), change::batch_bytes(&counts.name));
             }
             Change::Pause(queue, PauseState::Running) => {
                 self.paused.remove(queue);
@@ -105,11 +136,22 @@ impl Tally {
         }
     }
 
+    fn end(&mut self, id: JobId) {
+        self.jobs.remove(&id);
+        self.highest_id = self.highest_id.max(id.0);
+    }
+
     fn live_bytes(&self) -> u64 {
-        self.jobs.values().map(|(bytes, _)| bytes).sum::<u64>() + self.paused.values().sum::<u64>()
+        self.jobs.values().map(|sizes| sizes.job).sum::<u64>()
+            + self.paused.values().sum::<u64>()
+            + self.batches.values().sum::<u64>()
     }
 }
 
 fn status_bytes(status: &JobStatus) -> u64 {
     change::status_bytes(status.priority, status.reason.as_deref())
+}
+
+fn body_bytes(body: &[u8]) -> u64 {
+    (change::int_length(body.len() as u64) + body.len()) as u64
 }

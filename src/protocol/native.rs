@@ -10,6 +10,7 @@
 //! [`write_command`] and [`read_answer`] are the client's side, [`crate::protocol::Decoder`] and
 //! [`write_reply`] the server's; each pair is the other's inverse.
 
+mod answer;
 mod base64;
 mod duration;
 pub(crate) mod job_json;
@@ -19,8 +20,9 @@ mod request;
 mod text;
 mod verbs;
 
+pub use answer::{Answer, BadAnswer, read_answer};
 pub use duration::{BadDuration, format_duration, parse_duration};
-pub use reply::{Answer, BadAnswer, read_answer, write_reply};
+pub use reply::write_reply;
 pub use request::{BadText, body_behind, write_text};
 pub use text::QUOTED_BYTES_MAX;
 pub use verbs::write_command;

@@ -1,6 +1,6 @@
 //! What is known of each command beside its parameters: one line a command.
 
-use super::{Command, Compat, Retry, Wait};
+use super::{Cancel, Command, Compat, Retry, Wait};
 use crate::job::JobState;
 use crate::stats::Counted;
 
@@ -69,7 +69,10 @@ impl Command {
             Command::Delete { .. } => Spec::BRIEF.counted(C::Finish),
             Command::Peek { .. } => Spec::SHORT.counted(C::Peek).repeatable(),
             Command::List { .. } => Spec::LONG.repeatable(),
-            Command::Retry(Retry::Job(_) | Retry::Queue { .. }) => Spec::SHORT,
+            Command::Wait { .. } => Spec::SHORT.repeatable(),
+            Command::Batch { .. } => Spec::SHORT.repeatable(),
+            Command::Cancel { what: Cancel::Job(_) | Cancel::All { .. }, .. } => Spec::SHORT.repeatable(),
+            Command::Retry(Retry::Job(_) | Retry::All { .. }) => Spec::SHORT,
             Command::Purge { .. } => Spec::SHORT,
             Command::Pause { .. } => Spec::SHORT.counted(C::Pause).repeatable(),
             Command::Resume { .. } => Spec::SHORT.repeatable(),
@@ -101,7 +104,9 @@ impl Compat {
             Compat::PeekNext { state: JobState::Ready } => Spec::SHORT.counted(C::PeekReady),
             Compat::PeekNext { state: JobState::Delayed } => Spec::SHORT.counted(C::PeekDelayed),
             Compat::PeekNext { state: JobState::Dead } => Spec::SHORT.counted(C::PeekDead),
-            Compat::PeekNext { state: JobState::Leased } => Spec::SHORT,
+            Compat::PeekNext { state: JobState::Leased | JobState::Done | JobState::Cancelled } => {
+                Spec::SHORT
+            }
             Compat::Use { .. } => Spec::SHORT.counted(C::Use),
             Compat::Used => Spec::SHORT.counted(C::Used),
             Compat::Watch { .. } => Spec::SHORT.counted(C::Watch),

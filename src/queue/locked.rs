@@ -11,7 +11,8 @@ use super::state::{SessionId, State, Warn};
 use super::{Broken, Recorder};
 use crate::clock::{Moment, Now};
 use crate::error::Refusal;
-use crate::job::{Lease, OnDrained, QueueName};
+use crate::job::{BatchName, Finished, JobId, Lease, OnDrained, QueueName};
+use crate::stats::BatchStats;
 
 /// What the lock guards.
 pub struct Locked<R> {
@@ -51,7 +52,7 @@ pub struct Waiter {
     pub(super) cancelled: AtomicBool,
 }
 
-/// How a wait for a job ended.
+/// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited<P> {
     /// With a job, and the place in the record of changes that has to be durable before the job is shown.
@@ -59,6 +60,17 @@ pub enum Waited<P> {
     /// All of its queues are drained; these of them are paused with jobs that are ready or delayed. Then comes
     /// the place in the record that has to be durable before this is shown.
     Drained(Vec<QueueName>, P),
+    /// With the end of the job, and the place that has to be durable before it is shown.
+    Finished(JobId, Finished, P),
+    /// With the batch, complete or at the deadline.
+    Batch {
+        /// Its counts.
+        stats: BatchStats,
+        /// Whether it is complete.
+        complete: bool,
+        /// The place that has to be durable before they are shown.
+        position: P,
+    },
     /// At its deadline.
     TimedOut,
     /// Because one of the session's own leases is about to lapse.
@@ -171,51 +183,118 @@ impl<R: Recorder> Locked<R> {
     ) -> Option<Waited<R::Position>> {
         // It asks in the first round, and again if the lease that it was given has lapsed before it woke.
         let asks = !self.state.is_waiting(session);
-        // A job takes precedence over a warning.
         let warned = self.state.take_warned(session);
-        if asks
-            && let Some(lease) =
-                self.state.take_handed(session).or_else(|| self.state.lease(now, session, wait.queues))
-        {
-            let position = self.recorder.position_of(lease.id);
-            return Some(Waited::Leased(lease, position));
-        }
-        if asks
-            && wait.on_drained == OnDrained::End
-            && let Some(paused) = self.state.drained(session, wait.queues)
-        {
-            return Some(Waited::Drained(paused, self.recorder.position()));
-        }
-        let lapses_soon = asks && wait.warn == Warn::BeforeLapse && self.state.lapses_soon(now, session);
-        let over = if waiter.cancelled.load(Ordering::Relaxed) {
-            Waited::Cancelled
-        } else if warned || lapses_soon {
-            Waited::LapsesSoon
-        } else if wait.deadline.is_some_and(|deadline| deadline <= now.mono) {
-            Waited::TimedOut
-        } else {
-            if asks {
-                if let Err(refusal) = self.state.room_for(wait.queues) {
-                    return Some(Waited::Refused(refusal));
-                }
-                self.state.wait(session, wait.queues, wait.warn, wait.on_drained);
+        let over = self.result_of_wait(now, session, wait, asks).or_else(|| {
+            // A job takes precedence over a warning.
+            if waiter.cancelled.load(Ordering::Relaxed) {
+                Some(Waited::Cancelled)
+            } else if warned || asks && self.has_to_warn(now, session, wait) {
+                Some(Waited::LapsesSoon)
+            } else if wait.deadline.is_some_and(|deadline| deadline <= now.mono) {
+                Some(self.at_deadline(wait))
+            } else {
+                None
             }
-            return None;
-        };
-        self.state.cancel_wait(session);
-        Some(over)
+        });
+        if over.is_some() {
+            self.state.cancel_wait(session);
+        } else if asks && let Err(refusal) = self.begin_wait(session, wait) {
+            return Some(Waited::Refused(refusal));
+        }
+        over
     }
+
+    /// What the session waits for, if it has come.
+    fn result_of_wait(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        wait: &Wait<'_>,
+        asks: bool,
+    ) -> Option<Waited<R::Position>> {
+        match wait.awaited {
+            Awaited::Job { .. } if !asks => None,
+            Awaited::Job { queues, on_drained, .. } => {
+                let handed = self.state.take_handed(session);
+                if let Some(lease) = handed.or_else(|| self.state.lease(now, session, queues)) {
+                    let position = self.recorder.position_of(lease.id);
+                    return Some(Waited::Leased(lease, position));
+                }
+                let drained = (on_drained == OnDrained::End).then(|| self.state.drained(session, queues));
+                drained.flatten().map(|paused| Waited::Drained(paused, self.recorder.position()))
+            }
+            Awaited::End(id) => match self.state.take_finished(session) {
+                Some(how) => Some(Waited::Finished(id, how, self.recorder.position())),
+                None => match self.state.finished(id) {
+                    Ok(how) => how.map(|how| Waited::Finished(id, how, self.recorder.position())),
+                    Err(refusal) => Some(Waited::Refused(refusal)),
+                },
+            },
+            Awaited::Batch { name, total } => {
+                let stats = self.state.take_batch(session).unwrap_or_else(|| self.state.batch_stats(name));
+                let position = self.recorder.position();
+                stats.is_complete(total).then_some(Waited::Batch { stats, complete: true, position })
+            }
+        }
+    }
+
+    /// Whether the wait ends because one of the session's own leases lapses soon.
+    fn has_to_warn(&self, now: Now, session: SessionId, wait: &Wait<'_>) -> bool {
+        matches!(wait.awaited, Awaited::Job { warn: Warn::BeforeLapse, .. })
+            && self.state.lapses_soon(now, session)
+    }
+
+    fn at_deadline(&self, wait: &Wait<'_>) -> Waited<R::Position> {
+        match wait.awaited {
+            Awaited::Job { .. } | Awaited::End(_) => Waited::TimedOut,
+            Awaited::Batch { name, .. } => {
+                let (stats, position) = (self.state.batch_stats(name), self.recorder.position());
+                Waited::Batch { stats, complete: false, position }
+            }
+        }
+    }
+
+    fn begin_wait(&mut self, session: SessionId, wait: &Wait<'_>) -> Result<(), Refusal> {
+        match wait.awaited {
+            Awaited::Job { queues, warn, on_drained } => {
+                self.state.room_for(queues)?;
+                self.state.wait(session, queues, warn, on_drained);
+            }
+            Awaited::End(id) => self.state.wait_for_end(session, id),
+            Awaited::Batch { name, total } => self.state.wait_for_batch(session, name, total)?,
+        }
+        Ok(())
+    }
+}
+
+/// What a session waits for, and until when.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait<'a> {
+    /// What.
+    pub awaited: Awaited<'a>,
+    /// When the wait ends without it; `None` for never.
+    pub deadline: Option<Moment>,
 }
 
 /// What a session waits for.
 #[derive(Clone, Copy, Debug)]
-pub struct Wait<'a> {
-    /// A job of one of these queues; if none is named, of those that the session watches.
-    pub queues: &'a [QueueName],
-    /// Whether the wait also ends before one of the session's own leases lapses.
-    pub warn: Warn,
-    /// Whether it ends when the queues are drained.
-    pub on_drained: OnDrained,
-    /// When it ends without a job; `None` for never.
-    pub deadline: Option<Moment>,
+pub enum Awaited<'a> {
+    /// A job, to lease it.
+    Job {
+        /// Of one of these queues; if none is named, of those that the session watches.
+        queues: &'a [QueueName],
+        /// Whether the wait also ends before one of the session's own leases lapses.
+        warn: Warn,
+        /// Whether the wait ends when the queues are drained.
+        on_drained: OnDrained,
+    },
+    /// The end of a job.
+    End(JobId),
+    /// A batch, until it is complete.
+    Batch {
+        /// Which.
+        name: &'a BatchName,
+        /// With how many jobs.
+        total: u64,
+    },
 }

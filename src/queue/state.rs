@@ -9,7 +9,7 @@
 //! This file has the types and look-ups. The verbs are in `verbs` and `operator`, the transitions that they
 //! are composed of in `moves`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,23 +22,30 @@ use crate::change::Change;
 use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{
-    Counts, Job, JobId, JobState, Key, Lease, MAX_BACKOFF, MAX_REASON_BYTES, OnDrained, Options, Priority,
-    QueueName, Submission,
+    Acked, BatchName, Counts, Finished, Group, Job, JobId, JobState, Key, Lease, MAX_BACKOFF,
+    MAX_REASON_BYTES, OnDrained, Options, Priority, QueueName, Submission,
 };
-use crate::stats::{StateCounts, Totals};
+use crate::stats::{BatchStats, StateCounts, Totals};
+pub use batches::{BATCH_KEPT, BATCH_OVERHEAD_BYTES, BATCHES_MAX};
+use batches::{BatchIx, Batches, Why};
+use finish::Ending;
+pub use finish::{CANCELLED_KEPT_MIN, Returned};
 use moves::{cut, job_cost};
 use names::Names;
 pub use sessions::{LAPSES_SOON, WATCHED_MAX, Warn};
 use shared_options::{SharedOptions, SharedOptionsTable};
 pub use slot::COUNTED_IN_SLOT;
-use slot::{Crash, Extra, Packed, Past, Place, Slot, counts_in_advance};
+use slot::{Crash, Extra, Packed, Past, Place, ResultIs, Slot, counts_in_advance};
 
+mod batches;
 mod drain;
 mod durable;
+mod finish;
 mod moves;
 mod names;
 mod operator;
 mod queue_stats;
+mod queues;
 mod sessions;
 mod shared_options;
 mod slot;
@@ -53,7 +60,7 @@ pub const JOB_OVERHEAD_BYTES: u64 = 96;
 /// than the job itself if only one is left.
 pub const PAGE_OVERHEAD_BYTES: u64 = 144;
 
-/// The accounted memory of a combination of ttr, attempts and backoff, while a job has it.
+/// The accounted memory of a combination of ttr, attempts, backoff, keep and batch, while a job has it.
 pub const SHARED_OPTIONS_OVERHEAD_BYTES: u64 = 160;
 
 /// The accounted memory of a key or a reason without its text.
@@ -138,7 +145,13 @@ pub struct State {
     /// How many sessions use a queue other than `default`, and how many have a watch list of their own.
     using_others: u64,
     watching_others: u64,
+    /// The jobs that hold their keys: those that are not cancelled.
     keys: BTreeMap<(QueueIx, Key), JobId>,
+    batches: Batches,
+    /// Sessions that wait for the end of a job, by ticket.
+    job_waiters: BTreeMap<JobId, BTreeMap<u64, SessionId>>,
+    /// Jobs that have ended and whose waiters are being woken.
+    endings: VecDeque<Ending>,
     shared_options: SharedOptionsTable,
     /// When to check which queue or session: see `timers`.
     timers: BTreeSet<(Moment, Owner)>,
@@ -154,8 +167,10 @@ pub struct State {
     /// Whether `live_bytes` is kept.
     sums_live_bytes: bool,
     journaled: bool,
-    /// How many bytes the journal has to keep: see [`State::live`].
+    /// How many bytes the journal has to keep, and what the ends of jobs take beyond those of plain ones: see
+    /// [`State::live`].
     live_bytes: u64,
+    extra_end_bytes: u64,
     random: SplitMix,
     effects: Effects,
 }
@@ -180,6 +195,8 @@ struct Queue {
     delayed: BTreeSet<(Moment, JobId)>,
     /// Dead jobs, in the order in which they died.
     dead: BTreeSet<(u64, JobId)>,
+    /// Jobs that are done or cancelled, the first to be forgotten first.
+    kept: BTreeSet<(Moment, JobId)>,
     age: u64,
     /// How many sessions use it, and how many have it in their own watch list.
     using: u64,
@@ -205,13 +222,13 @@ enum PauseEnd {
 
 #[derive(Debug, Default)]
 struct Session {
-    /// Its leases; the first to lapse comes first.
-    leases: BTreeSet<(Moment, JobId)>,
+    /// Its leases, and since when it has each; the first to lapse comes first.
+    leases: BTreeMap<(Moment, JobId), Moment>,
     /// While it ends: the jobs that it had leased, most urgent first.
     returning: BTreeSet<(Priority, JobId)>,
     pending_wait: Option<PendingWait>,
-    /// A job that it was given while it waited, and has not taken yet.
-    handed: Option<JobId>,
+    /// What it was given while it waited, and has not taken yet.
+    handed: Option<Handed>,
     /// Whether its wait was ended by a warning that it has not taken yet.
     warned: bool,
     scheduled_at: Option<Moment>,
@@ -222,14 +239,26 @@ struct Session {
     watched: Vec<QueueIx>,
 }
 
-/// A session's wait for a job of some queues.
+/// What a session waits for.
 #[derive(Debug)]
-struct PendingWait {
-    ticket: u64,
-    queues: Vec<QueueIx>,
-    warn: Warn,
-    /// Under which of the queues [`State::drainers`] has it.
-    drains: Option<QueueIx>,
+enum PendingWait {
+    /// A job of some queues. `drains` is the queue under which [`State::drainers`] has it.
+    Lease { ticket: u64, queues: Vec<QueueIx>, warn: Warn, drains: Option<QueueIx> },
+    /// The end of a job.
+    Job { ticket: u64, id: JobId },
+    /// That a batch is complete with this many jobs.
+    Batch { ticket: u64, batch: BatchIx, total: u64 },
+}
+
+/// What ended a session's wait.
+#[derive(Debug)]
+enum Handed {
+    /// A lease of this job.
+    Lease(JobId),
+    /// The end of the job.
+    Finished(Finished),
+    /// The batch's counts.
+    Batch(Box<BatchStats>),
 }
 
 /// What to check when a timer is due.
@@ -239,6 +268,10 @@ enum Owner {
     Queue(QueueIx),
     /// A session: its leases.
     Session(SessionId),
+    /// A batch: whether it is to be forgotten, and who still has to be woken.
+    Batch(BatchIx),
+    /// Jobs that have ended: who still has to be woken.
+    Endings,
 }
 
 impl State {
@@ -261,6 +294,9 @@ impl State {
             using_others: 0,
             watching_others: 0,
             keys: BTreeMap::new(),
+            batches: Batches::default(),
+            job_waiters: BTreeMap::new(),
+            endings: VecDeque::new(),
             shared_options: SharedOptionsTable::default(),
             timers: BTreeSet::new(),
             budget: Budget::new(memory_max),
@@ -272,6 +308,7 @@ impl State {
             sums_live_bytes: false,
             journaled: false,
             live_bytes: 0,
+            extra_end_bytes: 0,
             random: SplitMix(seed),
             effects: Effects::default(),
         }
@@ -299,31 +336,42 @@ impl State {
             id,
             queue: self.queue(slot.queue).name.clone(),
             attempt: slot.counts().spent().saturating_add(1),
-            ttr: self.shared_options.get(slot.options).ttr,
+            ttr: self.shared_options.get(slot.options).ttr(),
             body: slot.body.clone(),
         }
     }
 
     /// A job, as an operator sees it.
     fn job(&self, now: Now, id: JobId, slot: &Slot) -> Job {
-        let SharedOptions { ttr, attempts, backoff } = self.shared_options.get(slot.options);
+        let options = self.shared_options.get(slot.options);
+        let (body, result) = match slot.place() {
+            Place::Done { result: ResultIs::Kept, .. } => (Arc::default(), Some(slot.body.clone())),
+            Place::Done { result: ResultIs::Dropped, .. } => (Arc::default(), None),
+            _ => (slot.body.clone(), None),
+        };
         Job {
             id,
             queue: self.queue(slot.queue).name.clone(),
             state: slot.place().state(),
             priority: slot.priority,
-            ttr,
-            attempts,
-            backoff,
+            ttr: options.ttr(),
+            attempts: options.attempts,
+            backoff: options.backoff(),
+            keep: options.keep(),
+            batch: options.batch.map(|batch| self.batch_name(batch).clone()),
             key: slot.key().cloned(),
             created: SystemTime::UNIX_EPOCH + Duration::from_secs(slot.created_s.into()),
             remaining: match slot.place() {
                 Place::Ready | Place::Dead { .. } => None,
-                Place::Delayed { until, .. } | Place::Leased { until, .. } => Some(until.until(now.mono)),
+                Place::Delayed { until, .. }
+                | Place::Leased { until, .. }
+                | Place::Done { until, .. }
+                | Place::Cancelled { until } => Some(until.until(now.mono)),
             },
             counts: slot.counts(),
             reason: slot.reason().cloned(),
-            body: slot.body.clone(),
+            body,
+            result,
         }
     }
 
@@ -350,6 +398,12 @@ impl State {
 
     fn session_mut(&mut self, session: SessionId) -> &mut Session {
         self.sessions[session.0 as usize].as_mut().expect("the session is open")
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.waiting += 1;
+        self.tickets
     }
 
     fn count(&mut self, queue: QueueIx, add: impl Fn(&mut Totals)) {

@@ -214,7 +214,7 @@ impl Connection<'_> {
         Ok(self.output.flush_if_large(&mut self.session)?)
     }
 
-    /// Waits for a job. Earlier replies are sent first, because the client may be waiting for them.
+    /// Waits for what a command asked for. Earlier replies are sent first, because the client may be waiting for them.
     fn wait(&mut self, wanted: &Wanted, dialect: Dialect) -> Result<(), Dropped> {
         self.output.flush(&mut self.session)?;
         self.output.shrink();
@@ -227,6 +227,8 @@ impl Connection<'_> {
         let reply = match self.session.wait(wanted) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::Drained(paused) => Reply::Drained { paused },
+            Waited::Finished { id, how } => Reply::Finished { id, how },
+            Waited::Batch { stats, complete } => Reply::Batch { stats, complete },
             Waited::LapsesSoon => Reply::LapsesSoon,
             Waited::Refused(refusal) => Reply::Refused(refusal),
             Waited::Cancelled if self.shared.is_stopping() => Reply::Refused(Refusal::new(

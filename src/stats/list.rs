@@ -176,20 +176,23 @@ impl QueueStats {
 }
 
 impl StateCounts {
-    fn list(&self) -> [Stat; 4] {
-        let StateCounts { ready, delayed, leased, dead } = *self;
+    fn list(&self) -> [Stat; 6] {
+        let StateCounts { ready, delayed, leased, dead, done, cancelled } = *self;
         [
             gauge("jobs_ready", ready, "Jobs that are ready."),
             gauge("jobs_delayed", delayed, "Jobs that are delayed, or back off after a failure."),
             gauge("jobs_leased", leased, "Jobs that workers have."),
             gauge("jobs_dead", dead, "Jobs that have failed for good."),
+            gauge("jobs_done", done, "Jobs that are done and kept with their results."),
+            gauge("jobs_cancelled", cancelled, "Jobs that were cancelled."),
         ]
     }
 }
 
 impl Totals {
-    fn list(&self) -> [Stat; 9] {
-        let Totals { submitted, leased, acked, failed, crashed, returned, died, retried, deleted } = *self;
+    fn list(&self) -> [Stat; 10] {
+        let Totals { submitted, leased, acked, failed, crashed, returned, died, retried, deleted, cancelled } =
+            *self;
         [
             counter("submitted_total", submitted, "Jobs accepted."),
             counter("leased_total", leased, "Leases given."),
@@ -198,8 +201,9 @@ impl Totals {
             counter("crashed_total", crashed, "Leases that lapsed, or whose connection was lost."),
             counter("returned_total", returned, "Jobs returned undone."),
             counter("died_total", died, "Jobs that became dead."),
-            counter("retried_total", retried, "Dead jobs made ready again."),
+            counter("retried_total", retried, "Dead or cancelled jobs made ready again."),
             counter("deleted_total", deleted, "Jobs deleted or purged."),
+            counter("cancelled_total", cancelled, "Jobs cancelled."),
         ]
     }
 }

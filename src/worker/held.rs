@@ -232,7 +232,7 @@ impl<'a> HeldLease<'a> {
             Command::Fail { id, delay, dead, reason: reason.map(Arc::from) }
         };
         let (command, reason) = match outcome {
-            Outcome::Done => (Command::Ack { id }, String::new()),
+            Outcome::Done => (Command::Ack { id, result: None }, String::new()),
             // It was asked to end, so it did not fail.
             Outcome::Retry { reason, .. } if self.job.cancelled() => (returned(Duration::ZERO), reason),
             Outcome::Retry { delay, reason } => (failed(delay, false, &reason), reason),

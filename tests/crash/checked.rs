@@ -113,7 +113,7 @@ fn sound_server_is_not_complained_of() {
     let (second, keyed) = story.submit(keyed());
     let (third, delayed) = story.submit(Options::default().delay(Duration::from_secs(9)));
     story.lease(first, &job, 1);
-    story.say(&Command::Ack { id: first }, Answer::Done);
+    story.say(&Command::Ack { id: first, result: None }, Answer::Done);
     story.lease(second, &keyed, 1);
     story.fail(second, true, "no good", Answer::Dead);
     let dead = || Listed {
@@ -159,7 +159,7 @@ fn finished_job_that_is_back_is_found() {
     let mut story = Story::new();
     let (id, job) = story.submit(Options::default());
     story.lease(id, &job, 1);
-    story.say(&Command::Ack { id }, Answer::Done);
+    story.say(&Command::Ack { id, result: None }, Answer::Done);
     complains(story.restart(vec![shown(id, &job)]), "had ended and is back");
 }
 
@@ -177,7 +177,7 @@ fn finished_job_that_is_handed_out_again_is_found() {
     let mut story = Story::new();
     let (id, job) = story.submit(Options::default());
     story.lease(id, &job, 1);
-    story.say(&Command::Ack { id }, Answer::Done);
+    story.say(&Command::Ack { id, result: None }, Answer::Done);
     story.lease(id, &job, 1);
     complains(story.restart(vec![]), "which had ended before: it is back");
 }
@@ -188,7 +188,7 @@ fn acknowledgement_without_an_answer_may_have_been_heard_or_not() {
         let mut story = Story::new();
         let (id, job) = story.submit(Options::default());
         story.lease(id, &job, 1);
-        story.say_unheard(&Command::Ack { id });
+        story.say_unheard(&Command::Ack { id, result: None });
         is_content(story.restart(if there { vec![shown(id, &job)] } else { vec![] }));
     }
 }
@@ -198,7 +198,7 @@ fn purged_job_must_go_and_one_that_was_submitted_later_must_stay() {
     for wrong in [true, false] {
         let mut story = Story::new();
         let (id, job) = story.submit(Options::default());
-        story.say(&Command::Purge { queue: queue("work"), state: None }, Answer::Count(1));
+        story.say(&Command::Purge { of: queue("work").into(), state: None }, Answer::Count(1));
         let (later, stays) = story.submit(Options::default());
         let complaint = story.restart(if wrong { vec![shown(id, &job)] } else { vec![shown(later, &stays)] });
         if wrong { complains(complaint, "had ended and is back") } else { is_content(complaint) }
@@ -333,7 +333,7 @@ fn key_is_free_when_its_job_may_have_ended() {
     let mut story = Story::new();
     let (first, job) = story.submit(keyed());
     story.lease(first, &job, 1);
-    story.say_unheard(&Command::Ack { id: first });
+    story.say_unheard(&Command::Ack { id: first, result: None });
     let (second, next) = story.submit(keyed());
     is_content(story.restart(vec![shown(second, &next)]));
 }
@@ -375,10 +375,11 @@ fn refusal_without_a_reason_is_found() {
     let mut story = Story::new();
     let (id, job) = story.submit(Options::default());
     story.lease(id, &job, 1);
-    story.say(&Command::Ack { id }, Answer::Refused(Refusal::new(Code::NotLeased, "not yours")));
+    story
+        .say(&Command::Ack { id, result: None }, Answer::Refused(Refusal::new(Code::NotLeased, "not yours")));
     complains(story.restart(vec![shown(id, &job)]), "was refused");
     let (id, job) = story.submit(Options::default());
-    let dead = Command::Purge { queue: queue("work"), state: Some(JobState::Dead) };
+    let dead = Command::Purge { of: queue("work").into(), state: Some(JobState::Dead) };
     story.say(&dead, Answer::Count(1));
     complains(story.restart(vec![shown(id, &job)]), "1 jobs were changed instead of 0");
 }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
+use djqs::job::Group;
 use djqs::protocol::native::Answer;
 use djqs::protocol::{Command, Retry};
 use djqs::{Code, Job, JobId, JobState, Key, Lease, QueueName, Refusal, Submission};
@@ -283,7 +284,7 @@ impl History {
                 self.waiting += 1;
                 Asked::Get { sent, paused: self.surely_paused(sent.ms) }
             }
-            Command::Ack { id } => self.changes(sent, Change::Ack, *id, Event::End),
+            Command::Ack { id, result: None } => self.changes(sent, Change::Ack, *id, Event::End),
             Command::Delete { id } => self.changes(sent, Change::Delete, *id, Event::End),
             Command::Return { id, delay } => {
                 self.changes(sent, Change::Return, *id, Event::Return { delay: *delay })
@@ -293,14 +294,14 @@ impl History {
                 self.changes(sent, Change::Fail, *id, event)
             }
             Command::Retry(Retry::Job(id)) => self.changes(sent, Change::Retry, *id, Event::Retry),
-            Command::Retry(Retry::Queue { queue, limit }) => {
+            Command::Retry(Retry::All { of: Group::Queue(queue), limit }) => {
                 let limit = limit.unwrap_or(u64::MAX) as usize;
                 self.changes_dead(sent, queue, limit, &Event::Retry)
             }
-            Command::Purge { queue, state: Some(JobState::Dead) } => {
+            Command::Purge { of: Group::Queue(queue), state: Some(JobState::Dead) } => {
                 self.changes_dead(sent, queue, usize::MAX, &Event::End)
             }
-            Command::Purge { queue, state: None } => {
+            Command::Purge { of: Group::Queue(queue), state: None } => {
                 self.purges.push(Purge { queue: queue.clone(), sent, answered: None });
                 Asked::Purge(self.purges.len() - 1)
             }

@@ -240,7 +240,7 @@ fn look_around(client: &mut Client) -> Result<(), Gone> {
         Command::Ping,
         Command::Stats { queue: None },
         Command::Queues,
-        Command::List { queue: queue("work"), state: None, limit: LIST_LIMIT_DEFAULT, after: None },
+        Command::List { of: queue("work").into(), state: None, limit: LIST_LIMIT_DEFAULT, after: None },
     ];
     commands.extend(id.map(|id| Command::Peek { id }));
     client.converse(&commands).map(drop)
@@ -278,8 +278,8 @@ fn work(client: &mut Client, held: &mut Vec<Lease>) -> Result<(), Gone> {
     for lease in held.drain(..) {
         let id = lease.id;
         match client.dice.within(0, 100) {
-            _ if crowded => commands.push(Command::Ack { id }),
-            0..55 => commands.push(Command::Ack { id }),
+            _ if crowded => commands.push(Command::Ack { id, result: None }),
+            0..55 => commands.push(Command::Ack { id, result: None }),
             55..75 => commands.push(failure(&mut client.dice, id)),
             75..82 => {
                 let delay = if client.dice.percent(70) { Duration::ZERO } else { client.dice.millis(1, 600) };
@@ -296,7 +296,7 @@ fn work(client: &mut Client, held: &mut Vec<Lease>) -> Result<(), Gone> {
     held.extend(client.converse(&commands)?);
     while held.len() > HELD_MAX {
         let id = held.remove(0).id;
-        client.converse(&[Command::Ack { id }])?;
+        client.converse(&[Command::Ack { id, result: None }])?;
     }
     Ok(())
 }
@@ -340,7 +340,7 @@ fn lapse(client: &mut Client, held: &mut Option<Lease>) -> Result<(), Gone> {
     let end = match client.dice.within(0, 3) {
         0 => Command::Return { id, delay: Duration::ZERO },
         1 => failure(&mut client.dice, id),
-        _ => Command::Ack { id },
+        _ => Command::Ack { id, result: None },
     };
     client.converse(&[end]).map(drop)
 }
@@ -354,7 +354,7 @@ fn operate(client: &mut Client) -> Result<(), Gone> {
         5..7 => open_and_close_gates(client),
         7 => delete_some(client),
         8 => retry_dead(client),
-        _ => client.converse(&[Command::Purge { queue: queue("bulk"), state: None }]).map(drop),
+        _ => client.converse(&[Command::Purge { of: queue("bulk").into(), state: None }]).map(drop),
     }
 }
 
@@ -381,10 +381,10 @@ fn fill_desk(client: &mut Client) -> Result<(), Gone> {
 fn clear_desk(client: &mut Client) -> Result<(), Gone> {
     let dead = client.history().surely(&queue("desk"), |status| status.place == Place::Dead);
     let command = match (client.dice.within(0, 5), dead.as_slice()) {
-        (0, _) => Command::Purge { queue: queue("desk"), state: Some(JobState::Dead) },
+        (0, _) => Command::Purge { of: queue("desk").into(), state: Some(JobState::Dead) },
         (1, _) => {
             let limit = Some(client.dice.within(1, 10));
-            Command::Retry(Retry::Queue { queue: queue("desk"), limit })
+            Command::Retry(Retry::All { of: queue("desk").into(), limit })
         }
         (2, [.., last]) => Command::Retry(Retry::Job(*last)),
         (_, [first, ..]) => Command::Delete { id: *first },
@@ -410,7 +410,9 @@ fn open_and_close_gates(client: &mut Client) -> Result<(), Gone> {
     });
     commands.extend([get(&[name], Duration::ZERO), get(&[name], Duration::ZERO)]);
     let leases = client.converse(&commands)?;
-    client.converse(&leases.iter().map(|lease| Command::Ack { id: lease.id }).collect::<Vec<_>>()).map(drop)
+    client
+        .converse(&leases.iter().map(|lease| Command::Ack { id: lease.id, result: None }).collect::<Vec<_>>())
+        .map(drop)
 }
 
 /// Deletes jobs of whatever queue, in whatever state; those that are leased are refused.
@@ -444,7 +446,9 @@ pub(crate) fn drain(client: &mut Client) -> Result<(), Gone> {
         if leases.is_empty() {
             break;
         }
-        client.converse(&leases.iter().map(|lease| Command::Ack { id: lease.id }).collect::<Vec<_>>())?;
+        client.converse(
+            &leases.iter().map(|lease| Command::Ack { id: lease.id, result: None }).collect::<Vec<_>>(),
+        )?;
     }
     // What is left is delayed or dead.
     let mut rest = Vec::new();

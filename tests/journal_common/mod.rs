@@ -6,19 +6,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use djqs::internal::change::{Change, JobSpec, JobStatus, PauseState, Place};
+use djqs::internal::change::{BatchCounts, Change, JobSpec, JobStatus, PauseState, Place};
 use djqs::internal::journal::storage::{SimulatedDisk, Storage};
 use djqs::internal::journal::{
-    Fsync, JobSize, Journal, Keeper, Live, OpenError, Options, Position, Recovered, Unavailable, job_bytes,
-    pause_bytes,
+    Fsync, JobSize, Journal, Keeper, Live, OpenError, Options, Position, Recovered, Unavailable, batch_bytes,
+    job_bytes, pause_bytes,
 };
-use djqs::job::{Counts, JobId, Key, Priority, QueueName};
+use djqs::job::{BatchName, Counts, JobId, Key, Priority, QueueName};
 
 /// The state after the changes of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     pub jobs: BTreeMap<u64, (JobSpec, JobStatus)>,
     pub paused: BTreeMap<QueueName, PauseState>,
+    pub batches: BTreeMap<BatchName, BatchCounts>,
     pub highest_id: u64,
 }
 
@@ -34,9 +35,19 @@ impl World {
                     job.1 = status;
                 }
             }
-            Change::Gone(id) => {
-                self.highest_id = self.highest_id.max(id.0);
-                self.jobs.remove(&id.0);
+            Change::Done(id, status, result) => {
+                if let Some(job) = self.jobs.get_mut(&id.0) {
+                    job.0.body = result;
+                    job.1 = status;
+                }
+            }
+            Change::Gone(id) => self.end(id),
+            Change::GoneOf(id, counts) => {
+                self.end(id);
+                self.batches.insert(counts.name.clone(), counts);
+            }
+            Change::Batch(counts) => {
+                self.batches.insert(counts.name.clone(), counts);
             }
             Change::Pause(queue, PauseState::Running) => {
                 self.paused.remove(&queue);
@@ -48,10 +59,16 @@ impl World {
         }
     }
 
+    fn end(&mut self, id: JobId) {
+        self.highest_id = self.highest_id.max(id.0);
+        self.jobs.remove(&id.0);
+    }
+
     pub fn live(&self) -> Live {
         let jobs: u64 = self.jobs.values().map(|(spec, status)| job_bytes(&JobSize::of(spec, status))).sum();
         let pauses: u64 = self.paused.keys().map(pause_bytes).sum();
-        Live { jobs: self.jobs.len() as u64, bytes: jobs + pauses }
+        let batches: u64 = self.batches.keys().map(batch_bytes).sum();
+        Live { jobs: self.jobs.len() as u64, extra_end_bytes: 0, bytes: jobs + pauses + batches }
     }
 }
 
@@ -114,6 +131,9 @@ impl Keeper for Owner {
         for (queue, state) in &world.paused {
             self.journal.append(&Change::Pause(queue.clone(), *state));
         }
+        for counts in world.batches.values() {
+            self.journal.append(&Change::Batch(counts.clone()));
+        }
         self.journal.append(&Change::IdsUsed(JobId(world.highest_id)));
     }
 }
@@ -148,12 +168,18 @@ pub fn spec(id: u64, body: &[u8]) -> JobSpec {
         backoff: Duration::from_secs(1),
         key: None,
         created_s: 1_700_000_000,
+        keep: Duration::ZERO,
+        batch: None,
         body: body.into(),
     }
 }
 
 pub fn job(id: u64, body: &[u8]) -> Change {
     Change::Job(spec(id, body), status(Place::Ready))
+}
+
+fn batch(random: &mut Random) -> BatchName {
+    BatchName::new(["night", "a.long.name/of-a-batch"][random.below(2) as usize]).unwrap()
 }
 
 /// A change that may come next in `world`, of any kind.
@@ -166,9 +192,10 @@ pub fn random_change(random: &mut Random, world: &World, body_max: u64) -> Chang
     };
     let some_status = |random: &mut Random| JobStatus {
         priority: Priority(random.below(3000) as u32),
-        place: match random.below(3) {
+        place: match random.below(4) {
             0 => Place::Ready,
             1 => Place::Delayed { until_wall_ms: 1_700_000_000_000 + random.below(1_000_000) },
+            2 => Place::Cancelled { until_wall_ms: 1_700_000_000_000 + random.below(1_000_000) },
             // With a number, and without one, as in records of older versions.
             _ => Place::Dead { dead_seq: world.highest_id % 300 },
         },
@@ -180,11 +207,35 @@ pub fn random_change(random: &mut Random, world: &World, body_max: u64) -> Chang
             let id = world.highest_id + 1;
             let body: Vec<u8> = (0..random.below(body_max)).map(|_| random.next() as u8).collect();
             let key = (random.below(4) == 0).then(|| Key::new(&format!("key-{id}")).unwrap());
-            let spec = JobSpec { queue: queue(), key, ..spec(id, &body) };
+            let keep = Duration::from_secs(random.below(3));
+            let batch = (random.below(3) == 0).then(|| batch(random));
+            let spec = JobSpec { queue: queue(), key, keep, batch, ..spec(id, &body) };
             Change::Job(spec, if random.below(3) == 0 { some_status(random) } else { status(Place::Ready) })
         }
         (8..12, Some(id)) => Change::Status(JobId(id), some_status(random)),
-        (12..19, Some(id)) => Change::Gone(JobId(id)),
+        (12, Some(id)) => {
+            let place = Place::Done {
+                until_wall_ms: 1_700_000_000_000 + random.below(1_000_000),
+                ran_ms: random.below(100_000) as u32,
+                result_dropped: random.below(4) == 0,
+            };
+            let result: Vec<u8> = (0..random.below(body_max)).map(|_| random.next() as u8).collect();
+            Change::Done(JobId(id), status(place), result.into())
+        }
+        (13..19, Some(id)) => match &world.jobs[&id].0.batch {
+            None => Change::Gone(JobId(id)),
+            Some(name) => {
+                let counts = world.batches.get(name).cloned();
+                let counts = counts.unwrap_or_else(|| BatchCounts {
+                    name: name.clone(),
+                    done: 0,
+                    cancelled: 0,
+                    deleted: 0,
+                    changed_wall_ms: 1_700_000_000_000,
+                });
+                Change::GoneOf(JobId(id), BatchCounts { done: counts.done + 1, ..counts })
+            }
+        },
         (_, Some(_)) => {
             let state = match random.below(3) {
                 0 => PauseState::Running,

@@ -19,9 +19,9 @@ use std::time::Duration;
 use djqs::internal::change::Change;
 use djqs::internal::clock::{ManualClock, Moment, Now};
 use djqs::internal::queue::state::{
-    Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionEnd, SessionId, State, Warn,
+    Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, Returned, SessionEnd, SessionId, State, Warn,
 };
-use djqs::job::MAX_REASON_BYTES;
+use djqs::job::{Group, MAX_REASON_BYTES};
 use djqs::protocol::OnDrained;
 use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
 use model::{Due, Model, QueueNo};
@@ -738,7 +738,8 @@ impl Run {
                 assert_eq!(seen, id.map(|id| self.model.lease_of(id)));
             }
             Op::Ack { session, id } => {
-                assert_same(self.state.ack(session, id), self.model.ack(session, id));
+                let seen = self.state.ack(now, session, id, Returned::Result(Arc::default()));
+                assert_same(seen.map(|_| ()), self.model.ack(session, id));
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
             }
             Op::Fail { session, id, delay, dead, reason } => {
@@ -810,14 +811,14 @@ impl Run {
             Op::List { queue, state, limit, after } => self.list(queue, state, limit, after),
             Op::Retry { id } => assert_same(self.state.retry(now, id), self.model.retry(now, id)),
             Op::RetryQueue { queue, last, most } => {
-                let seen = self.state.retry_queue(now, &self.names[queue], last, most);
+                let seen = self.state.retry_all(now, &self.group(queue), last, most);
                 assert_eq!(seen, self.model.retry_queue(now, queue, last, most));
             }
             Op::Delete { session, id } => {
-                assert_same(self.state.delete(session, id), self.model.delete(session, id));
+                assert_same(self.state.delete(now, session, id), self.model.delete(session, id));
             }
             Op::Purge { queue, state, last, most } => {
-                let seen = self.state.purge(&self.names[queue], state, last, most);
+                let seen = self.state.purge(now, &self.group(queue), state, last, most);
                 assert_eq!(seen, self.model.purge(queue, state, last, most));
             }
             Op::Pause { queue, time } => {
@@ -840,6 +841,10 @@ impl Run {
             Op::Restart { millis } => self.restart(millis),
             Op::TryRestart { millis, from_exports } => self.try_restart(millis, from_exports),
         }
+    }
+
+    fn group(&self, queue: QueueNo) -> Group {
+        Group::from(&self.names[queue])
     }
 
     fn open_session(&mut self) {
@@ -906,7 +911,7 @@ impl Run {
     }
 
     fn list(&mut self, queue: QueueNo, state: Option<JobState>, limit: usize, after: Option<JobId>) {
-        let seen = self.state.list(self.now, &self.names[queue], state, limit, after);
+        let seen = self.state.list(self.now, &self.group(queue), state, limit, after);
         let expected = self.model.list(queue, state, limit, after);
         let expected: Vec<_> = expected.into_iter().filter_map(|id| self.model.peek(self.now, id)).collect();
         assert_eq!(seen, expected);
@@ -1050,14 +1055,14 @@ impl Run {
                     let same = |change: &Change| matches!(change, Change::Pause(other, _) if *other == name);
                     journal.extend(self.state.export_pauses(self.now).into_iter().filter(same));
                 }
-                Change::Status(..) | Change::Gone(_) | Change::IdsUsed(_) => {}
+                _ => {}
             }
         }
         let last = self.state.last_id();
         let names_last = |change: &Change| match change {
             Change::Job(spec, _) => spec.id == last,
             Change::Gone(id) | Change::IdsUsed(id) => *id == last,
-            Change::Status(..) | Change::Pause(..) => false,
+            _ => false,
         };
         if !journal.iter().any(names_last) {
             journal.push(Change::IdsUsed(last));
@@ -1188,7 +1193,7 @@ impl Run {
         assert_eq!(state.queue_count(), model.queues.len() as u64);
         assert_eq!(state.memory(), (model.memory(), model.memory_max));
         let live_bytes = if self.journal.is_some() { model.live_bytes() } else { 0 };
-        assert_eq!(state.live(), (model.jobs.len() as u64, live_bytes));
+        assert_eq!(state.live(), (model.jobs.len() as u64, 0, live_bytes));
         if let Some(first) = model.deadlines().iter().map(|&(at, _)| at).min() {
             let next = state.next_deadline();
             assert!(next.is_some_and(|next| next <= first), "{next:?} is too late for {first:?}");
@@ -1215,7 +1220,7 @@ impl Run {
                 assert_eq!(state.peek_next(now, name, wanted), next);
             }
             for wanted in [None].into_iter().chain(JobState::ALL.map(Some)) {
-                let seen = state.list(now, name, wanted, usize::MAX, None);
+                let seen = state.list(now, &name.into(), wanted, usize::MAX, None);
                 let expected = model.list(number, wanted, usize::MAX, None);
                 assert!(seen.iter().map(|job| job.id).eq(expected), "{wanted:?} in {name}: {seen:?}");
             }

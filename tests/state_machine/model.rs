@@ -568,7 +568,7 @@ impl Model {
         jobs.truncate(match state {
             JobState::Ready => 1,
             JobState::Leased => 0,
-            JobState::Delayed | JobState::Dead => usize::MAX,
+            _ => usize::MAX,
         });
         jobs.into_iter().map(|(_, id)| id).collect()
     }
@@ -850,6 +850,8 @@ impl Model {
                 attempts,
                 backoff,
                 key: key.as_ref(),
+                keep: Duration::ZERO,
+                batch: None,
                 priority,
                 reason: job.reason.as_deref(),
                 body_bytes: job.body.len(),

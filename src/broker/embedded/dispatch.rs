@@ -12,12 +12,12 @@ use super::Engine;
 use super::recording::Recording;
 use super::tallies::Tally;
 use crate::broker::{LIST_BYTES_MAX, LIST_JOBS_MAX, Outcome, RECORD_BYTES_MAX, Wanted};
-use crate::clock::Now;
+use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
-use crate::job::{Job, JobId, JobState, OnDrained, QueueName, Submission};
+use crate::job::{Acked, BatchName, Group, Job, JobId, JobState, OnDrained, QueueName, Submission};
 use crate::journal::{Position, Room};
-use crate::protocol::{Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
-use crate::queue::state::{Accepted, Failed, SessionId, Slice, State, Warn};
+use crate::protocol::{Cancel, Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
+use crate::queue::state::{Accepted, Failed, Returned, SessionId, Slice, State, Warn};
 use crate::queue::{Locked, SLICE_JOBS};
 use crate::stats::QueueStats;
 
@@ -43,7 +43,7 @@ pub(super) struct Client {
 /// How a command under the lock went.
 pub(super) enum Step {
     Done(Outcome),
-    /// The submission comes back: the journal must be written first, for this many bytes to fit.
+    /// The command comes back: the journal must be written first, for this many bytes to fit.
     MustWrite(Command, u64),
 }
 
@@ -71,24 +71,24 @@ impl Client {
         self.unsettled = self.unsettled.max(position);
     }
 
-    /// Executes a command under the lock. `has_room` says that the journal has already made room for it.
+    /// Executes a command under the lock. `room` is what the journal has for it, if it was asked already.
     pub(super) fn execute(
         &mut self,
         engine: &Engine,
         locked: &mut Locked<Recording>,
         now: Now,
         command: Command,
-        has_room: bool,
+        room: Option<Room>,
     ) -> Step {
         self.looked_at_many = false;
         let session = self.id;
         let mut call = Call { client: self, locked, now };
         let reply = match command {
-            Command::Submit(submission) => return call.submit(engine, submission, has_room),
+            Command::Submit(submission) => return call.submit(engine, submission, room),
             Command::Lease { queues, wait, on_drained } => {
                 return Step::Done(call.lease(queues, Warn::Never, wait, on_drained));
             }
-            Command::Ack { id } => call.with(|state, _| state.ack(session, id)).map(done),
+            Command::Ack { id, result } => return call.ack(engine, id, result, room),
             Command::Fail { id, delay, dead, reason } => {
                 let reason = reason.filter(|reason| engine.has_room_for_reason(reason.len()));
                 call.with(|state, now| state.fail(now, session, id, delay, dead, reason)).map(failed)
@@ -103,19 +103,26 @@ impl Client {
                 let found = call.with(|state, now| state.peek(now, id));
                 found.map(|job| Reply::Found(Box::new(job))).ok_or_else(|| no_job(id))
             }
+            Command::Wait { id, wait } => return Step::Done(call.wait_for_end(id, wait)),
+            Command::Batch { name, total, wait } => return Step::Done(call.batch(name, total, wait)),
+            Command::Cancel { what: Cancel::Job(id), reason } => {
+                let reason = reason.filter(|reason| engine.has_room_for_reason(reason.len()));
+                call.with(|state, now| state.cancel(now, id, reason)).map(Reply::Was)
+            }
             Command::Retry(Retry::Job(id)) => {
                 call.with(|state, now| state.retry(now, id)).map(|()| Reply::Count(1))
             }
-            Command::Delete { id } => call.with(|state, _| state.delete(session, id)).map(done),
+            Command::Delete { id } => call.with(|state, now| state.delete(now, session, id)).map(done),
             Command::Pause { queue, time } => call.pause(&queue, time).map(done),
             Command::Stats { queue: Some(queue) } => {
                 let stats = call.with(|state, now| state.queue_stats(now, &queue));
                 stats.map(|stats| Reply::QueueStats(Box::new(stats))).ok_or_else(|| no_queue(&queue))
             }
             Command::Ping => Ok(Reply::Pong),
-            Command::Compat(compat) => return call.compat(engine, compat, has_room),
+            Command::Compat(compat) => return call.compat(engine, compat, room),
             Command::List { .. }
-            | Command::Retry(Retry::Queue { .. })
+            | Command::Retry(Retry::All { .. })
+            | Command::Cancel { what: Cancel::All { .. }, .. }
             | Command::Purge { .. }
             | Command::Resume { .. }
             | Command::Stats { queue: None }
@@ -128,19 +135,24 @@ impl Client {
 
     /// Executes a command that touches any number of jobs or queues, or that needs no lock. Any other comes
     /// back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "a command that comes back is no error, and is executed next"
+    )]
     pub(super) fn execute_at_length(
         &mut self,
         engine: &Engine,
         command: Command,
     ) -> Result<Outcome, Command> {
         let reply = match command {
-            Command::List { queue, state, limit, after } => {
-                self.list(engine, &queue, state, limit, after).map(Reply::Jobs)
+            Command::List { of, state, limit, after } => {
+                self.list(engine, &of, state, limit, after).map(Reply::Jobs)
             }
-            Command::Retry(Retry::Queue { queue, limit }) => {
-                self.retry_queue(engine, &queue, limit).map(Reply::Count)
+            Command::Retry(Retry::All { of, limit }) => self.retry_all(engine, &of, limit).map(Reply::Count),
+            Command::Cancel { what: Cancel::All { of, state }, reason } => {
+                self.cancel_all(engine, &of, state, reason).map(Reply::Count)
             }
-            Command::Purge { queue, state } => self.purge(engine, &queue, state).map(Reply::Count),
+            Command::Purge { of, state } => self.purge(engine, &of, state).map(Reply::Count),
             Command::Resume { queue } => self.resume(engine, &queue).map(done),
             Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(engine.stats()))),
             Command::Queues => self.queues(engine).map(Reply::Queues),
@@ -161,7 +173,7 @@ impl Client {
     fn list(
         &mut self,
         engine: &Engine,
-        queue: &QueueName,
+        of: &Group,
         state: Option<JobState>,
         limit: u32,
         after: Option<JobId>,
@@ -171,11 +183,12 @@ impl Client {
         self.in_slices(engine, |shared, now| {
             let after = jobs.last().map(|job: &Job| job.id).or(after);
             let most = (limit - jobs.len()).min(SLICE_JOBS as usize);
-            let slice = shared.list(now, queue, state, most, after);
+            let slice = shared.list(now, of, state, most, after);
             let finished = slice.len() < SLICE_JOBS as usize;
             for job in slice {
                 let key = job.key.as_ref().map_or(0, |key| key.as_str().len());
-                bytes += job.body.len() + key + job.reason.as_ref().map_or(0, |reason| reason.len());
+                let result = job.result.as_ref().map_or(0, |result| result.len());
+                bytes += job.body.len() + result + key + job.reason.as_ref().map_or(0, |reason| reason.len());
                 jobs.push(job);
                 if bytes >= LIST_BYTES_MAX {
                     return true;
@@ -186,38 +199,60 @@ impl Client {
         Ok(jobs)
     }
 
-    fn retry_queue(
-        &mut self,
-        engine: &Engine,
-        queue: &QueueName,
-        limit: Option<u64>,
-    ) -> Result<u64, Refusal> {
+    fn retry_all(&mut self, engine: &Engine, of: &Group, limit: Option<u64>) -> Result<u64, Refusal> {
         let mut left = None;
         self.slices_up_to_now(engine, |state, now, last| {
             // At most as many as are dead now: some may be dead again before this ends, and it has to end.
-            let dead = || state.queue_stats(now, queue).map_or(0, |stats| stats.jobs.dead);
-            let left = left.get_or_insert_with(|| dead().min(limit.unwrap_or(u64::MAX)));
-            let slice = state.retry_queue(now, queue, last, SLICE_JOBS.min(*left));
+            let left = left.get_or_insert_with(|| state.dead_of(of).min(limit.unwrap_or(u64::MAX)));
+            let slice = state.retry_all(now, of, last, SLICE_JOBS.min(*left));
             *left -= slice.count;
             Slice { finished: slice.finished || *left == 0, ..slice }
         })
     }
 
-    fn purge(&mut self, engine: &Engine, queue: &QueueName, state: Option<JobState>) -> Result<u64, Refusal> {
+    fn cancel_all(
+        &mut self,
+        engine: &Engine,
+        of: &Group,
+        state: Option<JobState>,
+        reason: Option<Arc<str>>,
+    ) -> Result<u64, Refusal> {
         let states = match state {
-            // Ready jobs last: others become ready meanwhile, delayed ones as they come due.
-            None => &[JobState::Delayed, JobState::Dead, JobState::Ready][..],
-            Some(JobState::Leased) => {
+            // Ready jobs are leased meanwhile, and delayed ones become ready: leased ones last.
+            None => &[JobState::Delayed, JobState::Ready, JobState::Leased][..],
+            Some(state) if state.is_final() => {
                 return Err(Refusal::usage(
-                    "leased jobs belong to their workers: PURGE takes ready, delayed or dead",
+                    "CANCEL takes ready, delayed or leased jobs: the others have ended",
                 ));
             }
             Some(ref state) => std::slice::from_ref(state),
         };
         let mut count = 0;
         for &state in states {
-            count += self
-                .slices_up_to_now(engine, |shared, _, last| shared.purge(queue, state, last, SLICE_JOBS))?;
+            count += self.slices_up_to_now(engine, |shared, now, last| {
+                let reason = reason.as_ref().filter(|reason| engine.has_room_for_reason(reason.len()));
+                shared.cancel_all(now, of, state, reason, last, SLICE_JOBS)
+            })?;
+        }
+        Ok(count)
+    }
+
+    fn purge(&mut self, engine: &Engine, of: &Group, state: Option<JobState>) -> Result<u64, Refusal> {
+        let states = match state {
+            // Ready jobs last: others become ready meanwhile, delayed ones as they come due.
+            None => &[JobState::Delayed, JobState::Dead, JobState::Ready][..],
+            Some(JobState::Leased) => {
+                return Err(Refusal::usage(
+                    "leased jobs belong to their workers: CANCEL takes them, PURGE takes jobs in other states",
+                ));
+            }
+            Some(ref state) => std::slice::from_ref(state),
+        };
+        let mut count = 0;
+        for &state in states {
+            count += self.slices_up_to_now(engine, |shared, now, last| {
+                shared.purge(now, of, state, last, SLICE_JOBS)
+            })?;
         }
         Ok(count)
     }
@@ -325,15 +360,62 @@ impl Call<'_> {
         self.locked.with(self.now, verb).0
     }
 
-    fn submit(&mut self, engine: &Engine, submission: Submission, has_room: bool) -> Step {
+    fn submit(&mut self, engine: &Engine, submission: Submission, room: Option<Room>) -> Step {
         let bytes = submission.body.len() as u64 + RECORD_BYTES_MAX;
-        let reply = match engine.room_for_submission(bytes, has_room) {
+        let reply = match engine.room_for_submission(bytes, room) {
             Ok(Room::Yes) => self.with(|state, now| state.submit(now, submission)).map(accepted),
             Ok(Room::MustWrite) => return Step::MustWrite(Command::Submit(submission), bytes),
             Ok(Room::No) => Err(disk_full()),
             Err(refusal) => Err(refusal),
         };
         Step::Done(answer(reply))
+    }
+
+    fn ack(&mut self, engine: &Engine, id: JobId, result: Option<Arc<[u8]>>, room: Option<Room>) -> Step {
+        let result = result.unwrap_or_default();
+        let is_kept = !result.is_empty() && self.look(|state, _| state.keeps_result(id));
+        let bytes = result.len() as u64;
+        let returned = match engine.room_for_result(if is_kept { bytes } else { 0 }, room) {
+            Room::Yes => Returned::Result(result),
+            Room::No => Returned::NoRoom,
+            Room::MustWrite => return Step::MustWrite(Command::Ack { id, result: Some(result) }, bytes),
+        };
+        let session = self.client.id;
+        let acked = self.with(|state, now| state.ack(now, session, id, returned));
+        Step::Done(answer(acked.map(|acked| match acked {
+            Acked::Whole => Reply::Done,
+            Acked::ResultDropped => Reply::ResultDropped,
+        })))
+    }
+
+    fn wait_for_end(&mut self, id: JobId, wait: Wait) -> Outcome {
+        match self.with(|state, _| state.finished(id)) {
+            Ok(Some(how)) => Outcome::Reply(Reply::Finished { id, how }),
+            Err(refusal) => Outcome::Reply(Reply::Refused(refusal)),
+            Ok(None) => match self.deadline(wait) {
+                Some(deadline) => Outcome::Wait(Wanted::End { id, deadline }),
+                None => Outcome::Reply(Reply::Empty),
+            },
+        }
+    }
+
+    fn batch(&mut self, name: BatchName, total: u64, wait: Wait) -> Outcome {
+        let stats = self.with(|state, _| state.batch_stats(&name));
+        match self.deadline(wait) {
+            Some(deadline) if !stats.is_complete(total) => {
+                Outcome::Wait(Wanted::Batch { name, total, deadline })
+            }
+            _ => Outcome::Reply(Reply::Batch { stats, complete: stats.is_complete(total) }),
+        }
+    }
+
+    /// When a wait ends; `None` if there is to be no wait.
+    fn deadline(&self, wait: Wait) -> Option<Option<Moment>> {
+        match wait {
+            Wait::AtMost(Duration::ZERO) => None,
+            Wait::AtMost(time) => Some(Some(self.now.mono.after(time))),
+            Wait::Forever => Some(None),
+        }
     }
 
     fn lease(&mut self, queues: Vec<QueueName>, warn: Warn, wait: Wait, on_drained: OnDrained) -> Outcome {
@@ -352,12 +434,10 @@ impl Call<'_> {
         {
             return Outcome::Reply(Reply::Drained { paused });
         }
-        let deadline = match wait {
-            Wait::AtMost(Duration::ZERO) => return Outcome::Reply(Reply::Empty),
-            Wait::AtMost(time) => Some(self.now.mono.after(time)),
-            Wait::Forever => None,
-        };
-        Outcome::Wait(Wanted::Job { queues, warn, on_drained, deadline })
+        match self.deadline(wait) {
+            None => Outcome::Reply(Reply::Empty),
+            Some(deadline) => Outcome::Wait(Wanted::Job { queues, warn, on_drained, deadline }),
+        }
     }
 
     fn pause(&mut self, queue: &QueueName, time: Option<Duration>) -> Result<(), Refusal> {
@@ -370,7 +450,7 @@ impl Call<'_> {
 
     /// Not inlined, so that its large values take no stack of connections that don't use this dialect.
     #[inline(never)]
-    fn compat(&mut self, engine: &Engine, command: Compat, has_room: bool) -> Step {
+    fn compat(&mut self, engine: &Engine, command: Compat, room: Option<Room>) -> Step {
         let session = self.client.id;
         let using = self.client.using.clone();
         let reply = match command {
@@ -378,17 +458,16 @@ impl Call<'_> {
                 return Step::Done(self.lease(Vec::new(), Warn::BeforeLapse, wait, OnDrained::Wait));
             }
             Compat::SubmitHere(options, body) => {
-                return self.submit(engine, Submission { queue: using, options, body }, has_room);
+                return self.submit(engine, Submission { queue: using, options, body }, room);
             }
             Compat::LeaseJob { id } => {
                 self.with(|state, now| state.lease_job(now, session, id)).map(Reply::Leased)
             }
             Compat::Finish { id } => {
-                let finish = |state: &mut State, _| match state.is_leased_by(session, id) {
-                    true => state.ack(session, id),
-                    false => state.delete(session, id),
-                };
-                self.with(finish).map(done)
+                if self.look(|state, _| state.is_leased_by(session, id)) {
+                    return self.ack(engine, id, None, room);
+                }
+                self.with(|state, now| state.delete_unless_kept(now, session, id)).map(done)
             }
             Compat::ReturnAs { id, priority, delay } => {
                 self.with(|state, now| state.return_job(now, session, id, Some(priority), delay)).map(done)
@@ -446,13 +525,20 @@ impl Call<'_> {
 
 impl Engine {
     /// Whether the journal has room for a submission whose record has at most this many bytes.
-    fn room_for_submission(&self, bytes: u64, has_room: bool) -> Result<Room, Refusal> {
+    fn room_for_submission(&self, bytes: u64, room: Option<Room>) -> Result<Room, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::new(Code::Draining, "this server takes no new jobs: submit to another one"));
         }
-        match &self.journal {
-            Some(journal) if !has_room => Ok(journal.room(bytes)),
-            _ => Ok(Room::Yes),
+        Ok(room.unwrap_or_else(|| self.journal.as_ref().map_or(Room::Yes, |journal| journal.room(bytes))))
+    }
+
+    /// Whether the journal has room for a result of this many bytes: as for a reason if the disk is full, and as
+    /// for a job otherwise, since it may be as long as one.
+    fn room_for_result(&self, bytes: u64, room: Option<Room>) -> Room {
+        match (&self.journal, room) {
+            (Some(journal), _) if bytes > 0 && !journal.has_room_for_reason(bytes) => Room::No,
+            (Some(journal), None) if bytes > 0 && journal.room(bytes) == Room::MustWrite => Room::MustWrite,
+            _ => Room::Yes,
         }
     }
 
@@ -462,7 +548,7 @@ impl Engine {
     }
 }
 
-pub(super) fn disk_full() -> Refusal {
+fn disk_full() -> Refusal {
     Refusal::full(
         FULL_RETRY_AFTER,
         "the disk is full, or no more files may be opened (the server's log says which): wait until some jobs are done, or make room",

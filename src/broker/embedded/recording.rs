@@ -50,8 +50,12 @@ impl Recorder for Recording {
             let position = journal.append(change);
             match change {
                 Change::Job(spec, _) => unsettled.note(spec.id, position),
-                Change::Status(id, _) => unsettled.note(*id, position),
-                Change::Gone(_) | Change::Pause(..) | Change::IdsUsed(_) => {}
+                Change::Status(id, _) | Change::Done(id, ..) => unsettled.note(*id, position),
+                Change::Gone(_)
+                | Change::GoneOf(..)
+                | Change::Batch(_)
+                | Change::Pause(..)
+                | Change::IdsUsed(_) => {}
             }
         }
         journal.set_live(live(state));
@@ -91,6 +95,6 @@ impl Unsettled {
 }
 
 fn live(state: &State) -> Live {
-    let (jobs, bytes) = state.live();
-    Live { jobs, bytes }
+    let (jobs, extra_end_bytes, bytes) = state.live();
+    Live { jobs, extra_end_bytes, bytes }
 }

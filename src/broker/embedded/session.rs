@@ -6,15 +6,15 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use super::Engine;
-use super::dispatch::{Client, Step, disk_full};
+use super::dispatch::{Client, Step};
 use super::recording::Recording;
 use crate::broker::{Outcome, Unavailable, Waited, Wanted};
 use crate::clock::Now;
 use crate::error::{Code, Refusal};
-use crate::journal::Journal;
+use crate::journal::{Journal, Room};
 use crate::protocol::{Command, Dialect, Reply};
 use crate::queue::state::SessionEnd;
-use crate::queue::{self, Broken, Queue, Waiter};
+use crate::queue::{self, Awaited, Broken, Queue, Waiter};
 
 /// A batch leases no more jobs once their bodies have reached this many bytes: a client that is slow to read
 /// must not have any number of them kept for it, or leased to it.
@@ -47,7 +47,7 @@ enum Released {
     Ended,
     /// Somebody has to be woken, or the lock was held for long.
     ForOthers,
-    /// The journal has to be written before this many bytes more fit; the submission is back in the batch.
+    /// The journal has to be written before this many bytes more fit; the command is back in the batch.
     ToWrite(u64),
 }
 
@@ -74,18 +74,15 @@ impl Session {
             Ok(outcome) => return outcome,
             Err(command) => command,
         };
-        let mut has_room = false;
+        let mut room = None;
         loop {
             let now = self.now();
             let (engine, client) = (&*self.engine, &mut self.client);
-            let step = engine.queue.locked(|locked| client.execute(engine, locked, now, command, has_room));
+            let step = engine.queue.locked(|locked| client.execute(engine, locked, now, command, room));
             match step {
                 Ok(Step::Done(outcome)) => return outcome,
                 Ok(Step::MustWrite(again, bytes)) => {
-                    if !self.make_room(bytes) {
-                        return Outcome::Reply(Reply::Refused(disk_full()));
-                    }
-                    (command, has_room) = (again, true);
+                    (command, room) = (again, Some(self.make_room(bytes)));
                 }
                 Err(broken) => return refused(broken),
             }
@@ -97,7 +94,7 @@ impl Session {
         commands: &mut VecDeque<(Command, Dialect)>,
         outcomes: &mut VecDeque<(Outcome, Dialect)>,
     ) {
-        let (mut bodies, mut has_room) = (0, false);
+        let (mut bodies, mut room) = (0, None);
         loop {
             // One moment for all of them: reading the clock for each would be a tenth of their cost.
             let now = self.now();
@@ -105,10 +102,10 @@ impl Session {
             let released = engine.queue.locked(|locked| {
                 while let Some((command, dialect)) = commands.pop_front() {
                     // One that comes again, after the journal was written, has been counted.
-                    if !has_room {
+                    if room.is_none() {
                         client.tally(&command);
                     }
-                    match client.execute(engine, locked, now, command, std::mem::take(&mut has_room)) {
+                    match client.execute(engine, locked, now, command, room.take()) {
                         Step::MustWrite(command, bytes) => {
                             commands.push_front((command, dialect));
                             return Released::ToWrite(bytes);
@@ -134,12 +131,7 @@ impl Session {
                 Ok(Released::Ended) => break,
                 Ok(Released::ForOthers) if commands.is_empty() => break,
                 Ok(Released::ForOthers) => {}
-                Ok(Released::ToWrite(bytes)) => {
-                    has_room = self.make_room(bytes);
-                    if !has_room && let Some((_, dialect)) = commands.pop_front() {
-                        outcomes.push_back((Outcome::Reply(Reply::Refused(disk_full())), dialect));
-                    }
-                }
+                Ok(Released::ToWrite(bytes)) => room = Some(self.make_room(bytes)),
                 Err(broken) => {
                     outcomes.extend(commands.drain(..).map(|(_, dialect)| (refused(broken), dialect)));
                     break;
@@ -149,9 +141,14 @@ impl Session {
     }
 
     pub(in crate::broker) fn wait(&mut self, wanted: &Wanted) -> Waited {
-        let Wanted::Job { queues, warn, on_drained, deadline } = wanted;
-        let wait = queue::Wait { queues, warn: *warn, on_drained: *on_drained, deadline: *deadline };
-        match self.engine.queue.wait(self.client.id, &wait) {
+        let (awaited, deadline) = match wanted {
+            Wanted::Job { queues, warn, on_drained, deadline } => {
+                (Awaited::Job { queues, warn: *warn, on_drained: *on_drained }, deadline)
+            }
+            Wanted::End { id, deadline } => (Awaited::End(*id), deadline),
+            Wanted::Batch { name, total, deadline } => (Awaited::Batch { name, total: *total }, deadline),
+        };
+        match self.engine.queue.wait(self.client.id, &queue::Wait { awaited, deadline: *deadline }) {
             Ok(queue::Waited::Leased(lease, position)) => {
                 self.client.note(position);
                 Waited::Leased(lease)
@@ -159,6 +156,14 @@ impl Session {
             Ok(queue::Waited::Drained(paused, position)) => {
                 self.client.note(position);
                 Waited::Drained(paused)
+            }
+            Ok(queue::Waited::Finished(id, how, position)) => {
+                self.client.note(position);
+                Waited::Finished { id, how }
+            }
+            Ok(queue::Waited::Batch { stats, complete, position }) => {
+                self.client.note(position);
+                Waited::Batch { stats, complete }
             }
             Ok(queue::Waited::TimedOut) => Waited::TimedOut,
             Ok(queue::Waited::LapsesSoon) => Waited::LapsesSoon,
@@ -197,8 +202,11 @@ impl Session {
     }
 
     /// Writes the journal, so that this many bytes more fit, if the disk has room for them. Blocks.
-    fn make_room(&self, bytes: u64) -> bool {
-        self.engine.journal.as_ref().is_none_or(|journal| journal.has_room(bytes))
+    fn make_room(&self, bytes: u64) -> Room {
+        match &self.engine.journal {
+            Some(journal) if !journal.has_room(bytes) => Room::No,
+            _ => Room::Yes,
+        }
     }
 
     fn end(&mut self, ending: SessionEnd) {

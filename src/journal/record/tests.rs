@@ -9,6 +9,12 @@ fn status() -> impl Strategy<Value = JobStatus> {
         Just(Place::Ready),
         any::<u64>().prop_map(|dead_seq| Place::Dead { dead_seq }),
         any::<u64>().prop_map(|until_wall_ms| Place::Delayed { until_wall_ms }),
+        any::<u64>().prop_map(|until_wall_ms| Place::Cancelled { until_wall_ms }),
+        any::<(u64, u32, bool)>().prop_map(|(until_wall_ms, ran_ms, result_dropped)| Place::Done {
+            until_wall_ms,
+            ran_ms,
+            result_dropped,
+        }),
     ];
     let counts = (any::<u32>(), any::<u32>(), 0..200u32).prop_map(|(failures, crashes, returns)| Counts {
         failures,
@@ -29,11 +35,26 @@ fn queue() -> impl Strategy<Value = QueueName> {
     "[A-Za-z0-9][A-Za-z0-9+/;.$_()-]{0,199}".prop_map(|name| QueueName::new(&name).unwrap())
 }
 
+fn batch() -> impl Strategy<Value = BatchName> {
+    queue().prop_map(|name| BatchName::new(name.as_str()).unwrap())
+}
+
+fn batch_counts() -> impl Strategy<Value = BatchCounts> {
+    (batch(), any::<[u64; 4]>()).prop_map(|(name, [done, cancelled, deleted, changed_wall_ms])| BatchCounts {
+        name,
+        done,
+        cancelled,
+        deleted,
+        changed_wall_ms,
+    })
+}
+
 fn spec() -> impl Strategy<Value = JobSpec> {
     let times = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u32>());
+    let extras = prop_oneof![Just((0, None)), (any::<u64>(), proptest::option::of(batch()))];
     let key = proptest::option::of("[a-z]{1,200}".prop_map(|text| Key::new(&text).unwrap()));
-    (any::<u64>(), queue(), times, key, proptest::collection::vec(any::<u8>(), 0..300)).prop_map(
-        |(id, queue, (attempts, ttr, backoff, created_s), key, body)| JobSpec {
+    (any::<u64>(), queue(), times, key, extras, proptest::collection::vec(any::<u8>(), 0..300)).prop_map(
+        |(id, queue, (attempts, ttr, backoff, created_s), key, (keep, batch), body)| JobSpec {
             id: JobId(id),
             queue,
             ttr: Duration::from_millis(ttr),
@@ -41,6 +62,8 @@ fn spec() -> impl Strategy<Value = JobSpec> {
             backoff: Duration::from_millis(backoff),
             key,
             created_s,
+            keep: Duration::from_millis(keep),
+            batch,
             body: body.into(),
         },
     )
@@ -55,7 +78,11 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         (spec(), status()).prop_map(|(spec, status)| Change::Job(spec, status)),
         (any::<u64>(), status()).prop_map(|(id, status)| Change::Status(JobId(id), status)),
+        (any::<u64>(), status(), proptest::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(id, status, result)| Change::Done(JobId(id), status, result.into())),
         any::<u64>().prop_map(|id| Change::Gone(JobId(id))),
+        (any::<u64>(), batch_counts()).prop_map(|(id, counts)| Change::GoneOf(JobId(id), counts)),
+        batch_counts().prop_map(Change::Batch),
         (queue(), pause).prop_map(|(queue, state)| Change::Pause(queue, state)),
         any::<u64>().prop_map(|id| Change::IdsUsed(JobId(id))),
     ]
@@ -83,8 +110,9 @@ proptest! {
     fn the_size_of_a_job_is_that_of_its_least_record(spec in spec(), status in status()) {
         let size = job_bytes(&JobSize::of(&spec, &status));
         let whole = encoded(&Change::Job(spec.clone(), status.clone())).len() as u64;
-        // A time or a dead job's number takes up to 10 bytes, two of the counts up to 5, the third up to 2.
-        prop_assert!(size <= whole && whole <= size + 19, "{} of {}", size, whole);
+        // A time or a dead job's number takes up to 10 bytes, how long it ran and whether it has a result 6, two of
+        // the counts up to 5, the third up to 2.
+        prop_assert!(size <= whole && whole <= size + 25, "{} of {}", size, whole);
         let least = JobStatus { place: Place::Ready, counts: Counts::default(), ..status };
         prop_assert_eq!(size, encoded(&Change::Job(spec, least)).len() as u64);
     }
@@ -127,7 +155,7 @@ fn integers_at_the_edges_survive_and_long_forms_are_refused() {
 }
 
 #[test]
-fn version_1_bytes_are_pinned() {
+fn bytes_are_pinned() {
     let spec = JobSpec {
         id: JobId(300),
         queue: QueueName::new("mail").unwrap(),
@@ -136,8 +164,28 @@ fn version_1_bytes_are_pinned() {
         backoff: Duration::from_secs(1),
         key: Some(Key::new("k1").unwrap()),
         created_s: 0x0102_0304,
+        keep: Duration::ZERO,
+        batch: None,
         body: b"work"[..].into(),
     };
+    let kept = JobSpec {
+        keep: Duration::from_secs(1),
+        batch: Some(BatchName::new("b1").unwrap()),
+        key: None,
+        body: Arc::default(),
+        ..spec.clone()
+    };
+    let counts = || {
+        let name = BatchName::new("b1").unwrap();
+        BatchCounts { name, done: 1, cancelled: 2, deleted: 3, changed_wall_ms: 128 }
+    };
+    let done = |result_dropped| JobStatus {
+        priority: Priority(7),
+        place: Place::Done { until_wall_ms: 128, ran_ms: 5, result_dropped },
+        counts: Counts::default(),
+        reason: None,
+    };
+    let cancelled = JobStatus { place: Place::Cancelled { until_wall_ms: 128 }, ..done(false) };
     let ready =
         JobStatus { priority: Priority(1024), place: Place::Ready, counts: Counts::default(), reason: None };
     let delayed = JobStatus {
@@ -148,7 +196,18 @@ fn version_1_bytes_are_pinned() {
     };
     let job = b"\x01\xac\x02\x04mail\xe0\xd4\x03\x0a\xe8\x07\x02k1\x04\x03\x02\x01\x80\x08\x00\x00\x00\x00\x00\x04work";
     let queue = || QueueName::new("mail").unwrap();
-    let pinned: [(Change, &[u8]); 9] = [
+    let job_with_extras =
+        b"\x07\xac\x02\x04mail\xe0\xd4\x03\x0a\xe8\x07\0\x04\x03\x02\x01\xe8\x07\x02b1\x80\x08\0\0\0\0\0\0";
+    let pinned: [(Change, &[u8]); 15] = [
+        (Change::Job(kept, ready.clone()), job_with_extras),
+        (
+            Change::Done(JobId(5), done(false), b"4"[..].into()),
+            b"\x08\x05\x07\x04\x80\x01\x05\0\0\0\0\0\x014",
+        ),
+        (Change::Done(JobId(5), done(true), Arc::default()), b"\x08\x05\x07\x04\x80\x01\x05\x01\0\0\0\0\0"),
+        (Change::Status(JobId(5), cancelled), b"\x02\x05\x07\x05\x80\x01\0\0\0\0"),
+        (Change::GoneOf(JobId(5), counts()), b"\x09\x05\x02b1\x01\x02\x03\x80\x01"),
+        (Change::Batch(counts()), b"\x0a\x02b1\x01\x02\x03\x80\x01"),
         (Change::Job(spec, ready.clone()), job),
         (Change::Status(JobId(5), delayed), b"\x02\x05\x07\x01\xe8\x07\x01\x02\x03\x03no"),
         (

@@ -3,13 +3,16 @@
 use super::Verb;
 use super::yaml;
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, QueueName};
+use crate::job::{Job, JobId, JobState, QueueName};
 use crate::protocol::Reply;
 use crate::protocol::number::push_number;
 
 /// Writes the reply to a command with this verb.
 pub fn write_reply(verb: Verb, reply: &Reply, out: &mut Vec<u8>) {
     match (verb, reply) {
+        // This dialect has no word for such jobs: to its clients they are gone.
+        (_, Reply::Found(job)) if is_hidden(job) => out.extend_from_slice(b"NOT_FOUND\r\n"),
+        (_, Reply::JobStats(stats)) if is_hidden(&stats.job) => out.extend_from_slice(b"NOT_FOUND\r\n"),
         (_, Reply::Accepted { id, .. }) => push_line(out, b"INSERTED ", id.0),
         (_, Reply::Leased(lease)) => push_job(out, b"RESERVED ", lease.id, &lease.body),
         (Verb::Delete, Reply::Done) => out.extend_from_slice(b"DELETED\r\n"),
@@ -32,6 +35,10 @@ pub fn write_reply(verb: Verb, reply: &Reply, out: &mut Vec<u8>) {
         // No command of this dialect is answered with anything else.
         _ => out.extend_from_slice(b"INTERNAL_ERROR\r\n"),
     }
+}
+
+fn is_hidden(job: &Job) -> bool {
+    matches!(job.state, JobState::Done | JobState::Cancelled)
 }
 
 fn refusal_line(verb: Verb, refusal: &Refusal) -> &'static [u8] {

@@ -166,6 +166,8 @@ fn state(state: JobState) -> &'static str {
         JobState::Delayed => "delayed",
         JobState::Leased => "reserved",
         JobState::Dead => "buried",
+        // Replies in this dialect hide such jobs.
+        state @ (JobState::Done | JobState::Cancelled) => state.as_str(),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
 use super::base64;
-use crate::job::{Counts, Job, JobId, JobState, Key, Priority, QueueName};
+use crate::job::{BatchName, Counts, Job, JobId, JobState, Key, Priority, QueueName};
 
 /// Writes a job as one object.
 pub(super) fn write(job: &Job, out: &mut Vec<u8>) {
@@ -36,6 +36,12 @@ pub(crate) fn members<M: SerializeMap>(map: &mut M, job: &Job) -> Result<(), M::
     if let Some(key) = job.key.as_ref().map(Key::as_str) {
         map.serialize_entry("key", key)?;
     }
+    if !job.keep.is_zero() {
+        map.serialize_entry("keep_ms", &millis(job.keep))?;
+    }
+    if let Some(batch) = job.batch.as_ref().map(BatchName::as_str) {
+        map.serialize_entry("batch", batch)?;
+    }
     map.serialize_entry("created", &seconds_since_1970(job.created))?;
     if let Some(remaining) = job.remaining {
         map.serialize_entry("remaining_ms", &millis(remaining))?;
@@ -47,7 +53,11 @@ pub(crate) fn members<M: SerializeMap>(map: &mut M, job: &Job) -> Result<(), M::
     if let Some(reason) = job.reason.as_deref() {
         map.serialize_entry("reason", reason)?;
     }
-    body_member(map, &job.body)
+    match (job.state, &job.result) {
+        (JobState::Done, Some(result)) => text_member(map, "result", "result_base64", result),
+        (JobState::Done, None) => map.serialize_entry("result_dropped", &true),
+        _ => body_member(map, &job.body),
+    }
 }
 
 /// Reads a job's object; `None` if it is none. Unknown members are ignored: they are how the protocol grows.
@@ -57,20 +67,29 @@ pub(crate) fn read(json: &[u8]) -> Option<Job> {
     let number = |name| object.get(name).and_then(Value::as_u64);
     let number_u32 = |name| number(name).and_then(|number| u32::try_from(number).ok());
     let time = |name| number(name).map(Duration::from_millis);
-    let body = match (text("body"), text("body_base64")) {
-        (Some(text), None) => Arc::from(text.as_bytes()),
-        (None, Some(base64)) => base64::decode(base64)?.into(),
-        _ => return None,
+    let bytes = |plain, encoded| match (text(plain), text(encoded)) {
+        (Some(text), None) => Some(Arc::from(text.as_bytes())),
+        (None, Some(base64)) => Some(base64::decode(base64)?.into()),
+        _ => None,
+    };
+    let state = JobState::from_name(text("state")?)?;
+    let dropped = object.get("result_dropped").is_some();
+    let (body, result) = match state {
+        JobState::Done if dropped => (Arc::default(), None),
+        JobState::Done => (Arc::default(), Some(bytes("result", "result_base64")?)),
+        _ => (bytes("body", "body_base64")?, None),
     };
     Some(Job {
         id: JobId(number("id")?),
         queue: QueueName::new(text("queue")?).ok()?,
-        state: JobState::from_name(text("state")?)?,
+        state,
         priority: Priority(number_u32("priority")?),
         ttr: time("ttr_ms")?,
         attempts: number_u32("attempts")?,
         backoff: time("backoff_ms")?,
         key: text("key").map(Key::new).transpose().ok()?,
+        keep: time("keep_ms").unwrap_or_default(),
+        batch: text("batch").map(BatchName::new).transpose().ok()?,
         created: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(number("created")?))?,
         remaining: time("remaining_ms"),
         counts: Counts {
@@ -80,14 +99,25 @@ pub(crate) fn read(json: &[u8]) -> Option<Job> {
         },
         reason: text("reason").map(Into::into),
         body,
+        result,
     })
 }
 
 /// The body as text, or in base64 if it is not UTF-8.
 pub(crate) fn body_member<M: SerializeMap>(map: &mut M, body: &Arc<[u8]>) -> Result<(), M::Error> {
-    match std::str::from_utf8(body) {
-        Ok(text) => map.serialize_entry("body", text),
-        Err(_) => map.serialize_entry("body_base64", &base64::encode(body)),
+    text_member(map, "body", "body_base64", body)
+}
+
+/// Bytes as text, or in base64 under another name if they are not UTF-8.
+pub(crate) fn text_member<M: SerializeMap>(
+    map: &mut M,
+    plain: &str,
+    encoded: &str,
+    bytes: &[u8],
+) -> Result<(), M::Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => map.serialize_entry(plain, text),
+        Err(_) => map.serialize_entry(encoded, &base64::encode(bytes)),
     }
 }
 
@@ -116,15 +146,25 @@ mod tests {
             attempts: 3,
             backoff: Duration::from_millis(1500),
             key: Some(Key::new("order:\"9\"").unwrap()),
+            keep: Duration::from_secs(3600),
+            batch: Some(BatchName::new("night").unwrap()),
             created: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             remaining: Some(Duration::from_secs(5)),
             counts: Counts { failures: 1, crashes: 2, returns: 3 },
             reason: Some("line\nend".into()),
             body: Arc::from(&b"\"text\"\n"[..]),
+            result: None,
         };
+        let done = Job {
+            state: JobState::Done,
+            body: Arc::default(),
+            result: Some(Arc::from(&b"\xff"[..])),
+            ..full.clone()
+        };
+        let dropped = Job { result: None, ..done.clone() };
         let bare =
             Job { key: None, remaining: None, reason: None, body: Arc::from(&b"\xff\0"[..]), ..full.clone() };
-        for job in [full, bare] {
+        for job in [full, bare, done, dropped] {
             let mut json = Vec::new();
             write(&job, &mut json);
             assert_eq!(read(&json), Some(job));

@@ -5,12 +5,21 @@ use std::time::Duration;
 use super::duration::{BadDuration, duration};
 use super::text::{number, quoted};
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, JobState, Key, QueueName};
+use crate::job::{BatchName, JobId, JobState, Key, QueueName};
 use crate::protocol::LIST_LIMIT_MAX;
 
 pub(super) fn queue_name(_: &'static str, value: &[u8]) -> Result<QueueName, Refusal> {
     QueueName::from_bytes(value)
         .map_err(|rule| Refusal::new(Code::BadName, format!("{}: {rule}", quoted(value))))
+}
+
+pub(super) fn batch_name(_: &'static str, value: &[u8]) -> Result<BatchName, Refusal> {
+    BatchName::from_bytes(value)
+        .map_err(|rule| Refusal::new(Code::BadName, format!("batch {}: {rule}", quoted(value))))
+}
+
+pub(super) fn batch_total(name: &'static str, value: &[u8]) -> Result<u64, Refusal> {
+    within(name, value, 1, u64::MAX)
 }
 
 pub(super) fn queue_names(name: &'static str, value: &[u8]) -> Result<Vec<QueueName>, Refusal> {
@@ -67,7 +76,10 @@ pub(super) fn unique_key(name: &'static str, value: &[u8]) -> Result<Key, Refusa
 pub(super) fn job_state(name: &'static str, value: &[u8]) -> Result<JobState, Refusal> {
     let state = std::str::from_utf8(value).ok().and_then(JobState::from_name);
     state.ok_or_else(|| {
-        Refusal::usage(format!("{name} is ready, delayed, leased or dead, not {}", quoted(value)))
+        Refusal::usage(format!(
+            "{name} is ready, delayed, leased, dead, done or cancelled, not {}",
+            quoted(value)
+        ))
     })
 }
 

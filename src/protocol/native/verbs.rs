@@ -2,17 +2,19 @@
 //! and [`write_command`], which writes them for a client. Over 500 lines because a verb is read, explained
 //! and written here.
 
+use std::time::Duration;
+
 use super::options::{
-    any_duration, job_id, job_state, lease_duration, list_limit, not_an_id, number_u32, queue_name,
-    queue_names, retry_limit, unique_key, yes,
+    any_duration, batch_name, batch_total, job_id, job_state, lease_duration, list_limit, not_an_id,
+    number_u32, queue_name, queue_names, retry_limit, unique_key, yes,
 };
 use super::text::{
     number, push_body, push_duration_option, push_number, push_number_option, push_queues_option,
     push_text_option, quoted,
 };
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, Options, Priority, QueueName, Submission};
-use crate::protocol::{Command, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
+use crate::job::{Group, JobId, MAX_DURATION, Options, Priority, QueueName, Submission};
+use crate::protocol::{Cancel, Command, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
 
 /// One verb of the dialect.
 pub(super) struct Verb {
@@ -40,11 +42,13 @@ pub(super) enum TakesBody {
 enum TakesId {
     Always,
     InsteadOfOptions,
+    /// The name of a batch instead.
+    Batch,
     Never,
 }
 
 /// The most options that a verb has.
-const OPTIONS_MAX: usize = 8;
+const OPTIONS_MAX: usize = 10;
 
 /// A verb with nothing behind it, for the table to begin with.
 const LINE: Verb = Verb {
@@ -61,13 +65,13 @@ const LINE: Verb = Verb {
 const ID_LINE: Verb = Verb { id: TakesId::Always, ..LINE };
 
 /// All verbs; the busy ones first, since they are looked for in this order.
-static VERBS: [Verb; 18] = [
+static VERBS: [Verb; 21] = [
     Verb {
         name: "TASK",
         body: TakesBody::Always,
         // `len` is read where the body is found.
-        options: &["queue", "priority", "delay", "ttr", "attempts", "backoff", "key", "len"],
-        form: "TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K] [len=N]: body",
+        options: &["queue", "priority", "delay", "ttr", "attempts", "backoff", "key", "keep", "batch", "len"],
+        form: "TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D] [key=K] [keep=D] [batch=B] [len=N]: body",
         what: "accept a job: ACK id",
         make: |given| {
             let default = Options::default();
@@ -78,6 +82,8 @@ static VERBS: [Verb; 18] = [
                 attempts: given.option("attempts", number_u32)?.unwrap_or(default.attempts),
                 backoff: given.option("backoff", any_duration)?.unwrap_or(default.backoff),
                 key: given.option("key", unique_key)?,
+                keep: given.option("keep", any_duration)?.unwrap_or(default.keep),
+                batch: given.option("batch", batch_name)?,
             };
             let queue = given.option("queue", queue_name)?.unwrap_or_default();
             Ok(Command::Submit(Submission { queue, options, body: given.body.unwrap_or_default().into() }))
@@ -100,9 +106,11 @@ static VERBS: [Verb; 18] = [
     },
     Verb {
         name: "ACK",
-        form: "ACK id",
+        body: TakesBody::IfGiven,
+        options: &["len"],
+        form: "ACK id [len=N][: result]",
         what: "a leased job is done: OK",
-        make: |given| Ok(Command::Ack { id: given.id()? }),
+        make: |given| Ok(Command::Ack { id: given.id()?, result: given.body.map(Into::into) }),
         ..ID_LINE
     },
     Verb {
@@ -149,29 +157,67 @@ static VERBS: [Verb; 18] = [
         ..ID_LINE
     },
     Verb {
-        name: "LIST",
-        options: &["queue", "state", "limit", "after"],
-        form: "LIST queue=Q [state=S] [limit=N] [after=id]",
-        what: "look at a queue's jobs, oldest first: OK lines=N, one JSON object a line",
+        name: "WAIT",
+        options: &["wait"],
+        form: "WAIT id [wait=D]",
+        what: "wait for the end of a job: DONE, DEAD, CANCELLED or GONE id, or EMPTY",
+        make: |given| Ok(Command::Wait { id: given.id()?, wait: given.wait()?.unwrap_or(Wait::Forever) }),
+        ..ID_LINE
+    },
+    Verb {
+        name: "BATCH",
+        id: TakesId::Batch,
+        options: &["total", "wait"],
+        form: "BATCH B [total=N] [wait=D]",
+        what: "a batch's counts, at once or when it is complete: OK total=N ... complete=yes or no",
         make: |given| {
-            let queue = given.queue()?;
+            let name = given.batch.ok_or_else(|| given.usage("needs the batch's name: BATCH B"))?;
+            let total = given.option("total", batch_total)?.unwrap_or(1);
+            let wait = given.wait()?.unwrap_or(Wait::AtMost(Duration::ZERO));
+            Ok(Command::Batch { name: batch_name("batch", name)?, total, wait })
+        },
+        ..LINE
+    },
+    Verb {
+        name: "CANCEL",
+        body: TakesBody::IfGiven,
+        id: TakesId::InsteadOfOptions,
+        options: &["queue", "batch", "state", "len"],
+        form: "CANCEL id [len=N][: reason] | CANCEL queue=Q|batch=B [state=S] [len=N][: reason]",
+        what: "take back jobs that are not done: OK state=S, what it was, or OK count=N",
+        make: |given| {
+            let reason = given.body.map(|body| String::from_utf8_lossy(body).into());
+            let what = match given.id {
+                Some(id) => Cancel::Job(id),
+                None => Cancel::All { of: given.group()?, state: given.option("state", job_state)? },
+            };
+            Ok(Command::Cancel { what, reason })
+        },
+    },
+    Verb {
+        name: "LIST",
+        options: &["queue", "batch", "state", "limit", "after"],
+        form: "LIST queue=Q|batch=B [state=S] [limit=N] [after=id]",
+        what: "look at jobs, oldest first: OK lines=N, one JSON object a line",
+        make: |given| {
+            let of = given.group()?;
             let state = given.option("state", job_state)?;
             let limit = given.option("limit", list_limit)?.unwrap_or(LIST_LIMIT_DEFAULT);
-            Ok(Command::List { queue, state, limit, after: given.option("after", job_id)? })
+            Ok(Command::List { of, state, limit, after: given.option("after", job_id)? })
         },
         ..LINE
     },
     Verb {
         name: "RETRY",
         id: TakesId::InsteadOfOptions,
-        options: &["queue", "limit"],
-        form: "RETRY id | RETRY queue=Q [limit=N]",
-        what: "make dead jobs ready again: OK count=N",
+        options: &["queue", "batch", "limit"],
+        form: "RETRY id | RETRY queue=Q|batch=B [limit=N]",
+        what: "make dead jobs ready again, or a cancelled one: OK count=N",
         make: |given| match given.id {
             Some(id) => Ok(Command::Retry(Retry::Job(id))),
             None => {
                 let limit = given.option("limit", retry_limit)?;
-                Ok(Command::Retry(Retry::Queue { queue: given.queue()?, limit }))
+                Ok(Command::Retry(Retry::All { of: given.group()?, limit }))
             }
         },
         ..LINE
@@ -185,10 +231,10 @@ static VERBS: [Verb; 18] = [
     },
     Verb {
         name: "PURGE",
-        options: &["queue", "state"],
-        form: "PURGE queue=Q [state=S]",
-        what: "remove a queue's jobs, except leased ones: OK count=N",
-        make: |given| Ok(Command::Purge { queue: given.queue()?, state: given.option("state", job_state)? }),
+        options: &["queue", "batch", "state"],
+        form: "PURGE queue=Q|batch=B [state=S]",
+        what: "remove ready, delayed and dead jobs, or those in a state: OK count=N",
+        make: |given| Ok(Command::Purge { of: given.group()?, state: given.option("state", job_state)? }),
         ..LINE
     },
     Verb {
@@ -283,17 +329,22 @@ impl Header<'_> {
             }
             _ => {}
         }
-        let mut given = Given { verb, id: None, body: self.body, values: [None; OPTIONS_MAX], any: false };
+        let values = [None; OPTIONS_MAX];
+        let mut given = Given { verb, id: None, batch: None, body: self.body, values, any: false };
         let mut words = self.words.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).peekable();
         let takes_id = match verb.id {
             TakesId::Always => true,
             TakesId::InsteadOfOptions => words.peek().is_none_or(|word| !word.contains(&b'=')),
-            TakesId::Never => false,
+            TakesId::Batch | TakesId::Never => false,
         };
+        if verb.id == TakesId::Batch {
+            given.batch = words.next_if(|word| !word.contains(&b'='));
+        }
         if takes_id {
             given.id = Some(verb.read_id(words.next())?);
-            let alone = verb.options.is_empty() || verb.id == TakesId::InsteadOfOptions;
-            if alone && words.peek().is_some() {
+            let no_options = verb.options.iter().all(|option| *option == "len");
+            let alone = no_options || verb.id == TakesId::InsteadOfOptions;
+            if alone && words.peek().is_some_and(|word| !word.starts_with(b"len=")) {
                 return Err(verb.usage("takes one job's id and nothing else"));
             }
         }
@@ -308,6 +359,7 @@ impl Header<'_> {
 struct Given<'a> {
     verb: &'static Verb,
     id: Option<JobId>,
+    batch: Option<&'a [u8]>,
     body: Option<&'a [u8]>,
     /// The values of the verb's options, in the order of its table.
     values: [Option<&'a [u8]>; OPTIONS_MAX],
@@ -345,6 +397,20 @@ impl<'a> Given<'a> {
         self.option("queue", queue_name)?.ok_or_else(|| self.usage("needs a queue: queue=Q"))
     }
 
+    /// The queue or the batch that was given.
+    fn group(&self) -> Result<Group, Refusal> {
+        match (self.option("queue", queue_name)?, self.option("batch", batch_name)?) {
+            (Some(queue), None) => Ok(Group::Queue(queue)),
+            (None, Some(batch)) => Ok(Group::Batch(batch)),
+            (Some(_), Some(_)) => Err(self.usage("takes a queue or a batch, not both")),
+            (None, None) => Err(self.usage("needs a queue or a batch: queue=Q or batch=B")),
+        }
+    }
+
+    fn wait(&self) -> Result<Option<Wait>, Refusal> {
+        Ok(self.option("wait", any_duration)?.map(Wait::AtMost))
+    }
+
     fn id(&self) -> Result<JobId, Refusal> {
         self.id.ok_or_else(|| self.verb.no_id())
     }
@@ -368,9 +434,10 @@ impl Verb {
     #[cold]
     fn no_id(&self) -> Refusal {
         match self.id {
-            TakesId::InsteadOfOptions => {
-                self.usage("needs a job's id or a queue: RETRY id, or RETRY queue=Q")
-            }
+            TakesId::InsteadOfOptions => self.usage(&format!(
+                "needs a job's id, a queue or a batch: {0} id, {0} queue=Q or {0} batch=B",
+                self.name
+            )),
             _ => self.usage_of_id("needs a job's id"),
         }
     }
@@ -410,7 +477,12 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
     match command {
         Command::Submit(submission) => return write_task(submission, out),
         Command::Lease { queues, wait, on_drained } => write_get(queues, *wait, *on_drained, out),
-        Command::Ack { id } => push_verb_id(out, "ACK", *id),
+        Command::Ack { id, result } => {
+            push_verb_id(out, "ACK", *id);
+            if let Some(result) = result {
+                return push_body(out, result);
+            }
+        }
         Command::Fail { id, delay, dead, reason } => {
             push_verb_id(out, "FAIL", *id);
             delay.inspect(|delay| push_duration_option(out, "delay", *delay));
@@ -432,8 +504,32 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
             ttr.inspect(|ttr| push_duration_option(out, "ttr", *ttr));
         }
         Command::Peek { id } => push_verb_id(out, "PEEK", *id),
-        Command::List { queue, state, limit, after } => {
-            push_verb_queue(out, "LIST", queue);
+        Command::Wait { id, wait } => {
+            push_verb_id(out, "WAIT", *id);
+            push_wait(out, *wait, Wait::Forever);
+        }
+        Command::Batch { name, total, wait } => {
+            out.extend_from_slice(b"BATCH ");
+            out.extend_from_slice(name.as_str().as_bytes());
+            if *total != 1 {
+                push_number_option(out, "total", *total);
+            }
+            push_wait(out, *wait, Wait::AtMost(Duration::ZERO));
+        }
+        Command::Cancel { what, reason } => {
+            match what {
+                Cancel::Job(id) => push_verb_id(out, "CANCEL", *id),
+                Cancel::All { of, state } => {
+                    push_verb_group(out, "CANCEL", of);
+                    state.inspect(|state| push_text_option(out, "state", state.as_str()));
+                }
+            }
+            if let Some(reason) = reason {
+                return push_body(out, reason.as_bytes());
+            }
+        }
+        Command::List { of, state, limit, after } => {
+            push_verb_group(out, "LIST", of);
             state.inspect(|state| push_text_option(out, "state", state.as_str()));
             if *limit != LIST_LIMIT_DEFAULT {
                 push_number_option(out, "limit", u64::from(*limit));
@@ -441,13 +537,13 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
             after.inspect(|after| push_number_option(out, "after", after.0));
         }
         Command::Retry(Retry::Job(id)) => push_verb_id(out, "RETRY", *id),
-        Command::Retry(Retry::Queue { queue, limit }) => {
-            push_verb_queue(out, "RETRY", queue);
+        Command::Retry(Retry::All { of, limit }) => {
+            push_verb_group(out, "RETRY", of);
             limit.inspect(|limit| push_number_option(out, "limit", *limit));
         }
         Command::Delete { id } => push_verb_id(out, "DELETE", *id),
-        Command::Purge { queue, state } => {
-            push_verb_queue(out, "PURGE", queue);
+        Command::Purge { of, state } => {
+            push_verb_group(out, "PURGE", of);
             state.inspect(|state| push_text_option(out, "state", state.as_str()));
         }
         Command::Pause { queue, time } => {
@@ -491,17 +587,40 @@ fn write_task(submission: &Submission, out: &mut Vec<u8>) {
     if let Some(key) = &options.key {
         push_text_option(out, "key", key.as_str());
     }
+    if options.keep != default.keep {
+        push_duration_option(out, "keep", options.keep);
+    }
+    if let Some(batch) = &options.batch {
+        push_text_option(out, "batch", batch.as_str());
+    }
     push_body(out, body);
 }
 
 fn write_get(queues: &[QueueName], wait: Wait, on_drained: OnDrained, out: &mut Vec<u8>) {
     out.extend_from_slice(b"GET");
     push_queues_option(out, "queue", queues);
-    if let Wait::AtMost(wait) = wait {
-        push_duration_option(out, "wait", wait);
-    }
+    push_wait(out, wait, Wait::Forever);
     if on_drained == OnDrained::End {
         push_text_option(out, "drain", "yes");
+    }
+}
+
+/// Writes how long to wait, unless that is the verb's default.
+fn push_wait(out: &mut Vec<u8>, wait: Wait, default: Wait) {
+    match wait {
+        Wait::AtMost(time) if wait != default => push_duration_option(out, "wait", time),
+        Wait::AtMost(_) => {}
+        // No verb that looks at once by default has a word for waiting for ever.
+        Wait::Forever if default != Wait::Forever => push_duration_option(out, "wait", MAX_DURATION),
+        Wait::Forever => {}
+    }
+}
+
+fn push_verb_group(out: &mut Vec<u8>, verb: &str, of: &Group) {
+    out.extend_from_slice(verb.as_bytes());
+    match of {
+        Group::Queue(queue) => push_text_option(out, "queue", queue.as_str()),
+        Group::Batch(batch) => push_text_option(out, "batch", batch.as_str()),
     }
 }
 

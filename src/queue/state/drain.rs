@@ -43,13 +43,18 @@ impl State {
             && self.is_drained(queue)
         {
             *budget -= 1;
-            let pending_wait = self.session(session).pending_wait.as_ref().expect("a drainer waits");
-            match self.undrained(&pending_wait.queues) {
+            let Some(PendingWait::Lease { queues, .. }) = &self.session(session).pending_wait else {
+                unreachable!("a drainer waits for a job");
+            };
+            match self.undrained(queues) {
                 Some(other) => {
                     self.drainers.remove(&(queue, ticket, session));
                     self.drainers.insert((other, ticket, session));
-                    let pending_wait = self.session_mut(session).pending_wait.as_mut();
-                    pending_wait.expect("a drainer waits").drains = Some(other);
+                    if let Some(PendingWait::Lease { drains, .. }) =
+                        &mut self.session_mut(session).pending_wait
+                    {
+                        *drains = Some(other);
+                    }
                 }
                 None => {
                     self.cancel_wait(session);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Extra, Packed, PauseEnd, Place, Queue, QueueIx, SharedOptions, Slot, State};
+use super::slot::ResultIs;
+use super::{Extra, Packed, PauseEnd, Place, Queue, QueueIx, SharedOptions, Slot, State, Why};
 use crate::change::{self, Change, JobSpec, JobStatus, PauseState};
 use crate::clock::{Moment, Now};
 use crate::job::{Counts, JobId, QueueName};
@@ -14,19 +15,32 @@ impl State {
         match change {
             Change::Job(spec, status) => self.restore_job(now, spec, status),
             Change::Status(id, status) => self.restore_status(now, id, status),
-            Change::Gone(id) => {
-                self.last_id = self.last_id.max(id);
+            Change::Done(id, status, result) => {
                 if self.jobs.get(id).is_some() {
-                    self.remove(id);
+                    self.set_body(id, result);
+                    self.restore_status(now, id, status);
                 }
             }
+            Change::Gone(id) => self.restore_end(now, id),
+            Change::GoneOf(id, counts) => {
+                self.restore_end(now, id);
+                self.restore_batch(now, counts);
+            }
+            Change::Batch(counts) => self.restore_batch(now, counts),
             Change::Pause(name, pause) => self.restore_pause(now, &name, pause),
             Change::IdsUsed(id) => self.last_id = self.last_id.max(id),
         }
     }
 
+    fn restore_end(&mut self, now: Now, id: JobId) {
+        self.last_id = self.last_id.max(id);
+        if self.jobs.get(id).is_some() {
+            self.remove(now, id, Why::Dropped);
+        }
+    }
+
     fn restore_job(&mut self, now: Now, spec: JobSpec, status: JobStatus) {
-        let JobSpec { id, queue, ttr, attempts, backoff, key, created_s, body } = spec;
+        let JobSpec { id, queue, ttr, attempts, backoff, key, created_s, keep, batch, body } = spec;
         if self.jobs.get(id).is_some() {
             // Compaction has written it again.
             return self.restore_status(now, id, status);
@@ -36,9 +50,14 @@ impl State {
         let rare = key.is_some() || super::slot::counts_in_advance(attempts);
         let extra = rare.then(|| Box::new(Extra { key, ..Extra::default() }));
         let queue = self.queue_named(&queue);
-        let options = self.shared_options.intern(SharedOptions { ttr, attempts, backoff });
+        let batch = batch.map(|batch| self.batch_named(&batch));
+        let options = self.shared_options.intern(SharedOptions::new(ttr, attempts, backoff, keep, batch));
         let place = self.restored_place(now, place);
-        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s });
+        self.insert(
+            now,
+            id,
+            Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s },
+        );
         // Most jobs never failed; a million look-ups less.
         if counts != Counts::default() {
             self.set_counts(id, counts);
@@ -61,7 +80,7 @@ impl State {
             return;
         }
         let place = self.restored_place(now, place);
-        self.relocate(id, place);
+        self.relocate(now, id, place);
     }
 
     fn restored_place(&mut self, now: Now, place: change::Place) -> Place {
@@ -75,6 +94,14 @@ impl State {
             // A job whose delay is over becomes ready at the first tick, in the order of the deadlines.
             change::Place::Delayed { until_wall_ms } => {
                 Place::delayed(now, moment_of(now, until_wall_ms).until(now.mono))
+            }
+            change::Place::Done { until_wall_ms, ran_ms, result_dropped } => Place::Done {
+                until: moment_of(now, until_wall_ms),
+                ran_ms,
+                result: if result_dropped { ResultIs::Dropped } else { ResultIs::Kept },
+            },
+            change::Place::Cancelled { until_wall_ms } => {
+                Place::Cancelled { until: moment_of(now, until_wall_ms) }
             }
         }
     }
@@ -108,15 +135,17 @@ impl State {
 
     pub(super) fn full_change(&self, now: Now, id: JobId) -> Change {
         let slot = self.slot(id);
-        let SharedOptions { ttr, attempts, backoff } = self.shared_options.get(slot.options);
+        let options = self.shared_options.get(slot.options);
         let spec = JobSpec {
             id,
             queue: self.queue(slot.queue).name.clone(),
-            ttr,
-            attempts,
-            backoff,
+            ttr: options.ttr(),
+            attempts: options.attempts,
+            backoff: options.backoff(),
             key: slot.key().cloned(),
             created_s: slot.created_s,
+            keep: options.keep(),
+            batch: options.batch.map(|batch| self.batch_name(batch).clone()),
             body: slot.body.clone(),
         };
         Change::Job(spec, slot.status(now))
@@ -126,6 +155,14 @@ impl State {
         if self.journaled {
             let status = self.slot(id).status(now);
             self.effects.changes.push(Change::Status(id, status));
+        }
+    }
+
+    pub(super) fn note_done(&mut self, now: Now, id: JobId) {
+        if self.journaled {
+            let slot = self.slot(id);
+            let (status, result) = (slot.status(now), slot.body.clone());
+            self.effects.changes.push(Change::Done(id, status, result));
         }
     }
 
@@ -145,6 +182,12 @@ impl Slot {
                 Place::Ready | Place::Leased { .. } => change::Place::Ready,
                 Place::Delayed { until, .. } => change::Place::Delayed { until_wall_ms: now.wall_of(until) },
                 Place::Dead { dead_seq } => change::Place::Dead { dead_seq },
+                Place::Done { until, ran_ms, result } => change::Place::Done {
+                    until_wall_ms: now.wall_of(until),
+                    ran_ms,
+                    result_dropped: result == ResultIs::Dropped,
+                },
+                Place::Cancelled { until } => change::Place::Cancelled { until_wall_ms: now.wall_of(until) },
             },
             counts: self.counts(),
             reason: self.reason().cloned(),

@@ -1,11 +1,11 @@
 //! The transitions that the verbs are composed of. Each updates every set and count that a job is in.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared_options::SharedOptionsIx;
 use super::*;
-use crate::change::{JobSize, job_bytes, pause_bytes};
+use crate::change::{JobSize, extra_end_bytes, job_bytes};
 
 impl State {
     /// Leases ready jobs to the sessions that wait for them, unless the queue is paused.
@@ -29,17 +29,15 @@ impl State {
                 return false;
             }
             self.lease_to(now, id, session);
-            self.session_mut(session).handed = Some(id);
-            self.cancel_wait(session);
-            self.effects.wakes.push(session);
+            self.wake_with(session, Handed::Lease(id));
             served += 1;
         }
     }
 
     pub(super) fn lease_to(&mut self, now: Now, id: JobId, session: SessionId) {
         let slot = self.slot(id);
-        let (queue, ttr) = (slot.queue, self.shared_options.get(slot.options).ttr);
-        self.relocate(id, Place::Leased { until: now.mono.after(ttr), holder: session });
+        let (queue, ttr) = (slot.queue, self.shared_options.get(slot.options).ttr());
+        self.relocate(now, id, Place::Leased { until: now.mono.after(ttr), holder: session });
         self.count(queue, |totals| totals.leased += 1);
     }
 
@@ -61,18 +59,23 @@ impl State {
         self.record_counts(id, counts);
         self.set_crash(id, crash);
         if options.attempts_spent(counts) {
-            self.die(id);
-            self.note_status(now, id);
+            self.die(now, id);
         } else {
             self.requeue(now, id, Duration::ZERO);
         }
     }
 
-    pub(super) fn die(&mut self, id: JobId) {
+    pub(super) fn die(&mut self, now: Now, id: JobId) {
         let queue = self.slot(id).queue;
         self.count(queue, |totals| totals.died += 1);
         let place = self.next_dead();
-        self.relocate(id, place);
+        self.relocate(now, id, place);
+        self.note_status(now, id);
+        if !self.job_waiters.is_empty() {
+            let slot = self.slot(id);
+            let (failures, reason) = (slot.counts().spent(), slot.reason().cloned());
+            self.tell_waiters(now, id, || Finished::Dead { failures, reason });
+        }
     }
 
     /// The place of a job that becomes dead now, after all jobs that are dead.
@@ -99,32 +102,53 @@ impl State {
     /// Makes a job ready, and leases it to a session that waits for it; with a `wait`, makes it delayed.
     pub(super) fn requeue(&mut self, now: Now, id: JobId, wait: Duration) {
         if wait.is_zero() {
-            self.relocate(id, Place::Ready);
+            self.relocate(now, id, Place::Ready);
             self.note_status(now, id);
             self.serve(now, self.slot(id).queue);
         } else {
-            self.relocate(id, Place::delayed(now, wait));
+            self.relocate(now, id, Place::delayed(now, wait));
             self.note_status(now, id);
         }
     }
 
-    pub(super) fn relocate(&mut self, id: JobId, to: Place) {
+    pub(super) fn relocate(&mut self, now: Now, id: JobId, to: Place) {
         let slot = self.jobs.get_mut(id).expect("the caller knows that the job exists");
         let from = slot.set_place(to);
-        let (queue, priority) = (slot.queue, slot.priority);
-        self.remove_from_sets(id, queue, priority, from);
-        self.insert_into_sets(id, queue, priority, to);
-        self.note_drained(queue);
+        let sets = Sets::of(slot);
+        self.remove_from_sets(id, sets, from);
+        self.insert_into_sets(id, sets, to);
+        self.pass_key(id, from, to);
+        if let Some(batch) = self.shared_options.get(sets.options).batch {
+            self.batch_changed(now, batch);
+        }
+        self.note_drained(sets.queue);
     }
 
-    /// Pauses a queue or ends its pause, and updates the bytes that the journal has to keep.
-    pub(super) fn set_pause(&mut self, queue: QueueIx, pause: Option<PauseEnd>) {
-        let sums = self.sums_live_bytes;
-        let found = self.queue_mut(queue);
-        let bytes = if sums { pause_bytes(&found.name) } else { 0 };
-        let was = std::mem::replace(&mut found.paused, pause);
-        self.live_bytes += if pause.is_some() { bytes } else { 0 };
-        self.live_bytes -= if was.is_some() { bytes } else { 0 };
+    /// A cancelled job gives up its key, and takes it back when it is ready again.
+    fn pass_key(&mut self, id: JobId, from: Place, to: Place) {
+        let cancelled = |place| matches!(place, Place::Cancelled { .. });
+        if cancelled(from) == cancelled(to) {
+            return;
+        }
+        let slot = self.slot(id);
+        let Some(key) = slot.key() else { return };
+        let key = (slot.queue, key.clone());
+        if cancelled(from) {
+            self.keys.insert(key, id);
+        } else if self.keys.get(&key) == Some(&id) {
+            self.keys.remove(&key);
+        }
+    }
+
+    /// Renews a lease until another moment.
+    pub(super) fn renew(&mut self, id: JobId, until: Moment) {
+        let slot = self.jobs.get_mut(id).expect("the caller knows that the job exists");
+        let Place::Leased { until: before, holder } = slot.place() else { return };
+        slot.set_place(Place::Leased { until, holder });
+        let session = self.session_mut(holder);
+        let since = session.leases.remove(&(before, id)).expect("a leased job is among the leases");
+        session.leases.insert((until, id), since);
+        self.schedule_session(holder);
     }
 
     /// The size of a job's record, if there is a journal.
@@ -132,18 +156,25 @@ impl State {
         if !self.sums_live_bytes {
             return 0;
         }
-        let SharedOptions { ttr, attempts, backoff } = self.shared_options.get(slot.options);
+        let options = self.shared_options.get(slot.options);
         job_bytes(&JobSize {
             id,
             queue: &self.queue(slot.queue).name,
-            ttr,
-            attempts,
-            backoff,
+            ttr: options.ttr(),
+            attempts: options.attempts,
+            backoff: options.backoff(),
             key: slot.key(),
+            keep: options.keep(),
+            batch: options.batch.map(|batch| self.batch_name(batch)),
             priority: slot.priority,
             reason: slot.reason().map(|reason| &**reason),
             body_bytes: slot.body.len(),
         })
+    }
+
+    fn extra_end_size(&self, options: SharedOptionsIx) -> u64 {
+        let options = self.shared_options.get(options);
+        extra_end_bytes(options.keep(), options.batch.map(|batch| self.batch_name(batch)))
     }
 
     /// Changes a job, and updates the sum of the records' sizes.
@@ -167,38 +198,70 @@ impl State {
         }
     }
 
-    pub(super) fn insert(&mut self, id: JobId, slot: Slot) {
-        self.budget.take(job_cost(&slot.body, slot.extra.as_deref()));
-        if let Some(key) = slot.key() {
-            self.keys.insert((slot.queue, key.clone()), id);
-        }
-        let (queue, priority, place) = (slot.queue, slot.priority, slot.place());
-        self.live_bytes += self.live_size(id, &slot);
-        self.jobs.insert(id, slot);
-        self.account_for_shared();
-        self.insert_into_sets(id, queue, priority, place);
+    /// Replaces a job's body, even if there is no memory for it.
+    pub(super) fn set_body(&mut self, id: JobId, body: Arc<[u8]>) {
+        let (before, after) = (self.slot(id).body.len() as u64, body.len() as u64);
+        self.resize(id, |slot| slot.body = body);
+        self.budget.resize(before, after);
     }
 
-    pub(super) fn remove(&mut self, id: JobId) {
+    pub(super) fn insert(&mut self, now: Now, id: JobId, slot: Slot) {
+        self.budget.take(job_cost(&slot.body, slot.extra.as_deref()));
+        let place = slot.place();
+        if let Some(key) = slot.key()
+            && !matches!(place, Place::Cancelled { .. })
+        {
+            self.keys.insert((slot.queue, key.clone()), id);
+        }
+        let sets = Sets::of(&slot);
+        self.live_bytes += self.live_size(id, &slot);
+        self.extra_end_bytes += self.extra_end_size(sets.options);
+        self.jobs.insert(id, slot);
+        self.account_for_shared();
+        self.insert_into_sets(id, sets, place);
+        if let Some(batch) = self.shared_options.get(sets.options).batch {
+            self.batch_changed(now, batch);
+        }
+    }
+
+    pub(super) fn remove(&mut self, now: Now, id: JobId, why: Why) {
         let slot = self.jobs.remove(id).expect("the caller knows that the job exists");
         self.budget.release(job_cost(&slot.body, slot.extra.as_deref()));
-        if let Some(key) = slot.key() {
+        let place = slot.place();
+        if let Some(key) = slot.key()
+            && !matches!(place, Place::Cancelled { .. })
+        {
             self.keys.remove(&(slot.queue, key.clone()));
         }
         self.live_bytes -= self.live_size(id, &slot);
+        self.extra_end_bytes -= self.extra_end_size(slot.options);
+        self.remove_from_sets(id, Sets::of(&slot), place);
+        let batch = self.shared_options.get(slot.options).batch;
         self.shared_options.release(slot.options);
         self.account_for_shared();
-        self.remove_from_sets(id, slot.queue, slot.priority, slot.place());
-        if self.journaled {
-            self.effects.changes.push(Change::Gone(id));
+        if let Some(batch) = batch {
+            self.count_gone(batch, place.state(), why);
+            self.batch_changed(now, batch);
         }
+        if self.journaled {
+            self.effects.changes.push(match batch {
+                None => Change::Gone(id),
+                Some(batch) => Change::GoneOf(id, self.batch_counts(batch)),
+            });
+        }
+        self.tell_waiters(now, id, || Finished::Gone);
         self.note_drained(slot.queue);
         self.drop_if_unused(slot.queue);
     }
 
     /// Inserts a job into the sets that belong to its place.
-    pub(super) fn insert_into_sets(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
+    fn insert_into_sets(&mut self, id: JobId, sets: Sets, place: Place) {
+        let Sets { queue, priority, options } = sets;
         let state = place.state();
+        let SharedOptions { batch, .. } = self.shared_options.get(options);
+        if let Some(batch) = batch {
+            self.enter_batch(batch, state, id);
+        }
         *count_of(&mut self.counts, state) += 1;
         let found = self.queue_mut(queue);
         *count_of(&mut found.counts, state) += 1;
@@ -212,16 +275,25 @@ impl State {
                 found.delayed.insert((until, id));
                 self.schedule_queue(queue);
             }
+            Place::Done { until, .. } | Place::Cancelled { until } => {
+                found.kept.insert((until, id));
+                self.schedule_queue(queue);
+            }
             Place::Leased { until, holder } => {
-                self.session_mut(holder).leases.insert((until, id));
+                let since = until.before(self.shared_options.get(options).ttr());
+                self.session_mut(holder).leases.insert((until, id), since);
                 self.schedule_session(holder);
             }
         }
     }
 
     /// Removes a job from the sets that belong to its place.
-    pub(super) fn remove_from_sets(&mut self, id: JobId, queue: QueueIx, priority: Priority, place: Place) {
+    fn remove_from_sets(&mut self, id: JobId, sets: Sets, place: Place) {
+        let Sets { queue, priority, options } = sets;
         let state = place.state();
+        if let Some(batch) = self.shared_options.get(options).batch {
+            self.leave_batch(batch, state, id);
+        }
         *count_of(&mut self.counts, state) -= 1;
         let found = self.queue_mut(queue);
         *count_of(&mut found.counts, state) -= 1;
@@ -233,6 +305,9 @@ impl State {
             }
             Place::Delayed { until, .. } => {
                 found.delayed.remove(&(until, id));
+            }
+            Place::Done { until, .. } | Place::Cancelled { until } => {
+                found.kept.remove(&(until, id));
             }
             Place::Leased { until, holder } => {
                 self.session_mut(holder).leases.remove(&(until, id));
@@ -354,79 +429,30 @@ impl State {
         let quarter = plain.min(longest) * u128::from(self.random.next() % 1024) / 4096;
         Duration::from_millis((plain.min(longest) + quarter).min(longest) as u64)
     }
+}
 
-    pub(super) fn make_queue(&mut self, name: QueueName) -> QueueIx {
-        self.queues_made += 1;
-        let age = self.queues_made;
-        let queue = Queue {
-            name: name.clone(),
-            age,
-            ready: IdSet::new(),
-            delayed: BTreeSet::new(),
-            dead: BTreeSet::new(),
-            listed: IdSet::new(),
-            waiters: BTreeMap::new(),
-            using: 0,
-            watching: 0,
-            paused: None,
-            pause_time: None,
-            scheduled_at: None,
-            counts: StateCounts::default(),
-            urgent: 0,
-            past: if name == QueueName::default() { self.default_past } else { QueuePast::default() },
-        };
-        let ix = match self.free_queues.pop() {
-            Some(number) => {
-                self.queues[number as usize] = Some(queue);
-                QueueIx(number)
-            }
-            None => {
-                self.queues.push(Some(queue));
-                QueueIx(u32::try_from(self.queues.len() - 1).expect("fewer than 2^32 queues fit in memory"))
-            }
-        };
-        self.budget.take(QUEUE_OVERHEAD_BYTES);
-        self.names.insert(&name, ix);
-        self.by_age.insert(age, ix);
-        ix
-    }
+/// What decides, beside a job's place, which sets it is in.
+#[derive(Clone, Copy)]
+struct Sets {
+    queue: QueueIx,
+    priority: Priority,
+    options: SharedOptionsIx,
+}
 
-    pub(super) fn queue_named(&mut self, name: &QueueName) -> QueueIx {
-        match self.named(name) {
-            Some(queue) => queue,
-            None => self.make_queue(name.clone()),
-        }
-    }
-
-    /// Drops a queue if it is empty and unused.
-    pub(super) fn drop_if_unused(&mut self, queue: QueueIx) {
-        let found = self.queue(queue);
-        if found.counts != StateCounts::default() || found.paused.is_some() {
-            return;
-        }
-        if !found.waiters.is_empty() || found.using > 0 || found.watching > 0 {
-            return;
-        }
-        let found = self.queues[queue.0 as usize].take().expect("it exists, as the look-up above shows");
-        if let Some(at) = found.scheduled_at {
-            self.timers.remove(&(at, Owner::Queue(queue)));
-        }
-        if found.name == QueueName::default() {
-            self.default_past = found.past;
-        }
-        self.names.remove(&found.name, queue);
-        self.by_age.remove(&found.age);
-        self.free_queues.push(queue.0);
-        self.budget.release(QUEUE_OVERHEAD_BYTES);
+impl Sets {
+    fn of(slot: &Slot) -> Sets {
+        Sets { queue: slot.queue, priority: slot.priority, options: slot.options }
     }
 }
 
-fn count_of(counts: &mut StateCounts, state: JobState) -> &mut u64 {
+pub(super) fn count_of(counts: &mut StateCounts, state: JobState) -> &mut u64 {
     match state {
         JobState::Ready => &mut counts.ready,
         JobState::Delayed => &mut counts.delayed,
         JobState::Leased => &mut counts.leased,
         JobState::Dead => &mut counts.dead,
+        JobState::Done => &mut counts.done,
+        JobState::Cancelled => &mut counts.cancelled,
     }
 }
 

@@ -10,19 +10,18 @@ impl State {
         self.jobs.get(id).map(|slot| self.job(now, id, slot))
     }
 
-    /// At most `limit` jobs of a queue, oldest first, with ids above `after`.
+    /// At most `limit` jobs of a queue or a batch, oldest first, with ids above `after`.
     pub fn list(
         &self,
         now: Now,
-        queue: &QueueName,
+        of: &Group,
         state: Option<JobState>,
         limit: usize,
         after: Option<JobId>,
     ) -> Vec<Job> {
-        let Some(queue) = self.named(queue) else {
+        let Some(listed) = self.listed(of) else {
             return Vec::new();
         };
-        let listed = &self.queue(queue).listed;
         let states = state.as_ref().map_or(&JobState::ALL[..], std::slice::from_ref);
         // The next job of each state. The one with the lowest id is the next of all.
         let mut heads: Vec<_> = states.iter().map(|&state| (state, listed.next(state, after))).collect();
@@ -39,34 +38,56 @@ impl State {
         jobs
     }
 
-    /// Makes a dead job ready, with all its attempts.
+    /// The jobs of a queue or a batch by state, if there is such a queue or batch.
+    fn listed(&self, of: &Group) -> Option<&IdSet<JobState>> {
+        match of {
+            Group::Queue(name) => self.named(name).map(|queue| &self.queue(queue).listed),
+            Group::Batch(name) => self.known_batch(name).map(|batch| &self.batch(batch).listed),
+        }
+    }
+
+    /// Makes a dead job ready, with all its attempts, or a cancelled one.
     ///
     /// # Errors
-    /// [`Code::NotFound`] if there is no such job, or it is not dead.
+    /// [`Code::NotFound`] if there is no such job, or it is neither, or if another job has the key of a
+    /// cancelled one by now.
     pub fn retry(&mut self, now: Now, id: JobId) -> Result<(), Refusal> {
         match self.jobs.get(id).map(|slot| slot.place()) {
             Some(Place::Dead { .. }) => {
                 self.revive(now, id);
                 Ok(())
             }
+            Some(Place::Cancelled { .. }) => self.restart(now, id),
             Some(place) => Err(Refusal::new(
                 Code::NotFound,
-                format!("job {id} is {}, not dead: there is nothing to retry", place.state()),
+                format!(
+                    "job {id} is {}, neither dead nor cancelled: there is nothing to retry",
+                    place.state()
+                ),
             )),
             None => Err(not_found(id)),
         }
     }
 
-    /// Makes a queue's dead jobs with ids up to `last` ready, oldest first; at most `most` in one call.
-    pub fn retry_queue(&mut self, now: Now, queue: &QueueName, last: JobId, most: u64) -> Slice {
-        self.in_slices(queue, JobState::Dead, last, most, |state, id| state.revive(now, id))
+    /// How many dead jobs a queue or a batch has.
+    pub fn dead_of(&self, of: &Group) -> u64 {
+        match of {
+            Group::Queue(name) => self.named(name).map_or(0, |queue| self.queue(queue).counts.dead),
+            Group::Batch(name) => self.batch_stats(name).jobs.dead,
+        }
+    }
+
+    /// Makes the dead jobs of a queue or a batch with ids up to `last` ready, oldest first; at most `most` in
+    /// one call.
+    pub fn retry_all(&mut self, now: Now, of: &Group, last: JobId, most: u64) -> Slice {
+        self.in_slices(of, JobState::Dead, last, most, |state, id| state.revive(now, id))
     }
 
     /// Removes a job, unless another session has it leased.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
-    pub fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
+    pub fn delete(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Refusal> {
         let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
         let queue = slot.queue;
         if matches!(slot.place(), Place::Leased { holder, .. } if holder != session) {
@@ -76,24 +97,35 @@ impl State {
             ));
         }
         self.count(queue, |totals| totals.deleted += 1);
-        self.remove(id);
+        self.remove(now, id, Why::Dropped);
         Ok(())
     }
 
-    /// Removes a queue's jobs in one state with ids up to `last`; at most `most` in one call. `state` is not
-    /// `Leased`, since leased jobs belong to their workers.
-    pub fn purge(&mut self, queue: &QueueName, state: JobState, last: JobId, most: u64) -> Slice {
+    /// As [`State::delete`], but a job that is done or cancelled is not found.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn delete_unless_kept(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Refusal> {
+        match self.jobs.get(id).map(|slot| slot.place()) {
+            Some(Place::Done { .. } | Place::Cancelled { .. }) => Err(not_found(id)),
+            _ => self.delete(now, session, id),
+        }
+    }
+
+    /// Removes the jobs of a queue or a batch in one state with ids up to `last`; at most `most` in one call.
+    /// `state` is not `Leased`, since leased jobs belong to their workers.
+    pub fn purge(&mut self, now: Now, of: &Group, state: JobState, last: JobId, most: u64) -> Slice {
         debug_assert!(state != JobState::Leased);
-        self.in_slices(queue, state, last, most, |state, id| {
+        self.in_slices(of, state, last, most, |state, id| {
             let queue = state.slot(id).queue;
             state.count(queue, |totals| totals.deleted += 1);
-            state.remove(id);
+            state.remove(now, id, Why::Dropped);
         })
     }
 
-    fn in_slices(
+    pub(super) fn in_slices(
         &mut self,
-        queue: &QueueName,
+        of: &Group,
         state: JobState,
         last: JobId,
         most: u64,
@@ -101,8 +133,8 @@ impl State {
     ) -> Slice {
         let mut count = 0;
         // The queue may be dropped with its last job, so it is looked up each time.
-        while let Some(queue) = self.named(queue)
-            && let Some(id) = self.queue(queue).listed.next(state, None)
+        while let Some(listed) = self.listed(of)
+            && let Some(id) = listed.next(state, None)
             && id <= last
         {
             if count == most {
@@ -151,9 +183,12 @@ impl State {
     /// Leases a given job if it is ready, delayed or dead, even if its queue is paused.
     ///
     /// # Errors
-    /// [`Code::NotFound`] if there is no such job, or it is leased already.
+    /// [`Code::NotFound`] if there is no such job, or it is leased already, done or cancelled.
     pub fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<Lease, Refusal> {
         let place = self.jobs.get(id).ok_or_else(|| not_found(id))?.place();
+        if let Place::Done { .. } | Place::Cancelled { .. } = place {
+            return Err(not_found(id));
+        }
         if let Place::Leased { .. } = place {
             return Err(Refusal::new(Code::NotFound, format!("job {id} is leased already")));
         }

@@ -38,11 +38,11 @@ impl State {
         (self.budget.taken(), self.budget.limit())
     }
 
-    /// How many jobs there are, and how many bytes the journal has to keep for them and for paused queues:
-    /// the sum of [`job_bytes`](crate::change::job_bytes) and [`pause_bytes`](crate::change::pause_bytes).
-    pub fn live(&self) -> (u64, u64) {
-        let StateCounts { ready, delayed, leased, dead } = self.counts;
-        (ready + delayed + leased + dead, self.live_bytes)
+    /// How many jobs there are; what their ends take in the journal beyond those of plain jobs; and how
+    /// many bytes the journal has to keep: the sum of [`job_bytes`](crate::change::job_bytes),
+    /// [`pause_bytes`](crate::change::pause_bytes) and [`batch_bytes`](crate::change::batch_bytes).
+    pub fn live(&self) -> (u64, u64, u64) {
+        (self.counts.total(), self.extra_end_bytes, self.live_bytes)
     }
 
     /// One queue's counters.

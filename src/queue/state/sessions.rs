@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Crash, Owner, PendingWait, QueueIx, Session, SessionEnd, SessionId, State};
+use super::{Crash, Handed, Owner, PendingWait, QueueIx, Session, SessionEnd, SessionId, State};
 use crate::clock::Now;
 #[cfg(doc)]
 use crate::error::Code;
@@ -46,7 +46,7 @@ impl State {
     pub fn end_session(&mut self, now: Now, session: SessionId, ending: SessionEnd, most: u64) -> bool {
         self.cancel_wait(session);
         for _ in 0..most {
-            let Some((_, id)) = self.session_mut(session).leases.pop_first() else { break };
+            let Some(((_, id), _)) = self.session_mut(session).leases.pop_first() else { break };
             let priority = self.slot(id).priority;
             self.session_mut(session).returning.insert((priority, id));
         }
@@ -55,8 +55,13 @@ impl State {
         }
         for _ in 0..most {
             let Some((_, id)) = self.session_mut(session).returning.pop_first() else { break };
+            if !self.is_leased_by(session, id) {
+                // It was cancelled since it was sorted.
+                continue;
+            }
             // The session has never seen a job that it has not taken, so that job did not fail.
-            let seen = self.session(session).handed != Some(id);
+            let handed = &self.session(session).handed;
+            let seen = !matches!(handed, Some(Handed::Lease(handed)) if *handed == id);
             match ending {
                 SessionEnd::Lost if seen => self.crash(now, id, Crash::Lost),
                 SessionEnd::Lost | SessionEnd::Quit => self.return_to_queue(now, id, Duration::ZERO),
@@ -151,8 +156,8 @@ impl State {
 
     /// Whether one of the session's leases lapses soon.
     pub fn lapses_soon(&self, now: Now, session: SessionId) -> bool {
-        let first = self.session(session).leases.first();
-        first.is_some_and(|(until, _)| until.before(LAPSES_SOON) <= now.mono)
+        let first = self.session(session).leases.first_key_value();
+        first.is_some_and(|((until, _), _)| until.before(LAPSES_SOON) <= now.mono)
     }
 
     /// Whether a warning has ended the session's wait since the last call.
@@ -170,7 +175,7 @@ impl State {
     /// Ends the wait of a session that wants a warning before its lease lapses, if that is due.
     pub(super) fn warn_if_due(&mut self, now: Now, session: SessionId) {
         let pending_wait = &self.session(session).pending_wait;
-        let wants = matches!(pending_wait, Some(PendingWait { warn: Warn::BeforeLapse, .. }));
+        let wants = matches!(pending_wait, Some(PendingWait::Lease { warn: Warn::BeforeLapse, .. }));
         if wants && self.lapses_soon(now, session) {
             self.cancel_wait(session);
             self.session_mut(session).warned = true;

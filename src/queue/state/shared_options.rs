@@ -3,16 +3,43 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::batches::BatchIx;
 use crate::job::Counts;
 
+/// Times are in microseconds, which takes half of a [`Duration`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SharedOptions {
-    pub(super) ttr: Duration,
+    ttr: u64,
+    backoff: u64,
+    keep: u64,
     pub(super) attempts: u32,
-    pub(super) backoff: Duration,
+    pub(super) batch: Option<BatchIx>,
 }
 
 impl SharedOptions {
+    pub(super) fn new(
+        ttr: Duration,
+        attempts: u32,
+        backoff: Duration,
+        keep: Duration,
+        batch: Option<BatchIx>,
+    ) -> SharedOptions {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        SharedOptions { ttr: micros(ttr), backoff: micros(backoff), keep: micros(keep), attempts, batch }
+    }
+
+    pub(super) fn ttr(self) -> Duration {
+        Duration::from_micros(self.ttr)
+    }
+
+    pub(super) fn backoff(self) -> Duration {
+        Duration::from_micros(self.backoff)
+    }
+
+    pub(super) fn keep(self) -> Duration {
+        Duration::from_micros(self.keep)
+    }
+
     /// Whether a job with these counts has no attempt left.
     pub(super) fn attempts_spent(self, counts: Counts) -> bool {
         self.attempts != 0 && counts.spent() >= self.attempts
@@ -22,7 +49,7 @@ impl SharedOptions {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SharedOptionsIx(u32);
 
-/// Each distinct combination of ttr, attempts and backoff once, with the number of jobs that have it: four
+/// Each distinct combination once, with the number of jobs that have it: four
 /// bytes a job instead of forty.
 #[derive(Debug, Default)]
 pub(super) struct SharedOptionsTable {

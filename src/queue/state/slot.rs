@@ -60,6 +60,23 @@ pub(super) enum Place {
     Dead {
         dead_seq: u64,
     },
+    /// `until` is when it is forgotten. Its result stands in the body's place.
+    Done {
+        until: Moment,
+        ran_ms: u32,
+        result: ResultIs,
+    },
+    Cancelled {
+        until: Moment,
+    },
+}
+
+/// Whether the result of a job that is done was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResultIs {
+    Kept,
+    /// There was no room for it.
+    Dropped,
 }
 
 /// Why a lease ended if its worker did not end it. Such a reason costs no memory.
@@ -92,14 +109,20 @@ impl Crash {
 pub(super) struct Packed {
     /// Microseconds of `until`, or `dead_seq`.
     at: u64,
-    /// `seconds` or `holder`.
+    /// `seconds`, `holder` or `ran_ms`.
     with: u32,
-    /// The two lowest bits: the state. The others: the crash and one, or zero.
+    /// The three lowest bits: the state. The next two: the crash and one, or zero. The sixth: whether the result
+    /// was dropped.
     tag: u8,
     failures: u8,
     crashes: u8,
     returns: u8,
 }
+
+const STATE_BITS: u8 = 0b111;
+const CRASH_SHIFT: u8 = 3;
+const CRASH_BITS: u8 = 0b11 << CRASH_SHIFT;
+const DROPPED_BIT: u8 = 1 << 5;
 
 /// How many failures, crashes and returns of a job cost no memory.
 pub const COUNTED_IN_SLOT: u32 = u8::MAX as u32;
@@ -122,6 +145,8 @@ impl Place {
             Place::Delayed { .. } => JobState::Delayed,
             Place::Leased { .. } => JobState::Leased,
             Place::Dead { .. } => JobState::Dead,
+            Place::Done { .. } => JobState::Done,
+            Place::Cancelled { .. } => JobState::Cancelled,
         }
     }
 }
@@ -134,17 +159,26 @@ impl Packed {
             Place::Delayed { until, seconds } => (until.as_micros(), seconds),
             Place::Leased { until, holder } => (until.as_micros(), holder.0),
             Place::Dead { dead_seq } => (dead_seq, 0),
+            Place::Done { until, ran_ms, .. } => (until.as_micros(), ran_ms),
+            Place::Cancelled { until } => (until.as_micros(), 0),
         };
-        Packed { at, with, tag: place.state() as u8, failures: 0, crashes: 0, returns: 0 }
+        let dropped = matches!(place, Place::Done { result: ResultIs::Dropped, .. });
+        let tag = place.state() as u8 | if dropped { DROPPED_BIT } else { 0 };
+        Packed { at, with, tag, failures: 0, crashes: 0, returns: 0 }
     }
 
     fn place(self) -> Place {
         let until = Moment::from_micros(self.at);
-        match JobState::ALL[usize::from(self.tag & 3)] {
+        match JobState::ALL[usize::from(self.tag & STATE_BITS)] {
             JobState::Ready => Place::Ready,
             JobState::Delayed => Place::Delayed { until, seconds: self.with },
             JobState::Leased => Place::Leased { until, holder: SessionId(self.with) },
             JobState::Dead => Place::Dead { dead_seq: self.at },
+            JobState::Done => {
+                let result = if self.tag & DROPPED_BIT == 0 { ResultIs::Kept } else { ResultIs::Dropped };
+                Place::Done { until, ran_ms: self.with, result }
+            }
+            JobState::Cancelled => Place::Cancelled { until },
         }
     }
 }
@@ -157,7 +191,7 @@ impl Slot {
     /// Moves the job; returns where it was.
     pub(super) fn set_place(&mut self, to: Place) -> Place {
         let (from, Packed { at, with, tag, .. }) = (self.place(), Packed::new(to));
-        self.place = Packed { at, with, tag: self.place.tag & !3 | tag, ..self.place };
+        self.place = Packed { at, with, tag: self.place.tag & CRASH_BITS | tag, ..self.place };
         from
     }
 
@@ -197,12 +231,14 @@ impl Slot {
     }
 
     fn crash(&self) -> Option<Crash> {
-        Crash::ALL.into_iter().find(|&crash| self.place.tag >> 2 == crash as u8 + 1)
+        let tag = (self.place.tag & CRASH_BITS) >> CRASH_SHIFT;
+        Crash::ALL.into_iter().find(|&crash| tag == crash as u8 + 1)
     }
 
     /// Sets the last reason to a crash, or to the one in [`Extra`].
     pub(super) fn set_crash(&mut self, crash: Option<Crash>) {
-        self.place.tag = self.place.tag & 3 | crash.map_or(0, |crash| (crash as u8 + 1) << 2);
+        let tag = crash.map_or(0, |crash| (crash as u8 + 1) << CRASH_SHIFT);
+        self.place.tag = self.place.tag & !CRASH_BITS | tag;
     }
 }
 

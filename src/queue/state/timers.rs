@@ -26,6 +26,8 @@ impl State {
             match owner {
                 Owner::Queue(queue) => self.tick_queue(now, queue, &mut budget),
                 Owner::Session(session) => self.tick_session(now, session, &mut budget),
+                Owner::Batch(batch) => self.tick_batch(now, batch),
+                Owner::Endings => self.wake_endings(now),
             }
             budget = budget.saturating_sub(1);
         }
@@ -37,9 +39,21 @@ impl State {
             && let Some(&(until, id)) = self.queue(queue).delayed.first()
             && until <= now.mono
         {
-            self.relocate(id, Place::Ready);
+            self.relocate(now, id, Place::Ready);
             self.serve(now, queue);
             *budget -= 1;
+        }
+        // The queue may be dropped with the last of them.
+        while *budget > 0
+            && let Some(found) = &self.queues[queue.0 as usize]
+            && let Some(&(until, id)) = found.kept.first()
+            && until <= now.mono
+        {
+            self.remove(now, id, Why::Dropped);
+            *budget -= 1;
+        }
+        if self.queues[queue.0 as usize].is_none() {
+            return;
         }
         self.schedule_queue(queue);
         if matches!(self.queue(queue).paused, Some(PauseEnd::At(end)) if end <= now.mono)
@@ -55,7 +69,7 @@ impl State {
         self.session_mut(session).scheduled_at = None;
         self.warn_if_due(now, session);
         while *budget > 0
-            && let Some(&(until, id)) = self.session(session).leases.first()
+            && let Some((&(until, id), _)) = self.session(session).leases.first_key_value()
             && until <= now.mono
         {
             self.crash(now, id, Crash::Lapsed);
@@ -80,7 +94,8 @@ impl State {
             Some(PauseEnd::At(end)) => Some(end),
             _ => None,
         };
-        let due = [delay, pause].into_iter().flatten().min();
+        let kept = found.kept.first().map(|entry| entry.0);
+        let due = [delay, pause, kept].into_iter().flatten().min();
         let scheduled_at = found.scheduled_at;
         let scheduled_at = schedule(&mut self.timers, Owner::Queue(queue), scheduled_at, due);
         self.queue_mut(queue).scheduled_at = scheduled_at;
@@ -89,10 +104,10 @@ impl State {
     pub(super) fn schedule_session(&mut self, session: SessionId) {
         let found = self.session(session);
         let margin = match &found.pending_wait {
-            Some(PendingWait { warn: Warn::BeforeLapse, .. }) => LAPSES_SOON,
+            Some(PendingWait::Lease { warn: Warn::BeforeLapse, .. }) => LAPSES_SOON,
             _ => Duration::ZERO,
         };
-        let due = found.leases.first().map(|entry| entry.0.before(margin));
+        let due = found.leases.first_key_value().map(|entry| entry.0.0.before(margin));
         let scheduled_at = found.scheduled_at;
         let scheduled_at = schedule(&mut self.timers, Owner::Session(session), scheduled_at, due);
         self.session_mut(session).scheduled_at = scheduled_at;
@@ -101,7 +116,7 @@ impl State {
 
 /// Sets the timer of an owner that is due at `due`, unless its timer at `scheduled_at` is earlier. Returns
 /// the time of its timer.
-fn schedule(
+pub(super) fn schedule(
     timers: &mut BTreeSet<(Moment, Owner)>,
     owner: Owner,
     scheduled_at: Option<Moment>,

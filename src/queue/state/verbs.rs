@@ -9,7 +9,7 @@ impl State {
     /// [`Code::Full`] if the job would take the memory over its limit.
     pub fn submit(&mut self, now: Now, submission: Submission) -> Result<Accepted, Refusal> {
         let Submission { queue: name, options, body } = submission;
-        let Options { priority, delay, ttr, attempts, backoff, key } = options;
+        let Options { priority, delay, ttr, attempts, backoff, key, keep, batch } = options;
         let known = self.named(&name);
         if let (Some(key), Some(queue)) = (&key, known)
             && let Some(&id) = self.keys.get(&(queue, key.clone()))
@@ -21,6 +21,9 @@ impl State {
         // It may need a page and a combination of options of its own.
         let cost = job_cost(&body, extra.as_deref()) + PAGE_OVERHEAD_BYTES + SHARED_OPTIONS_OVERHEAD_BYTES;
         let cost = cost + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
+        if let Some(batch) = &batch {
+            self.room_for_batch(batch, Purpose::Job)?;
+        }
         if !self.budget.has_room(Purpose::Job, cost) {
             let (taken, limit) = self.memory();
             return Err(Refusal::full(
@@ -34,9 +37,14 @@ impl State {
         self.last_id = JobId(self.last_id.0 + 1);
         let id = self.last_id;
         let place = if delay.is_zero() { Place::Ready } else { Place::delayed(now, delay) };
-        let options = self.shared_options.intern(SharedOptions { ttr, attempts, backoff });
+        let batch = batch.map(|batch| self.batch_named(&batch));
+        let options = self.shared_options.intern(SharedOptions::new(ttr, attempts, backoff, keep, batch));
         let created_s = u32::try_from(now.wall_ms / 1000).unwrap_or(u32::MAX);
-        self.insert(id, Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s });
+        self.insert(
+            now,
+            id,
+            Slot { body, place: Packed::new(place), extra, queue, options, priority, created_s },
+        );
         self.count(queue, |totals| totals.submitted += 1);
         if self.journaled {
             let change = self.full_change(now, id);
@@ -105,8 +113,7 @@ impl State {
     /// found room.
     pub fn wait(&mut self, session: SessionId, queues: &[QueueName], warn: Warn, on_drained: OnDrained) {
         debug_assert!(self.session(session).pending_wait.is_none(), "a session waits once at a time");
-        self.tickets += 1;
-        let ticket = self.tickets;
+        let ticket = self.next_ticket();
         let queues: Vec<QueueIx> = if !queues.is_empty() {
             queues.iter().map(|name| self.queue_named(name)).collect()
         } else if !self.session(session).watched.is_empty() {
@@ -117,9 +124,8 @@ impl State {
         for &queue in &queues {
             self.queue_mut(queue).waiters.insert(ticket, session);
         }
-        self.waiting += 1;
         let drains = (on_drained == OnDrained::End).then(|| self.first_undrained(&queues)).flatten();
-        self.session_mut(session).pending_wait = Some(PendingWait { ticket, queues, warn, drains });
+        self.session_mut(session).pending_wait = Some(PendingWait::Lease { ticket, queues, warn, drains });
         if let Some(queue) = drains {
             self.drainers.insert((queue, ticket, session));
             self.note_drained(queue);
@@ -129,7 +135,7 @@ impl State {
         }
     }
 
-    /// Whether a session waits for a job.
+    /// Whether a session waits.
     pub fn is_waiting(&self, session: SessionId) -> bool {
         self.session(session).pending_wait.is_some()
     }
@@ -140,13 +146,20 @@ impl State {
             return;
         };
         self.waiting -= 1;
-        if let Some(queue) = pending_wait.drains {
-            self.drainers.remove(&(queue, pending_wait.ticket, session));
+        let (ticket, queues, drains) = match pending_wait {
+            PendingWait::Lease { ticket, queues, drains, .. } => (ticket, queues, drains),
+            PendingWait::Job { ticket, id } => return self.forget_waiter(id, ticket),
+            PendingWait::Batch { ticket, batch, total } => {
+                return self.forget_batch_waiter(batch, total, ticket);
+            }
+        };
+        if let Some(queue) = drains {
+            self.drainers.remove(&(queue, ticket, session));
         }
-        for queue in pending_wait.queues {
+        for queue in queues {
             // A queue may be named twice, and be dropped the first time.
             if let Some(found) = self.queues[queue.0 as usize].as_mut() {
-                found.waiters.remove(&pending_wait.ticket);
+                found.waiters.remove(&ticket);
                 self.drop_if_unused(queue);
             }
         }
@@ -154,21 +167,10 @@ impl State {
 
     /// Takes the job that a session was given while it waited.
     pub fn take_handed(&mut self, session: SessionId) -> Option<Lease> {
-        let id = self.session_mut(session).handed.take()?;
+        let Handed::Lease(id) = self.session_mut(session).handed.take()? else { return None };
         // The lease may have lapsed before the session woke.
         let slot = self.jobs.get(id)?;
         matches!(slot.place(), Place::Leased { holder, .. } if holder == session).then(|| self.lease_of(id))
-    }
-
-    /// Removes a leased job, which is done.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], [`Code::NotLeased`].
-    pub fn ack(&mut self, session: SessionId, id: JobId) -> Result<(), Refusal> {
-        let queue = self.leased_by(session, id)?.queue;
-        self.count(queue, |totals| totals.acked += 1);
-        self.remove(id);
-        Ok(())
     }
 
     /// Reports the failure of a leased job. Without attempts left, or if `dead` is set, it becomes dead.
@@ -195,11 +197,10 @@ impl State {
             self.note_reason(id, cut(reason));
         }
         if dead || options.attempts_spent(counts) {
-            self.die(id);
-            self.note_status(now, id);
+            self.die(now, id);
             return Ok(Failed::Dead);
         }
-        let wait = delay.unwrap_or_else(|| self.backoff(options.backoff, counts.failures));
+        let wait = delay.unwrap_or_else(|| self.backoff(options.backoff(), counts.failures));
         self.requeue(now, id, wait);
         Ok(Failed::RetryIn(wait))
     }
@@ -234,8 +235,8 @@ impl State {
         ttr: Option<Duration>,
     ) -> Result<(), Refusal> {
         let slot = self.leased_by(session, id)?;
-        let ttr = ttr.unwrap_or_else(|| self.shared_options.get(slot.options).ttr);
-        self.relocate(id, Place::Leased { until: now.mono.after(ttr), holder: session });
+        let ttr = ttr.unwrap_or_else(|| self.shared_options.get(slot.options).ttr());
+        self.renew(id, now.mono.after(ttr));
         Ok(())
     }
 
@@ -255,6 +256,9 @@ impl State {
                     "job {id} is leased by another connection: only that connection can report its result"
                 ),
             )),
+            Place::Cancelled { .. } => Err(Refusal::cancelled(format!(
+                "job {id} is cancelled: stop working on it; there is nothing to report"
+            ))),
             place => Err(Refusal::new(
                 Code::NotLeased,
                 format!(
