@@ -40,6 +40,7 @@ mod handlers;
 mod held;
 mod job;
 mod outcome;
+mod output;
 mod presence;
 mod printable;
 mod process;

@@ -38,6 +38,15 @@ impl Worker {
         Worker::start(server, flags, &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")])
     }
 
+    /// Starts a worker as a shell at a terminal does: it gets HUP and QUIT even if this test was started with them
+    /// ignored, as under nohup.
+    fn at_a_terminal(server: &Server, flags: &[&str], command: &[&str]) -> Worker {
+        let worker = Worker::command(&server.address.to_string(), flags, command);
+        let mut at_a_terminal = Command::new("env");
+        at_a_terminal.arg("--default-signal=HUP,QUIT").arg(worker.get_program()).args(worker.get_args());
+        Worker::of(at_a_terminal.env_remove("RUST_LOG").stdout(Stdio::null()))
+    }
+
     fn command(server: &str, flags: &[&str], command: &[&str]) -> Command {
         let mut worker = Command::new(env!("CARGO_BIN_EXE_worker"));
         worker.env_remove("RUST_LOG").args(["-s", server]).args(flags);
@@ -501,7 +510,7 @@ fn closed_terminal_and_quit_leave_no_command_behind() {
     for (id, signal, grace) in [(1, Signal::HUP, "0"), (2, Signal::QUIT, "1h")] {
         submit(&server, "TASK: A");
         let command = ["sh", "-c", script, "sh", &pipes.arg("pid")];
-        let mut worker = Worker::start(&server, &["--grace", grace], &command);
+        let mut worker = Worker::at_a_terminal(&server, &["--grace", grace], &command);
         let pid = pipes.read("pid");
         worker.signal(signal);
         worker.ended_well();
@@ -516,7 +525,8 @@ fn terminal_that_says_twice_that_it_is_closed_leaves_its_worker_the_grace() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
-    let mut worker = Worker::that_waits(&server, &["--grace", "1h"], &pipes);
+    let command = ["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")];
+    let mut worker = Worker::at_a_terminal(&server, &["--grace", "1h"], &command);
     pipes.read("pid");
     worker.signal(Signal::HUP);
     worker.says("stopping");
@@ -881,6 +891,111 @@ fn queue_list_that_the_server_refuses_ends_the_worker() {
     assert_eq!(worker.said("the server refused GET"), 1, "{:#?}", worker.seen);
 }
 
+// What commands write.
+
+#[test]
+fn tag_begins_each_line_with_the_job() {
+    let server = server();
+    submit(&server, "TASK: SEND: 9");
+    submit(&server, &format!("TASK: \u{1b}[2J {}", "x".repeat(100)));
+    let script = "echo one; printf 'two\nthree'; echo four >&2";
+    let mut command =
+        Worker::command(&server.address.to_string(), &["--drain", "--tag"], &["sh", "-c", script]);
+    let output = command.env("RUST_LOG", "off").output().unwrap();
+    let (nine, other) = ("1 SEND: 9\t", format!("2 \\u{{1b}}[2J {}...\t", "x".repeat(35)));
+    let lines = |tag: &str| format!("{tag}one\n{tag}two\n{tag}three\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), lines(nine) + &lines(&other));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{nine}four\n{other}four\n"));
+}
+
+#[test]
+fn group_keeps_the_output_of_jobs_apart() {
+    let server = server();
+    let pipes = Pipes::new(&["1", "2"]);
+    submit(&server, "TASK: 1: 2");
+    submit(&server, "TASK: 2: 1");
+    // Each writes a half, waits until the other has done so too, and writes the other half.
+    let script = "echo first $2; case $2 in 1) echo > \"$1/1\"; read x < \"$1/2\";;
+        *) read x < \"$1/1\"; echo > \"$1/2\";; esac; echo second $2; printf last";
+    let flags = ["--drain", "-c", "2", "--group"];
+    let out = output(&server, &flags, &["sh", "-c", script, "sh", &pipes.arg(""), "{task}"]);
+    let of = |task| format!("first {task}\nsecond {task}\nlast");
+    assert!(out == of(1) + &of(2) || out == of(2) + &of(1), "{out:?}");
+}
+
+#[test]
+fn group_of_any_size_is_written_whole() {
+    let server = server();
+    (0..3).for_each(|_| submit(&server, "TASK: A"));
+    let directory = TempDir::new().unwrap();
+    let mut command = Worker::command(
+        &server.address.to_string(),
+        &["--drain", "-c", "3", "--group", "--tag"],
+        &["seq", "1", "50000"],
+    );
+    let output = command.env("TMPDIR", directory.path()).output().unwrap();
+    assert!(output.status.success());
+    let out = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 150_000);
+    for job in lines.chunks(50_000) {
+        let tag = job[0].strip_suffix('1').unwrap();
+        assert!(job.iter().zip(1..).all(|(line, n)| *line == format!("{tag}{n}")), "{tag} is whole");
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "its files have no names");
+}
+
+#[test]
+fn group_is_passed_on_where_no_file_can_be_made() {
+    let server = server();
+    submit(&server, "TASK: A");
+    let mut command =
+        Worker::command(&server.address.to_string(), &["--drain", "--group"], &["seq", "1", "50000"]);
+    let output = command.env("TMPDIR", "/no/such/directory").output().unwrap();
+    let expected: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("/no/such/directory/djqs-worker-").count(), 1, "{said}");
+}
+
+#[test]
+fn group_of_a_command_that_is_ended_is_written_too() {
+    let server = server();
+    let pipes = Pipes::new(&["pid"]);
+    submit(&server, "TASK: A");
+    let script = "echo before; echo $$ > \"$1\"; while :; do sleep 0.1; done";
+    let mut command = Worker::command(
+        &server.address.to_string(),
+        &["--group", "--grace", "0"],
+        &["sh", "-c", script, "sh", &pipes.arg("pid")],
+    );
+    let mut worker = Worker::of(command.stdout(Stdio::piped()));
+    pipes.read("pid");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+    let mut out = String::new();
+    worker.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, "before\n");
+}
+
+#[test]
+fn process_that_keeps_the_output_open_does_not_hold_up_the_job() {
+    let server = server();
+    let pipes = Pipes::new(&["go"]);
+    submit(&server, "TASK: A");
+    let script = "echo early; (read x < \"$1\"; echo late) &";
+    let command = ["sh", "-c", script, "sh", &pipes.arg("go")];
+    let mut command = Worker::command(&server.address.to_string(), &["--group", "--tag"], &command);
+    let mut worker = Worker::of(command.stdout(Stdio::piped()));
+    worker.says("ended job 1");
+    let mut out = BufReader::new(worker.child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(out.next().as_deref(), Some("1 A\tearly"));
+    pipes.write("go");
+    assert_eq!(out.next().as_deref(), Some("1 A\tlate"), "it is passed on when it comes");
+    worker.signal(Signal::TERM);
+    worker.ended_well();
+}
+
 // What it shows.
 
 #[test]
@@ -973,13 +1088,15 @@ fn json_log_is_an_object_a_line_with_the_commands_stderr_in_it() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 14] = [
         &["--once", "-n", "2"],
         &["-c", "0"],
         &["--drain=later"],
         &["--drain-timeout", "5s"],
         &["-n", "0"],
         &["--timeout", "5s"],
+        &["--tag"],
+        &["--group"],
         &["--timeout", "0", "--", "true"],
         &["-q", "-mail"],
         &["-s", "no where"],
@@ -1051,6 +1168,8 @@ fn every_flag_can_be_set_in_the_environment() {
         ("DJQS_WORKER_GRACE", "1s".into()),
         ("DJQS_WORKER_TIMEOUT", "1h".into()),
         ("DJQS_WORKER_KILL_AFTER", "1s".into()),
+        ("DJQS_WORKER_TAG", "1".into()),
+        ("DJQS_WORKER_GROUP", "1".into()),
         ("DJQS_WORKER_LOG", "json".into()),
     ];
     command.env_remove("RUST_LOG").envs(environment).args(["--", "true"]);

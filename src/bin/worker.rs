@@ -92,6 +92,14 @@ struct Flags {
           value_parser = parse_duration)]
     kill_after: Duration,
 
+    /// Begin each line of a command's output with the job's id, its shortened body and a TAB
+    #[arg(long, env = "DJQS_WORKER_TAG", value_parser = BoolishValueParser::new())]
+    tag: bool,
+
+    /// Write a command's output in one piece when it ends
+    #[arg(long, env = "DJQS_WORKER_GROUP", value_parser = BoolishValueParser::new())]
+    group: bool,
+
     /// The format of the log, on stderr; RUST_LOG=warn, info or debug sets its level. The demonstration prints its jobs
     /// on stdout, and the text log leaves them out unless RUST_LOG is set
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text, env = "DJQS_WORKER_LOG")]
@@ -104,7 +112,13 @@ struct Flags {
 
 const RULES: Rules = Rules {
     exclusive: &[["once", "jobs"]],
-    needs: &[["timeout", "command"], ["kill_after", "command"], ["drain_timeout", "drain"]],
+    needs: &[
+        ["timeout", "command"],
+        ["kill_after", "command"],
+        ["tag", "command"],
+        ["group", "command"],
+        ["drain_timeout", "drain"],
+    ],
 };
 
 /// When the worker has drained its queues.
@@ -148,6 +162,16 @@ How a command runs:
   the command is killed at once, because another worker may have the job.
   The command leads a new process group. TERM and KILL go to the whole group.
 
+What the command writes:
+  By default it writes to the worker's stdout itself, and the worker passes on
+  its stderr line by line. So the lines of several commands may be mixed.
+  --tag    each line begins with the job's id, up to 40 bytes of its body, and
+           a TAB. Lines of up to 8 KiB are never mixed
+  --group  all of it is written when the command ends: its stdout, then its
+           stderr. More than 64 KiB of either are held in a file in TMPDIR
+  Both work as in GNU parallel, and together. With --log json they are for
+  stdout alone, since stderr goes to the log.
+
 What the command's exit code means for the job:
   0          done
   65         failed, and another attempt would fail too: dead at once
@@ -190,7 +214,7 @@ If the server can't be reached, the worker tries again until it can.
 
 Examples:
   worker                                    the demonstration
-  worker -q mail -c 4 -- ./send-mail --to {args}
+  worker -q mail -c 4 --tag -- ./send-mail --to={args}
   worker -q files --timeout 5m -- gzip -k -- {args}
   worker --drain -- tr a-z A-Z              ends when nothing is left to do
 
@@ -253,6 +277,12 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
             let mut program = Program::new(program, arguments).kill_after(flags.kill_after).stderr(stderr);
             if let Some(timeout) = flags.timeout {
                 program = program.timeout(timeout);
+            }
+            if flags.tag {
+                program = program.tag();
+            }
+            if flags.group {
+                program = program.group();
             }
             worker.otherwise(move |job| program.run(job))
         }

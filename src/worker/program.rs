@@ -12,12 +12,13 @@ use rustix::io::Errno;
 
 use super::job::WorkerJob;
 use super::outcome::Outcome;
+use super::output::Form;
 use super::printable::printable;
 use super::process::{Cause, Limits, Process};
 use crate::clock::Clock;
 use crate::protocol::native::format_duration;
 
-pub use super::process::Stderr;
+pub use super::output::Stderr;
 
 /// Exit code: another attempt would fail too. (`EX_DATAERR` of sysexits.h.)
 const EXIT_DEAD: i32 = 65;
@@ -36,8 +37,8 @@ const TASK_BYTES_MAX: usize = 4096;
 
 /// Runs a program for each job; its exit code is the outcome.
 ///
-/// - The program reads the job's body from stdin. It shares this process's stdout. If it fails, the last lines of
-///   its stderr are the reason.
+/// - The program reads the job's body from stdin. It shares this process's stdout, unless its output is
+///   [tagged](Program::tag) or [grouped](Program::group). If it fails, the last lines of its stderr are the reason.
 /// - `{id}`, `{queue}`, `{attempt}`, `{task}`, `{args}` and `{body}` are replaced in its arguments, wherever they
 ///   occur: by the job's id, queue and attempt, its [task name](WorkerJob::task), the [rest](WorkerJob::args) of its
 ///   body, and the whole body. Other text in braces stays; [`Program::unknown_placeholder`] finds it.
@@ -69,7 +70,7 @@ pub struct Program {
     program: OsString,
     arguments: Vec<Vec<Part>>,
     limits: Limits,
-    stderr: Stderr,
+    output: Form,
     clock: Clock,
 }
 
@@ -110,7 +111,7 @@ impl Program {
             program: program.into(),
             arguments: arguments.into_iter().map(|argument| parts(argument.as_ref().as_bytes())).collect(),
             limits: Limits { timeout: None, kill_after: Duration::from_secs(10) },
-            stderr: Stderr::PassOn,
+            output: Form { stderr: Stderr::PassOn, tags: false, groups: false },
             clock: Clock::system(),
         }
     }
@@ -129,7 +130,21 @@ impl Program {
 
     /// Where its stderr goes. Default [`Stderr::PassOn`].
     pub fn stderr(mut self, stderr: Stderr) -> Program {
-        self.stderr = stderr;
+        self.output.stderr = stderr;
+        self
+    }
+
+    /// Begins each line of its output with the job's id, its shortened body, and a TAB. Lines of up to 8 KiB stay
+    /// whole. A line of the log has the id anyway.
+    pub fn tag(mut self) -> Program {
+        self.output.tags = true;
+        self
+    }
+
+    /// Holds its output until it ends, and then writes it in one piece, first its stdout and then its stderr. What
+    /// does not fit into 64 KiB for each is held in a file in `TMPDIR`. Lines of the log are not held.
+    pub fn group(mut self) -> Program {
+        self.output.groups = true;
         self
     }
 
@@ -166,7 +181,7 @@ impl Program {
             Err(why) => return Outcome::dead(why),
         };
         let mut process = match self.spawn(job, arguments) {
-            Ok(child) => match Process::watch(child, job, self.stderr) {
+            Ok(child) => match Process::watch(child, job, self.output) {
                 Ok(process) => process,
                 Err(error) => return self.not_started(&error),
             },
@@ -181,6 +196,9 @@ impl Program {
     fn spawn(&self, job: &WorkerJob, arguments: Vec<OsString>) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
         command.args(arguments).process_group(0).stdin(Stdio::piped()).stderr(Stdio::piped());
+        if self.output.reads_stdout() {
+            command.stdout(Stdio::piped());
+        }
         command.env("DJQS_JOB_ID", job.id().to_string());
         command.env("DJQS_QUEUE", job.queue().as_str());
         command.env("DJQS_ATTEMPT", job.attempt().to_string());
