@@ -1136,6 +1136,16 @@ fn examples_survive_hostile_bodies_and_keep_each_jobs_file() {
 }
 
 #[test]
+fn short_help_is_a_screen_and_names_the_long_one() {
+    let help = |flag| Command::new(env!("CARGO_BIN_EXE_worker")).arg(flag).output().unwrap().stdout;
+    let [short, long] = ["-h", "--help"].map(|flag| String::from_utf8(help(flag)).unwrap());
+    assert!(short.lines().count() <= 48 && short.contains("--help explains"), "{short}");
+    for heading in ["How a command runs:", "Signals:", "Exit codes of the worker:", "Examples:"] {
+        assert!(long.contains(heading), "{heading}");
+    }
+}
+
+#[test]
 fn unknown_placeholder_is_refused_with_the_list_of_them() {
     let output = Worker::command("127.0.0.1:1", &[], &["echo", "{id}", "--to={arg}"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

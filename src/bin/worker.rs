@@ -38,7 +38,7 @@ const EXIT_FAILURE: u8 = 70;
 /// Without a command it is a demonstration: it prints each job and sleeps for the time in the job's body
 /// (`5s_delay`, `250ms_delay`).
 #[derive(Parser, Debug)]
-#[command(name = "worker", version, args_override_self = true, after_help = HELP, override_usage = "worker [OPTIONS] [-- CMD ARG...]")]
+#[command(name = "worker", version, args_override_self = true, after_help = format!("{EXAMPLES}\n\n{MORE}"), after_long_help = format!("{HELP}\n\n{EXAMPLES}"), override_usage = "worker [OPTIONS] [-- CMD ARG...]")]
 struct Flags {
     /// The server: HOST, HOST:PORT or unix:PATH
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:11300", env = "DJQS_SERVER")]
@@ -69,8 +69,7 @@ struct Flags {
     #[arg(long, env = "DJQS_WORKER_ONCE", value_parser = BoolishValueParser::new())]
     once: bool,
 
-    /// Stop when the queues have nothing left to do: no job is ready, delayed or leased. With --drain=ready, stop when
-    /// none is ready
+    /// Stop when no job of the queues is ready, delayed or leased; with --drain=ready, when none is ready
     #[arg(long, value_name = "all|ready", num_args = 0..=1, require_equals = true, default_missing_value = "all",
           env = "DJQS_WORKER_DRAIN", value_parser = parse_drain)]
     drain: Option<Drain>,
@@ -100,8 +99,10 @@ struct Flags {
     #[arg(long, env = "DJQS_WORKER_GROUP", value_parser = BoolishValueParser::new())]
     group: bool,
 
-    /// The format of the log, on stderr; RUST_LOG=warn, info or debug sets its level. The demonstration prints its jobs
-    /// on stdout, and the text log leaves them out unless RUST_LOG is set
+    /// The format of the log, on stderr
+    ///
+    /// RUST_LOG=warn, info or debug sets its level. The demonstration prints its jobs on stdout, and the text log leaves
+    /// them out unless RUST_LOG is set
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text, env = "DJQS_WORKER_LOG")]
     log: LogForm,
 
@@ -211,14 +212,18 @@ Exit codes of the worker:
   70         the worker itself failed
   126, 127   the command can't be run, or does not exist
 If the server can't be reached, the worker tries again until it can.
+Every option can also be set by the environment variable shown with it.";
 
+const EXAMPLES: &str = "\
 Examples:
   worker                                    the demonstration
   worker -q mail -c 4 --tag -- ./send-mail --to={args}
   worker -q files --timeout 5m -- gzip -k -- {args}
-  worker --drain -- tr a-z A-Z              ends when nothing is left to do
+  worker --drain -- tr a-z A-Z              ends when nothing is left to do";
 
-Every option can also be set by the environment variable shown with it.";
+const MORE: &str = "\
+--help explains more: how a command runs, what its exit code means, signals, and
+the worker's exit codes.";
 
 fn main() -> ExitCode {
     let flags: Flags = rules::parse(&RULES);
