@@ -110,8 +110,8 @@ pub struct Summary {
     /// How many jobs had not ended as done when this worker last had them. A job that failed first and was done
     /// later is not among them. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
     pub unfinished: u64,
-    /// Whether a worker that drains its queues ended before they had nothing left to do: its
-    /// [time](Worker::drain_timeout) was up, or a queue is paused and has jobs.
+    /// Whether a worker that drains its queues may have left jobs there: its [time](Worker::drain_timeout) was up, or
+    /// a queue is paused and has jobs.
     pub jobs_left: bool,
 }
 
@@ -441,7 +441,7 @@ impl Shared {
     fn time_is_up(&self) {
         if self.control.end() {
             self.summary.lock().jobs_left = true;
-            warn!(event = "drain_timed_out"; "stopping: the time for draining is up, and there are jobs left");
+            warn!(event = "drain_timed_out"; "stopping: the time for draining is up; there may be jobs left");
         }
     }
 

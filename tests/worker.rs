@@ -764,6 +764,16 @@ fn drain_ends_when_its_time_is_up() {
     worker.ended_with(1);
     assert_eq!(worker.said("the time for draining is up"), 1, "{:#?}", worker.seen);
 
+    // The same while its only job runs: as after a TERM.
+    let pipes = Pipes::new(&["pid", "go"]);
+    submit(&server, "TASK: B");
+    let flags = ["--drain", "--drain-timeout", "200ms", "--grace", "0"];
+    let mut worker = Worker::that_waits(&server, &flags, &pipes);
+    let pid = pipes.read("pid");
+    worker.ended_with(1);
+    assert!(!runs(&pid));
+    assert_eq!(counts(&job(&server, 2)), [0, 0, 1], "{:#?}", worker.seen);
+
     // The same without a server.
     let flags = ["--drain", "--drain-timeout", "50ms"];
     let mut worker = Worker::of(&mut Worker::command("127.0.0.1:1", &flags, &["true"]));

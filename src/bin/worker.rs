@@ -206,8 +206,8 @@ Exit codes of the worker:
   0          stopped by a signal; or it ended by itself (--drain, -n, --once) and
              all its jobs are done, also those that failed first
   1          it ended by itself, and some jobs are not done: their last run in
-             this worker failed, or they are dead, returned or lost; or --drain
-             left jobs, because its time was up or a queue is paused
+             this worker failed, or they are dead, returned or lost; or the time
+             of --drain was up, or it left the jobs of a paused queue
   2          wrong usage
   70         the worker itself failed
   126, 127   the command can't be run, or does not exist

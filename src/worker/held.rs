@@ -128,6 +128,7 @@ impl<'a> HeldLease<'a> {
 
     /// Cancels the run if the worker has to stop.
     fn follow_phase(&mut self) {
+        self.shared.end_if_time_is_up();
         let now = self.shared.now();
         match self.shared.control.phase() {
             Phase::Fetch | Phase::Pause => {}
@@ -164,11 +165,12 @@ impl<'a> HeldLease<'a> {
             (None, Some(_)) => Some(self.valid_until),
             (None, None) => Some(self.touch_at.min(self.valid_until)),
         };
-        let grace = match self.shared.control.phase() {
+        let phase = match self.shared.control.phase() {
+            Phase::Fetch | Phase::Pause => self.shared.drain_until,
             Phase::Finish { since } if self.abandon_at.is_none() => Some(since.after(self.shared.grace)),
-            _ => None,
+            Phase::Finish { .. } | Phase::AtOnce => None,
         };
-        [lease, grace, self.abandon_at].into_iter().flatten().min()
+        [lease, phase, self.abandon_at].into_iter().flatten().min()
     }
 
     /// Reads replies while the handler runs.
