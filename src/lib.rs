@@ -72,6 +72,7 @@ mod clock;
 pub mod error;
 pub mod job;
 mod journal;
+mod printable;
 pub mod protocol;
 mod queue;
 pub mod server;

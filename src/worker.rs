@@ -42,7 +42,6 @@ mod job;
 mod outcome;
 mod output;
 mod presence;
-mod printable;
 mod process;
 mod program;
 mod slot;

@@ -164,10 +164,51 @@ fn one_command_stands_as_the_arguments() {
     let bodies = ["CLEANUP_LOGS: 2s_delay", "-q --json -x", "--json a", "two\nlines\n"];
     let listed = objects(server.connect().ask_lines("LIST queue=default").join("\n").as_bytes());
     assert_eq!(listed.iter().map(|job| job["body"].as_str().unwrap()).collect::<Vec<_>>(), bodies);
-    let refused = words(&["ACK", "1"]);
+}
+
+#[test]
+fn refused_argument_is_printed_once_without_a_line() {
+    let server = Server::start(&[]);
+    for flags in [&[][..], &["-q"]] {
+        let refused = run(client(server.address).args(flags).args(["ACK", "1"]), "");
+        assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), String::new()));
+        assert!(text(&refused.stderr).starts_with("ERR not-found "), "{}", text(&refused.stderr));
+        assert_eq!(text(&refused.stderr).lines().count(), 1);
+    }
+    let refused = run(client(server.address).args(["--json", "ACK", "1"]), "");
+    assert_eq!((refused.status.code(), text(&refused.stderr)), (Some(1), String::new()));
+    assert_eq!(objects(&refused.stdout)[0]["code"], "not-found");
+}
+
+#[test]
+fn verb_of_an_argument_may_be_in_lower_case() {
+    let server = Server::start(&[]);
+    let words = |words: &[&str]| run(client(server.address).args(words), "");
+    check(&words(&["task", "queue=x:", "get queue"]), 0, "ACK 1\n", "");
+    check(&words(&["Get queue=x"]), 0, "JOB 1 queue=x attempt=1 ttr=1m: get queue\n", "");
+    check(&words(&["quit"]), 0, "", "");
+    assert!(text(&words(&["stats"]).stdout).contains("\nsubmitted_total: 1\n"));
+    // Unlike beanstalkd's, this reply is one that the client can read.
+    let refused = words(&["list-tubes"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stdout).starts_with("ERR not-leased "), "{}", text(&refused.stdout));
-    assert_eq!(text(&refused.stderr), format!("line 1: {}", text(&refused.stdout)));
+    assert!(text(&refused.stderr).starts_with("ERR unknown-verb "), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn stats_as_json_are_one_object_with_typed_members() {
+    let server = Server::start(&[]);
+    let one =
+        |words: &[&str]| objects(&run(client(server.address).arg("--json").args(words), "").stdout).remove(0);
+    one(&["TASK", "queue=7:", "a"]);
+    let stats = one(&["STATS"]);
+    assert_eq!((&stats["jobs_ready"], &stats["draining"]), (&json!(1), &json!(false)));
+    assert!(stats["version"].is_string() && stats["lines"].is_null(), "{stats}");
+    let stats = one(&["STATS", "queue=7"]);
+    assert_eq!(
+        (&stats["queue"], &stats["submitted_total"], &stats["paused"]),
+        (&json!("7"), &json!(1), &json!(false))
+    );
+    assert_eq!(one(&["QUEUES"])["lines"][0]["ready"], 1);
 }
 
 #[test]
@@ -288,7 +329,8 @@ fn json_has_an_object_a_reply() {
         (&listed["id"], &listed["state"], &listed["reason"]),
         (&json!(1), &json!("delayed"), &json!("no disk"))
     );
-    let queue = "default ready=0 delayed=1 leased=0 dead=0 done=0 cancelled=0 waiting=0 paused=no";
+    let queue = json!({"queue": "default", "ready": 0, "delayed": 1, "leased": 0, "dead": 0, "done": 0,
+        "cancelled": 0, "waiting": 0, "paused": false});
     assert_eq!(seen[5], json!({"line": 7, "ok": true, "reply": "OK", "lines": [queue]}));
     assert_eq!((&seen[6]["ok"], &seen[6]["code"]), (&json!(false), &json!("unknown-verb")));
     assert_eq!(seen[7], json!({"line": 9, "ok": true, "reply": "ACK", "id": 2}));

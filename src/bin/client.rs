@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use djqs::client::Address;
 use djqs::client::feed::{FeedError, Sink, Tally, feed};
-use djqs::client::print::{Format, Printer};
+use djqs::client::print::{Format, Printer, Refusals};
 use djqs::protocol::native::{Answer, write_text};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -37,7 +37,8 @@ struct Flags {
     /// An object always has line (the line number of the command), ok (true or false) and reply (the reply's
     /// first word: ACK, JOB, EMPTY, OK, PONG or ERR). Then come the parts of the reply: id, duplicate, state;
     /// queue, attempt, ttr_ms, body (or body_base64 if it is not UTF-8), and what PEEK shows; retry_ms, dead,
-    /// drained, paused (an array of names), count; lines (an array of strings, or of LIST's objects); for ERR code, text and retry_after_ms
+    /// drained, paused (an array of names), count; the figures of STATS, by their names; lines (an array of strings,
+    /// or of objects for LIST and QUEUES); for ERR code, text and retry_after_ms
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 
@@ -62,7 +63,7 @@ standard input, one a line, or takes one command from its arguments:
   $ client STATS";
 
 const AFTER_HELP: &str = "\
-Commands (client HELP shows all of them):
+Commands (client HELP shows all of them; as arguments also in lower case):
   TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D]
        [key=K]: body                    submit a job: ACK id
   GET [queue=Q[,Q...]] [wait=D] [drain=yes]
@@ -82,8 +83,10 @@ Input:
 
 Output:
   Replies are printed in order. Refusals are also printed to standard error,
-  with the line number of the command. If standard output is closed early, as
-  head does, the client stops silently.
+  with the line number of the command. The refusal of a command that is given
+  as arguments is printed to standard error only, or with --json to standard
+  output only. On a terminal, control characters are escaped. If standard output
+  is closed early, as head does, the client stops silently.
 
 Exit codes:
   0 all accepted   1 some refused   2 wrong usage   74 input or output failed
@@ -136,10 +139,18 @@ fn one_command(words: &[OsString]) -> Vec<u8> {
         wrong("no command: the arguments are blank or a comment");
     }
     let mut bytes = Vec::new();
-    match write_text(&text, &mut bytes) {
+    match write_text(&upper_case_verb(text), &mut bytes) {
         Ok(()) => bytes,
         Err(bad) => wrong(&bad.to_string()),
     }
+}
+
+/// The command with its verb in upper case, as the protocol wants it. A person need not write it so.
+fn upper_case_verb(mut command: Vec<u8>) -> Vec<u8> {
+    let is_verb = |byte: &&mut u8| byte.is_ascii_alphabetic() || **byte == b'-';
+    let verb = command.iter_mut().skip_while(|byte| byte.is_ascii_whitespace());
+    verb.take_while(is_verb).for_each(|byte| byte.make_ascii_uppercase());
+    command
 }
 
 /// Prints the replies and refusals, and a progress bar for long input.
@@ -152,19 +163,23 @@ struct Terminal {
 
 impl Terminal {
     fn new(flags: &Flags, piped: bool) -> Terminal {
+        let terminal = io::stdout().is_terminal();
         let format = match (flags.json, flags.quiet) {
             (true, _) => Format::Json,
             (_, true) => Format::Nothing,
+            _ if terminal => Format::Terminal,
             _ => Format::Wire,
         };
         let bar = progress_bar(if piped { input_size() } else { None });
-        // On a terminal the refusal of a typed command need not be printed twice.
-        let seen_already = !piped && !flags.quiet && io::stdout().is_terminal();
-        let problems = (!seen_already).then(|| BesideBar(bar.clone()));
+        let refusals = match (flags.command.is_empty(), piped) {
+            (false, _) => Refusals::OnlyCommand,
+            (true, false) if terminal && !flags.quiet => Refusals::Once,
+            _ => Refusals::WithLine,
+        };
         // Replies on the terminal show the progress, and would mix with the bar.
-        let may_show_bar =
-            piped && io::stderr().is_terminal() && (flags.quiet || !io::stdout().is_terminal());
-        Terminal { printer: Printer::new(format, io::stdout(), problems), bar, may_show_bar }
+        let may_show_bar = piped && io::stderr().is_terminal() && (flags.quiet || !terminal);
+        let printer = Printer::new(format, refusals, io::stdout(), BesideBar(bar.clone()));
+        Terminal { printer, bar, may_show_bar }
     }
 }
 

@@ -6,14 +6,28 @@ use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
 use crate::job::Finished;
+use crate::printable::is_unsafe_on_terminal;
 use crate::protocol::native::Answer;
 use crate::protocol::native::job_json::{body_member, members, millis, text_member};
 
 /// Writes a reply to the command on this line as a JSON object and an LF. See
 /// [`Format::Json`](super::print::Format::Json).
 pub(super) fn write(line: u64, answer: &Answer, out: &mut Vec<u8>) {
-    serde_json::to_writer(&mut *out, &Reply { line, answer }).expect("numbers and strings are always JSON");
+    let json = serde_json::to_string(&Reply { line, answer }).expect("numbers and strings are always JSON");
+    push_escaped(&json, out);
     out.push(b'\n');
+}
+
+/// Appends JSON in which what a terminal may obey is escaped. serde_json escapes only the control characters that JSON
+/// forbids. The others can only be in strings, where every character may be escaped.
+fn push_escaped(json: &str, out: &mut Vec<u8>) {
+    let mut rest = json;
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe_on_terminal(*c)) {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        out.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
+        rest = &rest[at + c.len_utf8()..];
+    }
+    out.extend_from_slice(rest.as_bytes());
 }
 
 struct Reply<'a> {
@@ -66,6 +80,11 @@ impl Serialize for Reply<'_> {
             }
             Answer::Was(state) => map.serialize_entry("state", state.as_str())?,
             Answer::Count(count) => map.serialize_entry("count", count)?,
+            Answer::Lines(lines) if is_stats(lines) => {
+                for (name, value) in lines.iter().filter_map(|line| figure(line, ": ")) {
+                    map.serialize_entry(name, &Value::of(name, value))?;
+                }
+            }
             Answer::Lines(lines) => {
                 map.serialize_entry("lines", &lines.iter().map(|line| Line::of(line)).collect::<Vec<_>>())?;
             }
@@ -122,16 +141,70 @@ fn first_word(answer: &Answer) -> &'static str {
     }
 }
 
-/// One of the lines of a reply. LIST's are objects already, all others are text.
+/// Whether these are the lines of STATS, which become members of the reply's object.
+fn is_stats(lines: &[Vec<u8>]) -> bool {
+    let is_name =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte));
+    let first = lines.first().and_then(|line| figure(line, ": "));
+    first.is_some_and(|(name, _)| ["version", "queue"].contains(&name))
+        && lines.iter().all(|line| figure(line, ": ").is_some_and(|(name, _)| is_name(name)))
+}
+
+/// A name and its value.
+fn figure<'a>(text: &'a [u8], between: &str) -> Option<(&'a str, &'a str)> {
+    str::from_utf8(text).ok()?.split_once(between)
+}
+
+/// The value of a figure, with its type.
+enum Value<'a> {
+    Number(u64),
+    Flag(bool),
+    Text(&'a str),
+}
+
+impl Value<'_> {
+    fn of<'a>(name: &str, value: &'a str) -> Value<'a> {
+        match value {
+            // The name of a queue may look like a number.
+            _ if ["queue", "version"].contains(&name) => Value::Text(value),
+            "yes" => Value::Flag(true),
+            "no" => Value::Flag(false),
+            _ => value.parse().map_or(Value::Text(value), Value::Number),
+        }
+    }
+}
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Value::Number(number) => number.serialize(serializer),
+            Value::Flag(flag) => flag.serialize(serializer),
+            Value::Text(text) => text.serialize(serializer),
+        }
+    }
+}
+
+/// One of the lines of a reply. LIST's are objects already, QUEUES' become objects, all others are text.
 enum Line<'a> {
     Object(&'a RawValue),
+    Queue(&'a str, Vec<(&'a str, &'a str)>),
     Text(Cow<'a, str>),
 }
 
 impl Line<'_> {
     fn of(line: &[u8]) -> Line<'_> {
         let object = line.starts_with(b"{").then(|| serde_json::from_slice(line).ok()).flatten();
-        object.map_or_else(|| Line::Text(String::from_utf8_lossy(line)), Line::Object)
+        object
+            .map(Line::Object)
+            .or_else(|| Line::queue(line))
+            .unwrap_or_else(|| Line::Text(String::from_utf8_lossy(line)))
+    }
+
+    /// A line of QUEUES.
+    fn queue(line: &[u8]) -> Option<Line<'_>> {
+        let (name, figures) = figure(line, " ")?;
+        let figures: Vec<_> = figures.split(' ').map(|word| word.split_once('=')).collect::<Option<_>>()?;
+        (figures.first()?.0 == "ready").then_some(Line::Queue(name, figures))
     }
 }
 
@@ -140,6 +213,14 @@ impl Serialize for Line<'_> {
         match self {
             Line::Object(object) => object.serialize(serializer),
             Line::Text(text) => text.serialize(serializer),
+            Line::Queue(name, figures) => {
+                let mut map = serializer.serialize_map(None)?;
+                map.serialize_entry("queue", name)?;
+                for (name, value) in figures {
+                    map.serialize_entry(name, &Value::of(name, value))?;
+                }
+                map.end()
+            }
         }
     }
 }
@@ -198,6 +279,27 @@ mod tests {
         assert_eq!(text, format!("{{\"line\":7,{job},\"body\":\"a\\nb\"}}\n"));
         let bytes = json(b"JOB 1 queue=mail attempt=2 ttr=1m: \xff\n");
         assert_eq!(bytes, format!("{{\"line\":7,{job},\"body_base64\":\"/w==\"}}\n"));
+    }
+
+    #[test]
+    fn stats_are_members_and_queues_are_objects() {
+        let stats = json(b"OK lines=4\nversion: 1\njobs_ready: 7\ndraining: no\njournal: fsync 50ms\n");
+        let expected = r#"{"line":7,"ok":true,"reply":"OK","version":"1","jobs_ready":7,"draining":false,"journal":"fsync 50ms"}"#;
+        assert_eq!(stats, format!("{expected}\n"));
+        let stats = json(b"OK lines=2\nqueue: 12\npaused: 3s\n");
+        assert_eq!(stats, "{\"line\":7,\"ok\":true,\"reply\":\"OK\",\"queue\":\"12\",\"paused\":\"3s\"}\n");
+        let queues = json(b"OK lines=1\n12 ready=3 paused=yes\n");
+        let expected =
+            r#"{"line":7,"ok":true,"reply":"OK","lines":[{"queue":"12","ready":3,"paused":true}]}"#;
+        assert_eq!(queues, format!("{expected}\n"));
+    }
+
+    #[test]
+    fn what_a_terminal_may_obey_is_escaped_and_read_back() {
+        let text = json("JOB 1 queue=mail attempt=2 ttr=1m: \u{1b}\u{7f}\u{9b}\u{202e}ß\n".as_bytes());
+        assert!(text.ends_with("\"body\":\"\\u001b\\u007f\\u009b\\u202eß\"}\n"), "{text}");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["body"], "\u{1b}\u{7f}\u{9b}\u{202e}ß");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::job::WorkerJob;
 use super::outcome::Outcome;
-use super::printable::printable;
+use crate::printable::printable;
 use crate::protocol::native::parse_duration;
 
 /// The longest sleep between two looks at whether the job is cancelled.

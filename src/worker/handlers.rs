@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::job::WorkerJob;
 use super::outcome::Outcome;
-use super::printable::printable;
+use crate::printable::printable;
 
 type Handler = Box<dyn Fn(&WorkerJob) -> Outcome + Send + Sync>;
 

@@ -14,10 +14,10 @@ use super::connection::{Connection, Event};
 use super::control::Phase;
 use super::job::WorkerJob;
 use super::outcome::Outcome;
-use super::printable::{cut, printable, printable_up_to};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::{Lease, MAX_DURATION, MAX_REASON_BYTES};
+use crate::printable::{cut, printable, printable_up_to};
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, format_duration};
 

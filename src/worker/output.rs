@@ -13,7 +13,7 @@ use log::{debug, info, warn};
 use parking_lot::Mutex;
 
 use super::job::WorkerJob;
-use super::printable::{printable, printable_up_to};
+use crate::printable::{printable, printable_up_to};
 
 /// How many bytes of stderr are kept for the reason of a failure.
 const TAIL_BYTES_MAX: usize = 1000;

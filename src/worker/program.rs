@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use super::job::WorkerJob;
 use super::outcome::Outcome;
 use super::output::Form;
-use super::printable::printable;
 use super::process::{Cause, Limits, Process};
 use crate::clock::Clock;
+use crate::printable::printable;
 use crate::protocol::native::format_duration;
 
 pub use super::output::Stderr;
