@@ -1006,6 +1006,18 @@ fn process_that_keeps_the_output_open_does_not_hold_up_the_job() {
     worker.ended_well();
 }
 
+#[test]
+fn process_that_keeps_writing_does_not_hold_up_the_job() {
+    let server = server();
+    submit(&server, "TASK: A");
+    // It ends when nobody reads any more.
+    let script = "(while echo still here >&2; do sleep 0.01; done) & echo early >&2; exit 1";
+    let mut worker = Worker::start(&server, &["--once"], &["sh", "-c", script]);
+    worker.ended_with(1);
+    let reason = job(&server, 1)["reason"].to_string();
+    assert!(reason.contains("early"), "{reason}");
+}
+
 // What it shows.
 
 #[test]

@@ -2,15 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use log::{debug, info, warn};
 use parking_lot::Mutex;
+use rustix::io::ioctl_fionread;
 
 use super::job::WorkerJob;
 use crate::printable::{printable, printable_up_to};
@@ -30,8 +32,8 @@ const GROUP_BYTES_MAX: usize = 64 * 1024;
 /// How many bytes of a job's body are in its tag.
 const TAG_BODY_BYTES_MAX: usize = 40;
 
-/// How long nothing may come after the program has exited, while its output is still open. A process that it
-/// started may keep the pipe open for days.
+/// How long to wait for the rest of a line after the program has exited. A process that it started may keep the
+/// pipe open for days.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 
 /// Where a program's stderr goes. Its last lines are also the reason of a failure.
@@ -66,7 +68,9 @@ pub(super) enum Target {
 /// One of the streams that a program writes. A thread reads it until every writer has closed it.
 pub(super) struct Stream {
     state: Arc<State>,
+    pipe: OwnedFd,
     closed: Receiver<()>,
+    progress: Receiver<()>,
 }
 
 struct State {
@@ -75,8 +79,11 @@ struct State {
     /// The lines that are held until the program ends; `None` if lines are passed on at once.
     group: Mutex<Option<Group>>,
     tail: Mutex<Vec<u8>>,
-    /// Odd while the thread passes on what it has read.
-    steps: AtomicU64,
+    /// How many bytes the thread has read, and how many of them it has passed on.
+    read: AtomicU64,
+    passed_on: AtomicU64,
+    /// Odd while the thread is in a call that reads.
+    calls: AtomicU64,
 }
 
 impl Form {
@@ -89,7 +96,7 @@ impl Form {
 impl Stream {
     /// Reads a stream of the job's program in a thread.
     pub(super) fn read(
-        from: impl Read + Send + 'static,
+        from: impl Read + AsFd + Send + 'static,
         target: Target,
         form: Form,
         job: &WorkerJob,
@@ -100,13 +107,17 @@ impl Stream {
             tag: if form.tags && !is_log { tag(job) } else { Vec::new() },
             group: Mutex::new((form.groups && !is_log).then(Group::default)),
             tail: Mutex::default(),
-            steps: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            passed_on: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
         });
+        let pipe = from.as_fd().try_clone_to_owned()?;
+        let (step, progress) = bounded(1);
         let closed = {
             let state = state.clone();
-            spawn("output", move || state.pass_on(from))?
+            spawn("output", move || state.pass_on(from, &step))?
         };
-        Ok(Stream { state, closed })
+        Ok(Stream { state, pipe, closed, progress })
     }
 
     /// Disconnected once every writer has closed the stream, and all of it has been passed on.
@@ -114,18 +125,32 @@ impl Stream {
         &self.closed
     }
 
-    /// Waits until the stream is closed, or quiet, or the job has to end at once.
+    /// Waits until all that has been written up to now is passed on, except for an unfinished line of a process that
+    /// keeps the stream open; or until the job has to end at once.
     pub(super) fn wait(&self, job: &WorkerJob) {
+        let in_pipe = || ioctl_fionread(&self.pipe).unwrap_or(0);
+        let (state, load) = (&self.state, |count: &AtomicU64| count.load(Ordering::SeqCst));
+        let (unread, call) = (in_pipe(), load(&state.calls));
+        let mut written = None;
         loop {
-            let before = self.state.steps.load(Ordering::SeqCst);
+            let now = load(&state.calls);
+            if now.is_multiple_of(2) || now != call {
+                // What was being read at first is counted. What has been read since may count twice.
+                written.get_or_insert_with(|| unread + load(&state.read));
+            }
+            if written.is_some_and(|written| load(&state.passed_on) >= written) {
+                return;
+            }
             select! {
                 recv(self.closed) -> _ => return,
+                recv(self.progress) -> _ => {}
                 recv(job.at_once()) -> _ => return,
-                default(QUIET_TIME) => {}
-            }
-            let is_reading = before.is_multiple_of(2);
-            if is_reading && self.state.steps.load(Ordering::SeqCst) == before {
-                return debug!("a process keeps the program's output open");
+                default(QUIET_TIME) => {
+                    let blocks = !now.is_multiple_of(2) && load(&state.calls) == now && in_pipe() == 0;
+                    if blocks {
+                        return debug!("a process keeps the program's output open");
+                    }
+                }
             }
         }
     }
@@ -149,8 +174,8 @@ pub(super) fn write_held<'a>(streams: impl Iterator<Item = &'a Stream>) {
 }
 
 impl State {
-    fn pass_on(&self, from: impl Read) {
-        let mut reader = BufReader::new(from);
+    fn pass_on(&self, from: impl Read, step: &Sender<()>) {
+        let mut reader = BufReader::new(Counted { from, state: self });
         let (mut line, mut at_start) = (Vec::new(), true);
         loop {
             line.clear();
@@ -158,19 +183,21 @@ impl State {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
             }
-            self.steps.fetch_add(1, Ordering::SeqCst);
             keep_tail(&mut self.tail.lock(), &line);
+            let bytes = line.len();
+            if bytes < LINE_BYTES_MAX && !line.ends_with(b"\n") && !self.tag.is_empty() {
+                // The stream ends here, but the next tag has to be at the beginning of a line.
+                line.push(b'\n');
+            }
             match self.target {
                 Target::Log(id) => log_line(id, &line),
                 _ if at_start && !self.tag.is_empty() => self.put(&[&self.tag, &line[..]].concat()),
                 _ => self.put(&line),
             }
             at_start = line.ends_with(b"\n");
-            self.steps.fetch_add(1, Ordering::SeqCst);
-        }
-        if !at_start && !self.tag.is_empty() {
-            // So that the next tag is at the beginning of a line.
-            self.put(b"\n");
+            self.passed_on.fetch_add(bytes as u64, Ordering::SeqCst);
+            // Full: nobody has looked since the last step. Disconnected: nobody looks any more.
+            let _ = step.try_send(());
         }
     }
 
@@ -197,6 +224,22 @@ impl Target {
             }
             Target::Stderr | Target::Log(_) => write(&mut io::stderr().lock()),
         };
+    }
+}
+
+/// A reader that counts its calls and what it has read.
+struct Counted<'a, R> {
+    from: R,
+    state: &'a State,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.state.calls.fetch_add(1, Ordering::SeqCst);
+        let result = self.from.read(into);
+        self.state.read.fetch_add(*result.as_ref().unwrap_or(&0) as u64, Ordering::SeqCst);
+        self.state.calls.fetch_add(1, Ordering::SeqCst);
+        result
     }
 }
 
