@@ -23,7 +23,7 @@ mod common;
 struct Worker {
     child: Child,
     log: Receiver<String>,
-    /// What came of the log so far.
+    /// The lines of the log so far.
     seen: Vec<String>,
 }
 
@@ -279,7 +279,7 @@ fn body_with_nuls_reaches_stdin_but_no_argument() {
 }
 
 #[test]
-fn deadline_is_told_where_there_is_a_timeout() {
+fn deadline_is_in_the_environment_if_there_is_a_timeout() {
     let server = server();
     submit(&server, "TASK: A");
     let seconds = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -537,7 +537,7 @@ fn terminal_that_says_twice_that_it_is_closed_leaves_its_worker_the_grace() {
 }
 
 #[test]
-fn worker_under_nohup_goes_on_when_its_terminal_is_closed() {
+fn worker_under_nohup_continues_when_its_terminal_is_closed() {
     let server = server();
     let pipes = Pipes::new(&["pid", "go"]);
     submit(&server, "TASK: A");
@@ -553,7 +553,7 @@ fn worker_under_nohup_goes_on_when_its_terminal_is_closed() {
     pipes.read("pid");
     worker.signal(Signal::HUP);
     pipes.write("go");
-    // One that had been told to stop would not take the second job.
+    // A worker that is stopping would not take the second job.
     pipes.read("pid");
     pipes.write("go");
     worker.ended_well();
@@ -561,7 +561,7 @@ fn worker_under_nohup_goes_on_when_its_terminal_is_closed() {
 }
 
 #[test]
-fn a_variable_gives_way_to_the_command_line() {
+fn command_line_overrides_a_variable() {
     let server = server();
     (0..3).for_each(|_| submit(&server, "TASK: A"));
     let mut once = Worker::command(&server.address.to_string(), &["--once"], &["true"]);
@@ -574,7 +574,7 @@ fn a_variable_gives_way_to_the_command_line() {
 }
 
 #[test]
-fn worker_that_waits_stops_without_a_trace() {
+fn worker_that_waits_stops_and_leaves_nothing() {
     let server = server();
     let mut worker = Worker::start(&server, &["-c", "4"], &["true"]);
     until("four waiting connections", || server.stat("waiting") == "4");
@@ -693,7 +693,7 @@ fn exit_code_is_of_the_last_outcome_of_each_job() {
 }
 
 #[test]
-fn signal_ends_a_worker_with_0_whatever_came_of_its_jobs() {
+fn signal_ends_a_worker_with_0_however_its_jobs_ended() {
     let server = server();
     submit(&server, "TASK backoff=1h: A");
     let mut worker = Worker::start(&server, &["-n", "2"], &["false"]);
@@ -956,7 +956,7 @@ fn group_of_any_size_is_written_whole() {
 }
 
 #[test]
-fn group_is_passed_on_where_no_file_can_be_made() {
+fn group_is_passed_on_if_no_file_can_be_made() {
     let server = server();
     submit(&server, "TASK: A");
     let mut command =
@@ -1047,7 +1047,7 @@ fn each_event_has_one_line() {
 }
 
 #[test]
-fn demonstration_gives_a_long_job_back_when_it_is_stopped() {
+fn demonstration_returns_a_long_job_when_it_is_stopped() {
     let server = server();
     submit(&server, "TASK: CALCULATE_FINANCE: 1h_delay");
     let mut command = Worker::command(&server.address.to_string(), &["--grace", "0"], &[]);
@@ -1248,7 +1248,7 @@ fn closures_do_jobs_by_task_name() {
 }
 
 #[test]
-fn closure_sees_that_its_work_has_lost_its_point() {
+fn closure_sees_that_its_job_is_cancelled() {
     let server = server();
     submit(&server, "TASK: A");
     let (sender, started) = mpsc::channel();
