@@ -107,7 +107,8 @@ pub struct Summary {
     /// The lease was lost, or the report got no reply: another worker has the job, or will get it.
     pub lost: u64,
     /// How many jobs had not ended as done when this worker last had them. A job that failed first and was done
-    /// later is not among them. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
+    /// later is not among them. After [`Worker::drain`], nor is one that is gone by then because another worker
+    /// has done it. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
     pub unfinished: u64,
     /// Whether a worker that drains its queues may have left jobs there: its [time](Worker::drain_timeout) was up, or
     /// a queue is paused and has jobs.
@@ -411,18 +412,19 @@ impl Shared {
         self.control.end();
     }
 
-    /// The server says that the queues are drained.
-    fn drained(&self, paused: &[QueueName]) {
+    /// The server says that the queues are drained. Returns whether this is the first slot to learn it.
+    fn drained(&self, paused: &[QueueName]) -> bool {
         if !self.control.end() {
-            return;
+            return false;
         }
         if paused.is_empty() {
             info!(event = "drained"; "the queues have nothing left to do");
-            return;
+            return true;
         }
         self.summary.lock().jobs_left = true;
         let names = paused.iter().map(QueueName::as_str).collect::<Vec<_>>().join(", ");
         warn!(event = "drained", paused = names.as_str(); "nothing left to do, except in paused queues: {names}");
+        true
     }
 
     /// How much of the time for draining is left; `None` for no limit.

@@ -745,6 +745,20 @@ fn drain_waits_for_the_jobs_of_other_workers() {
 }
 
 #[test]
+fn drain_that_another_worker_has_finished_is_a_success() {
+    let server = server();
+    submit(&server, "TASK backoff=1h: A");
+    let mut worker = Worker::start(&server, &["--drain"], &["false"]);
+    worker.says("ended job 1");
+    until("a waiting connection", || server.stat("waiting") == "1");
+    let mut other = server.connect();
+    // In beanstalkd's dialect, a job can be leased before its delay is over.
+    assert_eq!(other.ask("reserve-job 1\r"), "RESERVED 1 1\r");
+    assert_eq!((other.line().as_deref(), &*other.ask("delete 1\r")), (Some("A\r"), "DELETED\r"));
+    worker.ended_well();
+}
+
+#[test]
 fn drain_leaves_a_paused_queue_and_says_so() {
     let server = server();
     submit(&server, "TASK queue=a: A");

@@ -206,7 +206,8 @@ Exit codes of the worker:
   0          stopped by a signal; or it ended by itself (--drain, -n, --once) and
              all its jobs are done, also those that failed first
   1          it ended by itself, and some jobs are not done: their last run in
-             this worker failed, or they are dead, returned or lost; or the time
+             this worker failed, or they are dead, returned or lost. With --drain
+             it asks the server whether others have done them. Also if the time
              of --drain was up, or it left the jobs of a paused queue
   2          wrong usage
   70         the worker itself failed

@@ -25,6 +25,9 @@ use crate::protocol::{Command, OnDrained, Wait};
 /// How long a new connection's server may take to answer PING.
 const GREETING_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a worker that has drained its queues may take to ask for the jobs that it has not done.
+const LOOK_PATIENCE: Duration = Duration::from_secs(20);
+
 /// How long the server may take to close a connection after QUIT.
 const QUIT_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -136,7 +139,11 @@ impl Slot {
         }
         match answer {
             Err(NoJob::PhaseChanged) => self.withdraw_get(),
-            Ok(Answer::Drained { paused }) => self.shared.drained(&paused),
+            Ok(Answer::Drained { paused }) => {
+                if self.shared.drained(&paused) {
+                    self.look_at_unfinished_jobs();
+                }
+            }
             // The wait was as long as the time left, so that is over.
             Ok(Answer::Empty) if self.shared.time_left().is_some() => self.shared.time_is_up(),
             Ok(Answer::Refused(refusal)) if is_permanent(&refusal) => {
@@ -174,6 +181,30 @@ impl Slot {
                 Received::Event(Event::Closed(why)) => return Err(unreachable(why)),
                 Received::PhaseChanged if !fetching => return Err(NoJob::PhaseChanged),
                 Received::Event(Event::Connected) | Received::PhaseChanged | Received::Timeout => {}
+            }
+        }
+    }
+
+    /// Asks for the jobs that this worker has not done. Those that are gone have been done by others.
+    fn look_at_unfinished_jobs(&mut self) {
+        let (Some(unfinished), Some(link)) = (&self.shared.unfinished, &mut self.link) else { return };
+        let ids: Vec<JobId> = unfinished.lock().iter().copied().collect();
+        let deadline = self.shared.now().after(LOOK_PATIENCE);
+        for id in ids {
+            link.connection.send(&Command::Peek { id });
+            loop {
+                match receive(&self.shared, &mut link.connection, &self.wake, Some(deadline)) {
+                    Received::Event(Event::Answer(Answer::Refused(refusal)))
+                        if refusal.code == Code::NotFound =>
+                    {
+                        unfinished.lock().remove(&id);
+                        break;
+                    }
+                    Received::Event(Event::Answer(_)) => break,
+                    Received::Event(Event::Connected) => {}
+                    Received::PhaseChanged if self.shared.control.phase() != Phase::AtOnce => {}
+                    Received::Event(Event::Closed(_)) | Received::PhaseChanged | Received::Timeout => return,
+                }
             }
         }
     }
