@@ -24,7 +24,9 @@
 //!     .concurrency(4)
 //!     .on("SEND_NOTIFICATION", |job| println!("to be sent: {}", job.args()))
 //!     .on("CLEANUP_LOGS", |_| std::fs::remove_file("/var/log/my.log"))
-//!     .otherwise(|job| Outcome::dead(format_args!("no handler for {}", String::from_utf8_lossy(job.body()))))
+//!     .otherwise(|job| {
+//!         Outcome::dead(format_args!("no handler for {}", String::from_utf8_lossy(job.body())))
+//!     })
 //!     .drain(); // Ends when the queue has nothing left to do.
 //! let control = worker.control(); // Stops, pauses and resumes it from another thread.
 //! let summary = worker.run()?;
@@ -106,12 +108,12 @@ pub struct Summary {
     pub returned: u64,
     /// The lease was lost, or the report got no reply: another worker has the job, or will get it.
     pub lost: u64,
-    /// How many jobs had not ended as done when this worker last had them. A job that failed first and was done
-    /// later is not among them. After [`Worker::drain`], nor is one that is gone by then because another worker
-    /// has done it. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
+    /// How many jobs had not ended as done when this worker last had them. A job that failed first and was
+    /// done later is not among them. After [`Worker::drain`], nor is one that is gone by then because another
+    /// worker has done it. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
     pub unfinished: u64,
-    /// Whether a worker that drains its queues may have left jobs there: its [time](Worker::drain_timeout) was up, or
-    /// a queue is paused and has jobs.
+    /// Whether a worker that drains its queues may have left jobs there: its [time](Worker::drain_timeout)
+    /// was up, or a queue is paused and has jobs.
     pub jobs_left: bool,
 }
 
@@ -221,16 +223,16 @@ impl Worker {
         self
     }
 
-    /// Stops when the queues are drained: none of their jobs is ready, delayed or leased, by this worker or another.
-    /// So it waits for the retries of failed jobs. Dead jobs don't count. A paused queue is drained when none of its
-    /// jobs is leased; if it has others, [`Summary::jobs_left`] is set.
+    /// Stops when the queues are drained: none of their jobs is ready, delayed or leased, by this worker or
+    /// another. So it waits for the retries of failed jobs. Dead jobs don't count. A paused queue is drained
+    /// when none of its jobs is leased; if it has others, [`Summary::jobs_left`] is set.
     pub fn drain(mut self) -> Worker {
         self.drain = Drain::All;
         self
     }
 
-    /// Stops when the queues have no job ready and none of this worker's jobs runs. It does not wait for delayed
-    /// jobs, such as those that wait for their next attempt.
+    /// Stops when the queues have no job ready and none of this worker's jobs runs. It does not wait for
+    /// delayed jobs, such as those that wait for their next attempt.
     pub fn drain_ready(mut self) -> Worker {
         self.drain = Drain::Ready;
         self
@@ -242,7 +244,8 @@ impl Worker {
         self
     }
 
-    /// Lets a closure handle the jobs with this task name, and those whose body is this name and nothing else.
+    /// Lets a closure handle the jobs with this task name, and those whose body is this name and nothing
+    /// else.
     ///
     /// A task name stands before the first `: ` of a body and has only `A-Z a-z 0-9 _ . -`.
     ///
@@ -373,8 +376,8 @@ struct Shared {
     presence: Presence,
     turns: Turns,
     summary: Mutex<Summary>,
-    /// The jobs whose last run here did not end as done. `None` for a worker without an end, for which they would
-    /// only grow.
+    /// The jobs whose last run here did not end as done. `None` for a worker without an end, for which they
+    /// would only grow.
     unfinished: Option<Mutex<HashSet<JobId>>>,
     /// The first error that ended the worker.
     failure: Mutex<Option<WorkerError>>,

@@ -1,5 +1,5 @@
-//! The worker against the real server: one behaviour a test. Programs and closures tell where they are through
-//! files, pipes and the worker's log; nothing here sleeps in the hope that it was long enough.
+//! The worker against the real server: one behaviour a test. Programs and closures tell where they are
+//! through files, pipes and the worker's log; nothing here sleeps in the hope that it was long enough.
 #![allow(clippy::disallowed_methods, reason = "a test's patience is not the program's time")]
 
 use std::fs;
@@ -33,13 +33,14 @@ impl Worker {
         Worker::of(Worker::command(&server.address.to_string(), flags, command).stdout(Stdio::null()))
     }
 
-    /// Starts a worker whose command says through the pipe `pid` which process it is, and then waits for `go`.
+    /// Starts a worker whose command says through the pipe `pid` which process it is, and then waits for
+    /// `go`.
     fn that_waits(server: &Server, flags: &[&str], pipes: &Pipes) -> Worker {
         Worker::start(server, flags, &["sh", "-c", WAITS, "sh", &pipes.arg("pid"), &pipes.arg("go")])
     }
 
-    /// Starts a worker as a shell at a terminal does: it gets HUP and QUIT even if this test was started with them
-    /// ignored, as under nohup.
+    /// Starts a worker as a shell at a terminal does: it gets HUP and QUIT even if this test was started with
+    /// them ignored, as under nohup.
     fn at_a_terminal(server: &Server, flags: &[&str], command: &[&str]) -> Worker {
         let worker = Worker::command(&server.address.to_string(), flags, command);
         let mut at_a_terminal = Command::new("env");

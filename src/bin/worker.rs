@@ -1,5 +1,5 @@
-//! The worker program: runs a command for each job, or the demonstration. It reads the flags, handles signals and
-//! writes the log. The library does the work.
+//! The worker program: runs a command for each job, or the demonstration. It reads the flags, handles signals
+//! and writes the log. The library does the work.
 
 use std::ffi::{OsString, c_int};
 use std::fs;
@@ -101,8 +101,8 @@ struct Flags {
 
     /// The format of the log, on stderr
     ///
-    /// RUST_LOG=warn, info or debug sets its level. The demonstration prints its jobs on stdout, and the text log leaves
-    /// them out unless RUST_LOG is set
+    /// RUST_LOG=warn, info or debug sets its level. The demonstration prints its jobs on stdout, and the text
+    /// log leaves them out unless RUST_LOG is set
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text, env = "DJQS_WORKER_LOG")]
     log: LogForm,
 

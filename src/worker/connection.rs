@@ -1,7 +1,7 @@
 //! One connection to the server. The owner writes commands; a thread connects and reads the answers.
 //!
-//! Thus the owner never blocks for longer than a write, and can wait for this connection and for other events at
-//! the same time. Addresses, sockets and the parsing of replies are in [`crate::client::wire`].
+//! Thus the owner never blocks for longer than a write, and can wait for this connection and for other events
+//! at the same time. Addresses, sockets and the parsing of replies are in [`crate::client::wire`].
 
 use std::convert::Infallible;
 use std::io;
@@ -17,8 +17,8 @@ use crate::error::Error;
 use crate::protocol::Command;
 use crate::protocol::native::{Answer, write_command};
 
-/// The connection breaks when the server's machine has acknowledged nothing for this long, or when a write has
-/// blocked for this long.
+/// The connection breaks when the server's machine has acknowledged nothing for this long, or when a write
+/// has blocked for this long.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The first size of the buffer for replies.

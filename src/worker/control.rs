@@ -54,7 +54,8 @@ impl Control {
         self.change(self.finish());
     }
 
-    /// The same, without a line in the log: the caller logs why. Returns whether the worker was not stopping yet.
+    /// The same, without a line in the log: the caller logs why. Returns whether the worker was not stopping
+    /// yet.
     pub(super) fn end(&self) -> bool {
         let ends = self.set(self.finish()).is_some();
         if ends {

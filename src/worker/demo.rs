@@ -15,8 +15,8 @@ const SLICE: Duration = Duration::from_millis(50);
 /// Prints the job, sleeps for the time in its body, and prints that it is done.
 ///
 /// The time is the last word of the body that is a duration followed by `_delay`, as in
-/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`. Without such a word it does not sleep. If the job is cancelled
-/// meanwhile, it is returned.
+/// `CALCULATE_FINANCE: 5s_delay` or `250ms_delay`. Without such a word it does not sleep. If the job is
+/// cancelled meanwhile, it is returned.
 pub fn demonstrate(job: &WorkerJob) -> Outcome {
     say(&format!("working on {} {}", job.id(), printable(job.body())));
     let mut left = delay(job.body());

@@ -60,14 +60,14 @@ impl WorkerJob {
         &self.lease.body
     }
 
-    /// The task name: the part of the body before its first `: ` if that has only `A-Z a-z 0-9 _ . -`. Otherwise there
-    /// is none, and this is empty.
+    /// The task name: the part of the body before its first `: ` if that has only `A-Z a-z 0-9 _ . -`.
+    /// Otherwise there is none, and this is empty.
     pub fn task(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.split().0)
     }
 
-    /// The part of the body after the task name and its `: `, or all of a body without a task name. Invalid UTF-8 is
-    /// replaced by `U+FFFD`.
+    /// The part of the body after the task name and its `: `, or all of a body without a task name. Invalid
+    /// UTF-8 is replaced by `U+FFFD`.
     pub fn args(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.split().1)
     }

@@ -32,8 +32,8 @@ const GROUP_BYTES_MAX: usize = 64 * 1024;
 /// How many bytes of a job's body are in its tag.
 const TAG_BODY_BYTES_MAX: usize = 40;
 
-/// How long to wait for the rest of a line after the program has exited. A process that it started may keep the
-/// pipe open for days.
+/// How long to wait for the rest of a line after the program has exited. A process that it started may keep
+/// the pipe open for days.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 
 /// Where a program's stderr goes. Its last lines are also the reason of a failure.
@@ -125,8 +125,8 @@ impl Stream {
         &self.closed
     }
 
-    /// Waits until all that has been written up to now is passed on, except for an unfinished line of a process that
-    /// keeps the stream open; or until the job has to end at once.
+    /// Waits until all that has been written up to now is passed on, except for an unfinished line of a
+    /// process that keeps the stream open; or until the job has to end at once.
     pub(super) fn wait(&self, job: &WorkerJob) {
         let in_pipe = || ioctl_fionread(&self.pipe).unwrap_or(0);
         let (state, load) = (&self.state, |count: &AtomicU64| count.load(Ordering::SeqCst));
@@ -243,7 +243,8 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// What is held of a stream: its beginning in memory, and the rest, if there is more, in a file without a name.
+/// What is held of a stream: its beginning in memory, and the rest, if there is more, in a file without a
+/// name.
 #[derive(Default)]
 struct Group {
     held: Vec<u8>,

@@ -1,9 +1,9 @@
-//! Supervises a program that runs for a job: writes the body to its stdin, has its output read, and ends it with
-//! everything that it started.
+//! Supervises a program that runs for a job: writes the body to its stdin, has its output read, and ends it
+//! with everything that it started.
 //!
-//! The program leads a process group, and signals go to the whole group. They don't reach a process that leaves
-//! the group, such as a daemon that calls `setsid`. The leader is reaped after the last signal to the group, so
-//! that no other process can have its id.
+//! The program leads a process group, and signals go to the whole group. They don't reach a process that
+//! leaves the group, such as a daemon that calls `setsid`. The leader is reaped after the last signal to the
+//! group, so that no other process can have its id.
 
 use std::io::{self, Write};
 use std::process::{Child, ChildStdin, ExitStatus};
@@ -52,8 +52,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Supervises a child that leads its own process group and has pipes to stdin and from stderr, and perhaps from
-    /// stdout. Kills it if the threads for it can't be started.
+    /// Supervises a child that leads its own process group and has pipes to stdin and from stderr, and
+    /// perhaps from stdout. Kills it if the threads for it can't be started.
     pub(super) fn watch(child: Child, job: &WorkerJob, output: Form) -> io::Result<Process> {
         let group = Pid::from_child(&child);
         let mut process = Process { child, group, exited: never(), stdout: None, stderr: None };
@@ -107,7 +107,8 @@ impl Process {
         Ok((cause, self.child.wait()?))
     }
 
-    /// Sends TERM. Waits, for at most `kill_after`, until the program has ended and no process has its stderr open.
+    /// Sends TERM. Waits, for at most `kill_after`, until the program has ended and no process has its stderr
+    /// open.
     fn end(&self, job: &WorkerJob, kill_after: Duration) {
         signal(self.group, Signal::TERM);
         // A stopped group would not get the TERM.

@@ -38,14 +38,16 @@ const TASK_BYTES_MAX: usize = 4096;
 /// Runs a program for each job; its exit code is the outcome.
 ///
 /// - The program reads the job's body from stdin. It shares this process's stdout, unless its output is
-///   [tagged](Program::tag) or [grouped](Program::group). If it fails, the last lines of its stderr are the reason.
-/// - `{id}`, `{queue}`, `{attempt}`, `{task}`, `{args}` and `{body}` are replaced in its arguments, wherever they
-///   occur: by the job's id, queue and attempt, its [task name](WorkerJob::task), the [rest](WorkerJob::args) of its
-///   body, and the whole body. Other text in braces stays; [`Program::unknown_placeholder`] finds it.
-///   No shell is used. The program's name is never replaced: a job can't choose what runs.
-/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, and `DJQS_TASK` if there is a task name of at
-///   most 4096 bytes. With a timeout it has `DJQS_DEADLINE`: when the program will be ended, in seconds since
-///   1970.
+///   [tagged](Program::tag) or [grouped](Program::group). If it fails, the last lines of its stderr are the
+///   reason.
+/// - `{id}`, `{queue}`, `{attempt}`, `{task}`, `{args}` and `{body}` are replaced in its arguments, wherever
+///   they occur: by the job's id, queue and attempt, its [task name](WorkerJob::task), the
+///   [rest](WorkerJob::args) of its body, and the whole body. Other text in braces stays;
+///   [`Program::unknown_placeholder`] finds it. No shell is used. The program's name is never replaced: a job
+///   can't choose what runs.
+/// - Its environment has `DJQS_JOB_ID`, `DJQS_QUEUE`, `DJQS_ATTEMPT`, and `DJQS_TASK` if there is a task name
+///   of at most 4096 bytes. With a timeout it has `DJQS_DEADLINE`: when the program will be ended, in seconds
+///   since 1970.
 /// - It leads a new process group. When it is ended, all processes in the group are ended. When it exits by
 ///   itself, they keep running.
 ///
@@ -134,15 +136,15 @@ impl Program {
         self
     }
 
-    /// Begins each line of its output with the job's id, its shortened body, and a TAB. Lines of up to 8 KiB stay
-    /// whole. A line of the log has the id anyway.
+    /// Begins each line of its output with the job's id, its shortened body, and a TAB. Lines of up to 8 KiB
+    /// stay whole. A line of the log has the id anyway.
     pub fn tag(mut self) -> Program {
         self.output.tags = true;
         self
     }
 
-    /// Holds its output until it ends, and then writes it in one piece, first its stdout and then its stderr. What
-    /// does not fit into 64 KiB for each is held in a file in `TMPDIR`. Lines of the log are not held.
+    /// Holds its output until it ends, and then writes it in one piece, first its stdout and then its stderr.
+    /// What does not fit into 64 KiB for each is held in a file in `TMPDIR`. Lines of the log are not held.
     pub fn group(mut self) -> Program {
         self.output.groups = true;
         self
@@ -153,8 +155,8 @@ impl Program {
         parts(text.as_bytes()).iter().any(|part| matches!(part, Part::Placeholder(_)))
     }
 
-    /// The first `{word}` of letters that is not a placeholder: probably a mistake, such as `{arg}`. `${word}` is none,
-    /// because shells have that.
+    /// The first `{word}` of letters that is not a placeholder: probably a mistake, such as `{arg}`.
+    /// `${word}` is none, because shells have that.
     ///
     /// ```
     /// use djqs::worker::Program;

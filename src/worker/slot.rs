@@ -18,7 +18,7 @@ use super::{Shared, WorkerError};
 use crate::client::retry::{Backoff, LONGEST_WAIT};
 use crate::clock::Moment;
 use crate::error::{Code, Refusal};
-use crate::job::{JobId, Lease};
+use crate::job::{JobId, JobState, Lease};
 use crate::protocol::native::Answer;
 use crate::protocol::{Command, OnDrained, Wait};
 
@@ -185,7 +185,7 @@ impl Slot {
         }
     }
 
-    /// Asks for the jobs that this worker has not done. Those that are gone have been done by others.
+    /// Asks for the jobs that this worker has not done. Others may have done them since.
     fn look_at_unfinished_jobs(&mut self) {
         let (Some(unfinished), Some(link)) = (&self.shared.unfinished, &mut self.link) else { return };
         let ids: Vec<JobId> = unfinished.lock().iter().copied().collect();
@@ -194,13 +194,12 @@ impl Slot {
             link.connection.send(&Command::Peek { id });
             loop {
                 match receive(&self.shared, &mut link.connection, &self.wake, Some(deadline)) {
-                    Received::Event(Event::Answer(Answer::Refused(refusal)))
-                        if refusal.code == Code::NotFound =>
-                    {
-                        unfinished.lock().remove(&id);
+                    Received::Event(Event::Answer(answer)) => {
+                        if is_done(&answer) {
+                            unfinished.lock().remove(&id);
+                        }
                         break;
                     }
-                    Received::Event(Event::Answer(_)) => break,
                     Received::Event(Event::Connected) => {}
                     Received::PhaseChanged if self.shared.control.phase() != Phase::AtOnce => {}
                     Received::Event(Event::Closed(_)) | Received::PhaseChanged | Received::Timeout => return,
@@ -339,6 +338,15 @@ fn unreachable(why: String) -> NoJob {
 
 fn refused(refusal: &Refusal) -> NoJob {
     NoJob::Unreachable { why: refusal.to_string(), retry_after: refusal.retry_after }
+}
+
+/// Whether the answer to a PEEK means that the job is done: it is gone, or kept as done.
+fn is_done(answer: &Answer) -> bool {
+    match answer {
+        Answer::Found(job) => job.state == JobState::Done,
+        Answer::Refused(refusal) => refusal.code == Code::NotFound,
+        _ => false,
+    }
 }
 
 /// Whether the same command would be refused for ever.

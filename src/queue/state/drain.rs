@@ -1,15 +1,15 @@
 //! Drained queues, and the waits that end when all of their queues are.
 //!
-//! Such a wait stands in [`State::drainers`] under one of its queues that is not drained. When that queue is, its
-//! timer is set to fire at once. The tick then moves the wait to another of its queues that is not drained, or
-//! ends it. So no change costs more for waits, and the end of many is done in slices.
+//! Such a wait stands in [`State::drainers`] under one of its queues that is not drained. When that queue is,
+//! its timer is set to fire at once. The tick then moves the wait to another of its queues that is not
+//! drained, or ends it. So no change costs more for waits, and the end of many is done in slices.
 
 use super::*;
 use crate::stats::StateCounts;
 
 impl State {
-    /// Whether the given queues, or if none is given, those that the session watches, are all drained. If they
-    /// are, returns those of them that are paused with jobs that are ready or delayed.
+    /// Whether the given queues, or if none is given, those that the session watches, are all drained. If
+    /// they are, returns those of them that are paused with jobs that are ready or delayed.
     pub fn drained(&self, session: SessionId, queues: &[QueueName]) -> Option<Vec<QueueName>> {
         let queues: Vec<QueueIx> = if queues.is_empty() {
             self.watched_by(session).collect()
