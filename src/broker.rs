@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
 use crate::error::Refusal;
-use crate::job::{BatchName, Finished, JobId, Lease, OnDrained, QueueName};
+use crate::job::{BatchName, Finished, JobId, Lease, OnDrained, Order, QueueName};
 pub use crate::journal::storage::{DiskError, DiskStorage, Storage, StorageFile};
 use crate::journal::{self};
 pub use crate::journal::{
@@ -273,6 +273,11 @@ pub enum Wanted {
         /// When the wait ends without it; `None` for never.
         deadline: Option<Moment>,
     },
+    /// An order for the session's worker.
+    Order {
+        /// When the wait ends without one; `None` for never.
+        deadline: Option<Moment>,
+    },
     /// That a batch is complete.
     Batch {
         /// Which.
@@ -299,6 +304,8 @@ pub enum Waited {
         /// How it ended.
         how: Finished,
     },
+    /// With an order for the session's worker.
+    Order(Order),
     /// With a batch that is complete, or with its counts at the deadline.
     Batch {
         /// Its counts.

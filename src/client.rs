@@ -15,7 +15,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, Refusal};
-use crate::job::{Acked, BatchName, Finished, Group, Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::job::{
+    Acked, BatchName, Finished, Group, Hello, Job, JobId, JobState, Lease, Order, QueueName, Submission,
+};
 use crate::protocol::native::{Answer, job_json, write_command};
 use crate::protocol::{Cancel, Command, OnDrained, Retry, Wait};
 use crate::stats::{BatchStats, QueueStats, ServerStats};
@@ -352,6 +354,57 @@ impl Client {
     ) -> Result<u64, Error> {
         let what = Cancel::All { of: of.into(), state };
         self.count(&Command::Cancel { what, reason: reason.map(Into::into) })
+    }
+
+    /// Introduces the connection as one of a worker's. Returns the verbs that the server knows.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::UnknownVerb`](crate::Code::UnknownVerb) if the server is of a version that
+    /// knows no workers; otherwise see [`Client::call`].
+    pub fn hello(&mut self, hello: Hello) -> Result<Vec<String>, Error> {
+        match self.call(&Command::Hello(Box::new(hello)))? {
+            Answer::Hello { verbs, .. } => Ok(verbs),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// Takes over the leases that lost connections of this worker had on these jobs, which must be all that it still
+    /// works on: its other leases of lost connections are returned. Returns the jobs that it does not have.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::Usage`](crate::Code::Usage) without [`Client::hello`]; otherwise see
+    /// [`Client::call`].
+    pub fn hold(&mut self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
+        self.lost(&Command::Hold { ids: ids.to_vec() })
+    }
+
+    /// Renews the leases of these jobs, whichever connection of the worker has them, each for the job's own time to
+    /// run. Returns the jobs that it does not have.
+    ///
+    /// # Errors
+    /// As for [`Client::hold`].
+    pub fn beat(&mut self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
+        self.lost(&Command::Beat { ids: ids.to_vec() })
+    }
+
+    fn lost(&mut self, command: &Command) -> Result<Vec<JobId>, Error> {
+        match self.call(command)? {
+            Answer::Held { lost, .. } => Ok(lost),
+            Answer::Count(_) => Ok(Vec::new()),
+            _ => self.unexpected_reply(),
+        }
+    }
+
+    /// Waits for something that the worker should do, for at most `wait`. Use a connection of its own for that.
+    ///
+    /// # Errors
+    /// As for [`Client::hold`].
+    pub fn order(&mut self, wait: Wait) -> Result<Option<Order>, Error> {
+        match self.call(&Command::Orders { wait })? {
+            Answer::Order(order) => Ok(Some(order)),
+            Answer::Empty => Ok(None),
+            _ => self.unexpected_reply(),
+        }
     }
 
     /// Reports that a leased job failed. It is tried again after its backoff, until its attempts are spent,

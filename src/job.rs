@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 mod finished;
+mod fleet;
 #[cfg(feature = "serde")]
 mod json;
 mod names;
 mod submission;
 
 pub use finished::{Acked, Finished, Group};
+pub use fleet::{Hello, Order, Secret, Wish};
 #[cfg(feature = "serde")]
 pub use json::BadJson;
 pub use names::{
     BadKey, BadQueueName, BatchName, JobId, Key, MAX_KEY_BYTES, MAX_QUEUE_NAME_BYTES, Priority, QueueName,
+    WorkerName,
 };
 pub use submission::{MAX_BACKOFF, MAX_DURATION, Options, Submission};
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 use crate::error::Refusal;
 pub use crate::job::OnDrained;
 use crate::job::{
-    BatchName, Finished, Group, Job, JobId, JobState, Lease, Options, Priority, QueueName, Submission,
+    BatchName, Finished, Group, Hello, Job, JobId, JobState, Lease, Options, Order, Priority, QueueName,
+    Submission, Wish, WorkerName,
 };
-use crate::stats::{BatchStats, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats};
+use crate::stats::{BatchStats, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats, WorkerStats};
 
 pub mod beanstalk;
 mod decoder;
@@ -184,6 +185,32 @@ pub enum Command {
         /// Which queue.
         queue: QueueName,
     },
+    /// Introduces the connection as one of a worker's.
+    Hello(Box<Hello>),
+    /// Take over leases of the worker's lost connections. Its other leases of lost connections are returned.
+    Hold {
+        /// All jobs that the worker still works on.
+        ids: Vec<JobId>,
+    },
+    /// Renew leases, whichever connection of the worker has them.
+    Beat {
+        /// Of these jobs.
+        ids: Vec<JobId>,
+    },
+    /// What should the worker do?
+    Orders {
+        /// How long to wait for an order.
+        wait: Wait,
+    },
+    /// Tell the workers of a name what is wanted of them.
+    Wish {
+        /// Which workers.
+        worker: WorkerName,
+        /// What.
+        wish: Wish,
+    },
+    /// All workers that have introduced themselves.
+    Workers,
     /// The server's counters, or one queue's.
     Stats {
         /// Which queue; `None` for the server.
@@ -348,7 +375,20 @@ pub enum Reply {
     /// The state in which the job was that is to be cancelled. It is cancelled if that was ready, delayed or
     /// leased.
     Was(JobState),
-    /// How many jobs the command changed.
+    /// The connection is introduced.
+    Hello,
+    /// How many of the leases the worker has, and which it does not have.
+    Held {
+        /// How many it has.
+        count: u64,
+        /// Those that it does not have.
+        lost: Vec<JobId>,
+    },
+    /// What the worker should do.
+    Order(Order),
+    /// All workers.
+    Workers(Vec<WorkerStats>),
+    /// How many jobs, or workers, the command changed.
     Count(u64),
     /// A job looked at.
     Found(Box<Job>),

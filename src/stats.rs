@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::job::{Job, QueueName};
+use crate::job::{Job, JobId, QueueName, Wish, WorkerName};
 pub use list::{Kind, Stat, Value};
 
 mod list;
@@ -104,6 +104,47 @@ impl BatchStats {
     pub fn is_complete(&self, total: u64) -> bool {
         !self.is_busy() && self.total() >= total.max(1)
     }
+}
+
+/// A worker that has introduced itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Its name.
+    pub name: WorkerName,
+    /// The machine it says it runs on.
+    pub host: Option<Box<str>>,
+    /// Its process number.
+    pub pid: Option<u32>,
+    /// How many jobs it runs at a time.
+    pub slots: Option<u32>,
+    /// Its version.
+    pub version: Option<Box<str>>,
+    /// What an operator wants of it.
+    pub wish: Wish,
+    /// Its connections that are open.
+    pub connections: u64,
+    /// How long it has been known.
+    pub known_for: Duration,
+    /// The queues of which its connections last asked for jobs.
+    pub queues: Vec<QueueName>,
+    /// How many jobs it holds.
+    pub held: u64,
+    /// These jobs; of very many, those that lapse first.
+    pub jobs: Vec<HeldJob>,
+    /// Jobs that it has reported as done since it is known.
+    pub done: u64,
+    /// Failures that it has reported since it is known.
+    pub failed: u64,
+}
+
+/// A job that a worker holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldJob {
+    /// Which.
+    pub id: JobId,
+    /// For how long.
+    pub held_for: Duration,
 }
 
 /// One queue's counters.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use decoding::{Event, Outcome, decode, pieces};
-use djqs::job::{BatchName, Counts, Finished, Group, MAX_DURATION};
+use djqs::job::{BatchName, Counts, Finished, Group, Hello, MAX_DURATION, Order, Secret, Wish, WorkerName};
 use djqs::protocol::native::{
     Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
@@ -123,6 +123,33 @@ fn batch_name() -> impl Strategy<Value = BatchName> {
     queue_name().prop_map(|name| BatchName::new(name.as_str()).unwrap())
 }
 
+fn worker_name() -> impl Strategy<Value = WorkerName> {
+    queue_name().prop_map(|name| WorkerName::new(name.as_str()).unwrap())
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let label = || prop::option::of("[!-~]{1,200}");
+    let numbers = (prop::option::of(any::<u32>()), prop::option::of(any::<u32>()));
+    (worker_name(), any::<u128>(), label(), numbers, label(), duration())
+        .prop_filter("a word that ends in : ends the header", |(_, _, host, _, version, _)| {
+            [host, version].into_iter().flatten().all(|label| !label.ends_with(':'))
+        })
+        .prop_map(|(name, secret, host, (pid, slots), version, resume)| {
+            let mut hello = Hello::new(name, Secret(secret));
+            (hello.host, hello.version) = (host.map(Into::into), version.map(Into::into));
+            (hello.pid, hello.slots, hello.resume) = (pid, slots, resume);
+            hello
+        })
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        job_id().prop_map(Order::Cancel),
+        job_id().prop_map(Order::Lost),
+        prop::sample::select(vec![Order::Quiet, Order::Resume, Order::Stop]),
+    ]
+}
+
 fn group() -> impl Strategy<Value = Group> {
     prop_oneof![queue_name().prop_map(Group::Queue), batch_name().prop_map(Group::Batch)]
 }
@@ -174,6 +201,13 @@ fn command() -> impl Strategy<Value = Command> {
         job_id().prop_map(|id| Command::Delete { id }),
         (group(), state()).prop_map(|(of, state)| Command::Purge { of, state }),
         cancel(),
+        hello().prop_map(|hello| Command::Hello(Box::new(hello))),
+        prop::collection::vec(job_id(), 0..50).prop_map(|ids| Command::Hold { ids }),
+        prop::collection::vec(job_id(), 0..50).prop_map(|ids| Command::Beat { ids }),
+        wait.clone().prop_map(|wait| Command::Orders { wait }),
+        (worker_name(), prop::sample::select(vec![Wish::Work, Wish::Quiet, Wish::Stop]))
+            .prop_map(|(worker, wish)| Command::Wish { worker, wish }),
+        Just(Command::Workers),
         (job_id(), wait.clone()).prop_map(|(id, wait)| Command::Wait { id, wait }),
         (batch_name(), 1..=u64::MAX, duration()).prop_map(|(name, total, wait)| {
             let wait = Wait::AtMost(wait);
@@ -270,6 +304,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         duration().prop_map(Reply::RetryIn),
         Just(Reply::Dead),
         Just(Reply::ResultDropped),
+        Just(Reply::Hello),
+        (any::<u64>(), prop::collection::vec(job_id(), 1..20))
+            .prop_map(|(count, lost)| Reply::Held { count, lost }),
+        order().prop_map(Reply::Order),
         (job_id(), finished()).prop_map(|(id, how)| Reply::Finished { id, how }),
         (batch_stats(), any::<bool>()).prop_map(|(stats, complete)| Reply::Batch { stats, complete }),
         job_state().prop_map(Reply::Was),
@@ -296,6 +334,14 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
         Reply::RetryIn(wait) => Answer::RetryIn(*wait),
         Reply::Dead => Answer::Dead,
         Reply::ResultDropped => Answer::ResultDropped,
+        Reply::Held { count, lost } => Answer::Held { count: *count, lost: lost.clone() },
+        Reply::Order(order) => Answer::Order(*order),
+        Reply::Hello => {
+            let Answer::Hello { version, verbs } = read else { panic!("{read:?} is no hello") };
+            assert_eq!(version, env!("CARGO_PKG_VERSION"));
+            assert!(verbs.iter().any(|verb| verb == "HOLD"));
+            read.clone()
+        }
         Reply::Finished { id, how } => Answer::Finished { id: *id, how: how.clone() },
         Reply::Batch { stats, complete } => Answer::Batch { stats: *stats, complete: *complete },
         Reply::Was(state) => Answer::Was(*state),

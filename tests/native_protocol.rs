@@ -209,8 +209,8 @@ fn verbs_of_a_queue_name_it() {
            PAUSE queue=q for=5                     -> = PAUSE queue=q for=5s
            PAUSE                                   -> ERR usage PAUSE needs a queue: queue=Q
            RESUME queue=q                          -> = RESUME queue=q
-           RESUME queue=q for=5                    -> ERR usage RESUME has no option "for"; it has queue
-           RESUME                                  -> ERR usage RESUME needs a queue: queue=Q
+           RESUME queue=q for=5                    -> ERR usage RESUME has no option "for"; it has queue, worker
+           RESUME                                  -> ERR usage RESUME needs a queue or a worker: queue=Q or worker=W
            STATS                                   -> = STATS
            STATS queue=q                           -> = STATS queue=q
            STATS q                                 -> ERR usage STATS does not take "q"; options are written name=value, and it has queue"#,

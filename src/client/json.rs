@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use crate::job::Finished;
+use crate::job::{Finished, Order};
 use crate::printable::is_unsafe_on_terminal;
 use crate::protocol::native::Answer;
 use crate::protocol::native::job_json::{body_member, members, millis, text_member};
@@ -80,6 +80,27 @@ impl Serialize for Reply<'_> {
             }
             Answer::Was(state) => map.serialize_entry("state", state.as_str())?,
             Answer::Count(count) => map.serialize_entry("count", count)?,
+            Answer::Held { count, lost } => {
+                map.serialize_entry("count", count)?;
+                map.serialize_entry("lost", &lost.iter().map(|id| id.0).collect::<Vec<_>>())?;
+            }
+            Answer::Hello { version, verbs } => {
+                map.serialize_entry("version", version)?;
+                map.serialize_entry("verbs", verbs)?;
+            }
+            Answer::Order(order) => {
+                let (word, id) = match order {
+                    Order::Cancel(id) => ("cancel", Some(id)),
+                    Order::Lost(id) => ("lost", Some(id)),
+                    Order::Quiet => ("quiet", None),
+                    Order::Resume => ("resume", None),
+                    Order::Stop => ("stop", None),
+                };
+                map.serialize_entry("order", word)?;
+                if let Some(id) = id {
+                    map.serialize_entry("id", &id.0)?;
+                }
+            }
             Answer::Lines(lines) if is_stats(lines) => {
                 for (name, value) in lines.iter().filter_map(|line| figure(line, ": ")) {
                     map.serialize_entry(name, &Value::of(name, value))?;
@@ -132,6 +153,8 @@ fn first_word(answer: &Answer) -> &'static str {
         Answer::Empty | Answer::Drained { .. } => "EMPTY",
         Answer::Done | Answer::RetryIn(_) | Answer::Dead | Answer::Count(_) | Answer::Lines(_) => "OK",
         Answer::ResultDropped | Answer::Batch { .. } | Answer::Was(_) => "OK",
+        Answer::Held { .. } | Answer::Hello { .. } => "OK",
+        Answer::Order(_) => "ORDER",
         Answer::Finished { how: Finished::Done { .. }, .. } => "DONE",
         Answer::Finished { how: Finished::Dead { .. }, .. } => "DEAD",
         Answer::Finished { how: Finished::Cancelled { .. }, .. } => "CANCELLED",

@@ -127,37 +127,60 @@ impl std::str::FromStr for QueueName {
     }
 }
 
-/// The name of a batch: jobs that were submitted to be followed together. The rule is that of queue names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BatchName(QueueName);
+/// Makes a type for names that follow the rule of queue names.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(QueueName);
 
-impl BatchName {
-    /// Makes a batch's name of `text`.
-    ///
-    /// # Errors
-    /// [`BadQueueName`] if the text breaks the naming rule.
-    pub fn new(text: &str) -> Result<BatchName, BadQueueName> {
-        QueueName::new(text).map(BatchName)
-    }
+        impl $name {
+            /// Makes a name of `text`.
+            ///
+            /// # Errors
+            /// [`BadQueueName`] if the text breaks the naming rule.
+            pub fn new(text: &str) -> Result<$name, BadQueueName> {
+                QueueName::new(text).map($name)
+            }
 
-    /// Makes a batch's name of bytes from a client.
-    ///
-    /// # Errors
-    /// [`BadQueueName`] if the bytes break the naming rule.
-    pub fn from_bytes(bytes: &[u8]) -> Result<BatchName, BadQueueName> {
-        QueueName::from_bytes(bytes).map(BatchName)
-    }
+            /// Makes a name of bytes from a client.
+            ///
+            /// # Errors
+            /// [`BadQueueName`] if the bytes break the naming rule.
+            pub fn from_bytes(bytes: &[u8]) -> Result<$name, BadQueueName> {
+                QueueName::from_bytes(bytes).map($name)
+            }
 
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+        }
+
+        impl TryFrom<&str> for $name {
+            type Error = BadQueueName;
+
+            fn try_from(text: &str) -> Result<$name, BadQueueName> {
+                $name::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
 }
 
-impl fmt::Display for BatchName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+name! {
+    /// The name of a batch: jobs that were submitted to be followed together. The rule is that of queue names.
+    BatchName
+}
+
+name! {
+    /// The name of a worker. The rule is that of queue names.
+    WorkerName
 }
 
 /// A unique key: 1 to 200 bytes of UTF-8 without spaces or control characters, not ending in `:`.

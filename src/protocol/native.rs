@@ -19,6 +19,7 @@ mod reply;
 mod request;
 mod text;
 mod verbs;
+mod worker_json;
 
 pub use answer::{Answer, BadAnswer, read_answer};
 pub use duration::{BadDuration, format_duration, parse_duration};

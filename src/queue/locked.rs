@@ -11,7 +11,7 @@ use super::state::{SessionId, State, Warn};
 use super::{Broken, Recorder};
 use crate::clock::{Moment, Now};
 use crate::error::Refusal;
-use crate::job::{BatchName, Finished, JobId, Lease, OnDrained, QueueName};
+use crate::job::{BatchName, Finished, JobId, Lease, OnDrained, Order, QueueName};
 use crate::stats::BatchStats;
 
 /// What the lock guards.
@@ -71,6 +71,8 @@ pub enum Waited<P> {
         /// The place that has to be durable before they are shown.
         position: P,
     },
+    /// With an order for the session's worker.
+    Order(Order),
     /// At its deadline.
     TimedOut,
     /// Because one of the session's own leases is about to lapse.
@@ -230,6 +232,10 @@ impl<R: Recorder> Locked<R> {
                     Err(refusal) => Some(Waited::Refused(refusal)),
                 },
             },
+            Awaited::Order => match self.state.take_order(session) {
+                Ok(order) => order.map(Waited::Order),
+                Err(refusal) => Some(Waited::Refused(refusal)),
+            },
             Awaited::Batch { name, total } => {
                 let stats = self.state.take_batch(session).unwrap_or_else(|| self.state.batch_stats(name));
                 let position = self.recorder.position();
@@ -246,7 +252,7 @@ impl<R: Recorder> Locked<R> {
 
     fn at_deadline(&self, wait: &Wait<'_>) -> Waited<R::Position> {
         match wait.awaited {
-            Awaited::Job { .. } | Awaited::End(_) => Waited::TimedOut,
+            Awaited::Job { .. } | Awaited::End(_) | Awaited::Order => Waited::TimedOut,
             Awaited::Batch { name, .. } => {
                 let (stats, position) = (self.state.batch_stats(name), self.recorder.position());
                 Waited::Batch { stats, complete: false, position }
@@ -262,6 +268,7 @@ impl<R: Recorder> Locked<R> {
             }
             Awaited::End(id) => self.state.wait_for_end(session, id),
             Awaited::Batch { name, total } => self.state.wait_for_batch(session, name, total)?,
+            Awaited::Order => self.state.wait_for_order(session)?,
         }
         Ok(())
     }
@@ -297,4 +304,6 @@ pub enum Awaited<'a> {
         /// With how many jobs.
         total: u64,
     },
+    /// An order for the session's worker.
+    Order,
 }

@@ -30,6 +30,8 @@ pub use batches::{BATCH_KEPT, BATCH_OVERHEAD_BYTES, BATCHES_MAX};
 use batches::{BatchIx, Batches, Why};
 use finish::Ending;
 pub use finish::{CANCELLED_KEPT_MIN, Returned};
+pub use fleet::HELD_JOBS_MAX;
+use fleet::{Fleet, LeaseEnd, WorkerIx};
 use moves::{cut, job_cost};
 use names::Names;
 pub use sessions::{LAPSES_SOON, WATCHED_MAX, Warn};
@@ -41,6 +43,7 @@ mod batches;
 mod drain;
 mod durable;
 mod finish;
+mod fleet;
 mod moves;
 mod names;
 mod operator;
@@ -148,6 +151,9 @@ pub struct State {
     /// The jobs that hold their keys: those that are not cancelled.
     keys: BTreeMap<(QueueIx, Key), JobId>,
     batches: Batches,
+    fleet: Fleet,
+    /// How many sessions last asked for jobs of a queue, by its name.
+    asking: BTreeMap<QueueName, u64>,
     /// Sessions that wait for the end of a job, by ticket.
     job_waiters: BTreeMap<JobId, BTreeMap<u64, SessionId>>,
     /// Jobs that have ended and whose waiters are being woken.
@@ -232,6 +238,13 @@ struct Session {
     /// Whether its wait was ended by a warning that it has not taken yet.
     warned: bool,
     scheduled_at: Option<Moment>,
+    /// The worker that it has introduced itself as.
+    worker: Option<WorkerIx>,
+    /// Its connection is lost, and its leases wait until then for its process to come back.
+    parked_until: Option<Moment>,
+    /// The queues of which it last asked for jobs, and whether these are those that it watched.
+    asked: Vec<QueueName>,
+    asked_watched: bool,
     /// The queue that it uses, unless that is `default`.
     used: Option<QueueIx>,
     /// The queues that it watches, in the order in which it named them. Empty while it has only ever watched
@@ -248,6 +261,8 @@ enum PendingWait {
     Job { ticket: u64, id: JobId },
     /// That a batch is complete with this many jobs.
     Batch { ticket: u64, batch: BatchIx, total: u64 },
+    /// An order for its worker.
+    Order { ticket: u64 },
 }
 
 /// What ended a session's wait.
@@ -295,6 +310,8 @@ impl State {
             watching_others: 0,
             keys: BTreeMap::new(),
             batches: Batches::default(),
+            fleet: Fleet::default(),
+            asking: BTreeMap::new(),
             job_waiters: BTreeMap::new(),
             endings: VecDeque::new(),
             shared_options: SharedOptionsTable::default(),

@@ -227,6 +227,7 @@ impl Connection<'_> {
         let reply = match self.session.wait(wanted) {
             Waited::Leased(lease) => Reply::Leased(lease),
             Waited::Drained(paused) => Reply::Drained { paused },
+            Waited::Order(order) => Reply::Order(order),
             Waited::Finished { id, how } => Reply::Finished { id, how },
             Waited::Batch { stats, complete } => Reply::Batch { stats, complete },
             Waited::LapsesSoon => Reply::LapsesSoon,

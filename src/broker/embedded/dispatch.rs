@@ -19,10 +19,13 @@ use crate::journal::{Position, Room};
 use crate::protocol::{Cancel, Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
 use crate::queue::state::{Accepted, Failed, Returned, SessionId, Slice, State, Warn};
 use crate::queue::{Locked, SLICE_JOBS};
-use crate::stats::QueueStats;
+use crate::stats::{QueueStats, WorkerStats};
 
 /// When a submission that was refused because the disk is full is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How many workers are looked at under one taking of the lock. Each may hold many jobs.
+const WORKERS_IN_SLICE: usize = 16;
 
 /// What the engine knows of a session's client, apart from what the state machine keeps.
 pub(super) struct Client {
@@ -118,6 +121,14 @@ impl Client {
                 let stats = call.with(|state, now| state.queue_stats(now, &queue));
                 stats.map(|stats| Reply::QueueStats(Box::new(stats))).ok_or_else(|| no_queue(&queue))
             }
+            Command::Hello(hello) => {
+                call.look(|state, now| state.hello(now, session, *hello));
+                Ok(Reply::Hello)
+            }
+            Command::Orders { wait } => return Step::Done(call.orders(wait)),
+            Command::Wish { worker, wish } => {
+                Ok(Reply::Count(call.look(|state, _| state.wish(&worker, wish))))
+            }
             Command::Ping => Ok(Reply::Pong),
             Command::Compat(compat) => return call.compat(engine, compat, room),
             Command::List { .. }
@@ -127,6 +138,9 @@ impl Client {
             | Command::Resume { .. }
             | Command::Stats { queue: None }
             | Command::Queues
+            | Command::Hold { .. }
+            | Command::Beat { .. }
+            | Command::Workers
             | Command::Help
             | Command::Quit => unreachable!("it was executed at length"),
         };
@@ -156,6 +170,9 @@ impl Client {
             Command::Resume { queue } => self.resume(engine, &queue).map(done),
             Command::Stats { queue: None } => Ok(Reply::ServerStats(Box::new(engine.stats()))),
             Command::Queues => self.queues(engine).map(Reply::Queues),
+            Command::Hold { ids } => self.hold(engine, &ids),
+            Command::Beat { ids } => self.beat(engine, &ids),
+            Command::Workers => self.workers(engine).map(Reply::Workers),
             Command::Ping => Ok(Reply::Pong),
             Command::Help => Ok(Reply::Help),
             Command::Quit => return Ok(Outcome::Goodbye),
@@ -268,6 +285,56 @@ impl Client {
             let finished = slice.len() < SLICE_JOBS as usize;
             for (age, stats) in slice {
                 after = age;
+                all.push(stats);
+            }
+            finished
+        })?;
+        Ok(all)
+    }
+
+    /// Takes over leases, and then returns what else parked sessions of the worker have.
+    fn hold(&mut self, engine: &Engine, ids: &[JobId]) -> Result<Reply, Refusal> {
+        let session = self.id;
+        let held = self.of_ids(engine, ids, |state, _, ids| state.hold(session, ids))?;
+        self.in_slices(engine, |state, now| state.end_parked(now, session, SLICE_JOBS))?;
+        Ok(held)
+    }
+
+    fn beat(&mut self, engine: &Engine, ids: &[JobId]) -> Result<Reply, Refusal> {
+        let session = self.id;
+        self.of_ids(engine, ids, |state, now, ids| state.beat(now, session, ids))
+    }
+
+    /// Calls a verb that returns which ids the worker does not hold, for some of them at a time.
+    fn of_ids(
+        &mut self,
+        engine: &Engine,
+        ids: &[JobId],
+        mut verb: impl FnMut(&mut State, Now, &[JobId]) -> Result<Vec<JobId>, Refusal>,
+    ) -> Result<Reply, Refusal> {
+        let (mut left, mut lost, mut refused) = (ids, Vec::new(), None);
+        self.in_slices(engine, |state, now| {
+            let slice;
+            (slice, left) = left.split_at(left.len().min(SLICE_JOBS as usize));
+            match verb(state, now, slice) {
+                Ok(more) => lost.extend(more),
+                Err(refusal) => refused = Some(refusal),
+            }
+            left.is_empty() || refused.is_some()
+        })?;
+        match refused {
+            Some(refusal) => Err(refusal),
+            None => Ok(Reply::Held { count: (ids.len() - lost.len()) as u64, lost }),
+        }
+    }
+
+    fn workers(&mut self, engine: &Engine) -> Result<Vec<WorkerStats>, Refusal> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        self.in_slices(engine, |state, now| {
+            let slice = state.workers(now, from, WORKERS_IN_SLICE);
+            let finished = slice.len() < WORKERS_IN_SLICE;
+            for (next, stats) in slice {
+                from = next;
                 all.push(stats);
             }
             finished
@@ -406,6 +473,18 @@ impl Call<'_> {
                 Outcome::Wait(Wanted::Batch { name, total, deadline })
             }
             _ => Outcome::Reply(Reply::Batch { stats, complete: stats.is_complete(total) }),
+        }
+    }
+
+    fn orders(&mut self, wait: Wait) -> Outcome {
+        let session = self.client.id;
+        match self.look(|state, _| state.take_order(session)) {
+            Ok(Some(order)) => Outcome::Reply(Reply::Order(order)),
+            Err(refusal) => Outcome::Reply(Reply::Refused(refusal)),
+            Ok(None) => match self.deadline(wait) {
+                Some(deadline) => Outcome::Wait(Wanted::Order { deadline }),
+                None => Outcome::Reply(Reply::Empty),
+            },
         }
     }
 

@@ -146,6 +146,7 @@ impl Session {
                 (Awaited::Job { queues, warn: *warn, on_drained: *on_drained }, deadline)
             }
             Wanted::End { id, deadline } => (Awaited::End(*id), deadline),
+            Wanted::Order { deadline } => (Awaited::Order, deadline),
             Wanted::Batch { name, total, deadline } => (Awaited::Batch { name, total: *total }, deadline),
         };
         match self.engine.queue.wait(self.client.id, &queue::Wait { awaited, deadline: *deadline }) {
@@ -165,6 +166,7 @@ impl Session {
                 self.client.note(position);
                 Waited::Batch { stats, complete }
             }
+            Ok(queue::Waited::Order(order)) => Waited::Order(order),
             Ok(queue::Waited::TimedOut) => Waited::TimedOut,
             Ok(queue::Waited::LapsesSoon) => Waited::LapsesSoon,
             Ok(queue::Waited::Cancelled) => Waited::Cancelled,

@@ -10,7 +10,7 @@ use super::duration::duration;
 use super::request::{Len, Split, split};
 use super::text::{name_and_value, number, quoted, words};
 use crate::error::{Code, Refusal};
-use crate::job::{BatchName, Counts, Finished, Job, JobId, JobState, Key, Lease, Priority, QueueName};
+use crate::job::{BatchName, Counts, Finished, Job, JobId, JobState, Key, Lease, Order, Priority, QueueName};
 use crate::stats::BatchStats;
 
 /// A reply as the client reads it.
@@ -61,6 +61,22 @@ pub enum Answer {
     Was(JobState),
     /// `OK count=3`: how many jobs were changed.
     Count(u64),
+    /// `OK count=3 lost=8,9`: how many leases a worker has, and which it does not have.
+    Held {
+        /// How many it has.
+        count: u64,
+        /// Those that it does not have.
+        lost: Vec<JobId>,
+    },
+    /// `OK version=1.2.3 verbs=TASK,…`: a worker's connection is introduced.
+    Hello {
+        /// The server's version.
+        version: String,
+        /// The verbs that it knows.
+        verbs: Vec<String>,
+    },
+    /// `ORDER cancel 7`: what a worker should do.
+    Order(Order),
     /// `OK lines=2` and the lines after it, each without its LF.
     Lines(Vec<Vec<u8>>),
     /// `PONG`: the server answers.
@@ -109,8 +125,9 @@ pub fn read_answer(bytes: &[u8]) -> Result<Option<(usize, Answer)>, BadAnswer> {
         b"DONE" | b"DEAD" | b"CANCELLED" | b"GONE" => {
             Ok(read_finished(line, behind)?.map(|(used, answer)| (end + 1 + used, answer)))
         }
+        b"ORDER" => in_line(read_order(line, rest)?),
         b"OK" => Ok(read_ok(line, rest, behind)?.map(|(used, answer)| (end + 1 + used, answer))),
-        _ => Err(bad("ACK, JOB, EMPTY, OK, DONE, DEAD, CANCELLED, GONE, PONG or ERR", line)),
+        _ => Err(bad("ACK, JOB, EMPTY, OK, DONE, DEAD, CANCELLED, GONE, ORDER, PONG or ERR", line)),
     }
 }
 
@@ -181,7 +198,13 @@ fn read_ok(line: &[u8], rest: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer>
     for (name, value) in words(rest).filter_map(name_and_value) {
         let number = || number(value).ok_or_else(|| bad("a number behind =", line));
         match name {
-            b"count" => return Ok(Some((0, Answer::Count(number()?)))),
+            b"count" => {
+                return Ok(Some((
+                    0,
+                    read_count(number()?, rest).ok_or_else(|| bad("ids that are lost", line))?,
+                )));
+            }
+            b"version" => return Ok(Some((0, read_hello(rest)))),
             b"lines" => return Ok(read_lines(number()?, behind)),
             b"retry" => {
                 let wait = duration(value).map_err(|_| bad("retry with a duration", line))?;
@@ -198,6 +221,35 @@ fn read_ok(line: &[u8], rest: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer>
         }
     }
     Ok(Some((0, Answer::Done)))
+}
+
+fn read_count(count: u64, rest: &[u8]) -> Option<Answer> {
+    let lost = words(rest).filter_map(name_and_value).find(|(name, _)| *name == b"lost");
+    let Some((_, ids)) = lost else { return Some(Answer::Count(count)) };
+    let lost: Option<Vec<_>> = ids.split(|byte| *byte == b',').map(|id| number(id).map(JobId)).collect();
+    Some(Answer::Held { count, lost: lost? })
+}
+
+fn read_hello(rest: &[u8]) -> Answer {
+    let text = |name: &[u8]| {
+        let value = words(rest).filter_map(name_and_value).find(|(found, _)| *found == name);
+        String::from_utf8_lossy(value.map(|(_, value)| value).unwrap_or_default()).into_owned()
+    };
+    Answer::Hello { version: text(b"version"), verbs: text(b"verbs").split(',').map(str::to_owned).collect() }
+}
+
+fn read_order(line: &[u8], rest: &[u8]) -> Result<Answer, BadAnswer> {
+    let mut words = words(rest);
+    let (word, id) = (words.next(), words.next().and_then(number).map(JobId));
+    let order = match (word, id) {
+        (Some(b"cancel"), Some(id)) => Order::Cancel(id),
+        (Some(b"lost"), Some(id)) => Order::Lost(id),
+        (Some(b"quiet"), _) => Order::Quiet,
+        (Some(b"resume"), _) => Order::Resume,
+        (Some(b"stop"), _) => Order::Stop,
+        _ => return Err(bad("an order", line)),
+    };
+    Ok(Answer::Order(order))
 }
 
 fn read_batch(rest: &[u8]) -> Option<Answer> {

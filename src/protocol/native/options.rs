@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::duration::{BadDuration, duration};
 use super::text::{number, quoted};
 use crate::error::{Code, Refusal};
-use crate::job::{BatchName, JobId, JobState, Key, QueueName};
+use crate::job::{BatchName, JobId, JobState, Key, QueueName, Secret, WorkerName};
 use crate::protocol::LIST_LIMIT_MAX;
 
 pub(super) fn queue_name(_: &'static str, value: &[u8]) -> Result<QueueName, Refusal> {
@@ -16,6 +16,43 @@ pub(super) fn queue_name(_: &'static str, value: &[u8]) -> Result<QueueName, Ref
 pub(super) fn batch_name(_: &'static str, value: &[u8]) -> Result<BatchName, Refusal> {
     BatchName::from_bytes(value)
         .map_err(|rule| Refusal::new(Code::BadName, format!("batch {}: {rule}", quoted(value))))
+}
+
+pub(super) fn worker_name(_: &'static str, value: &[u8]) -> Result<WorkerName, Refusal> {
+    WorkerName::from_bytes(value)
+        .map_err(|rule| Refusal::new(Code::BadName, format!("worker {}: {rule}", quoted(value))))
+}
+
+/// The error does not show what was given.
+pub(super) fn secret(name: &'static str, value: &[u8]) -> Result<Secret, Refusal> {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.len() == 32);
+    let number = digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let number = number.and_then(|text| u128::from_str_radix(text, 16).ok());
+    number
+        .map(Secret)
+        .ok_or_else(|| Refusal::usage(format!("{name} is 32 hexadecimal digits: 128 random bits")))
+}
+
+/// What a worker says of itself: printable ASCII, so that it can be shown anywhere.
+pub(super) fn label(name: &'static str, value: &[u8]) -> Result<Box<str>, Refusal> {
+    let text =
+        std::str::from_utf8(value).ok().filter(|text| !text.is_empty() && text.len() <= LABEL_BYTES_MAX);
+    text.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic())).map(Into::into).ok_or_else(|| {
+        Refusal::usage(format!(
+            "{name} is 1 to {LABEL_BYTES_MAX} printable characters of ASCII, not {}",
+            quoted(value)
+        ))
+    })
+}
+
+/// The most bytes of what a worker says of itself.
+const LABEL_BYTES_MAX: usize = 200;
+
+/// The ids in a body, with commas between them. An empty body has none.
+pub(super) fn job_ids(body: &[u8]) -> Result<Vec<JobId>, Refusal> {
+    let words = body.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let words = words.filter(|_| !body.trim_ascii().is_empty());
+    words.map(|word| number(word).map(JobId).ok_or_else(|| not_an_id(word))).collect()
 }
 
 pub(super) fn batch_total(name: &'static str, value: &[u8]) -> Result<u64, Refusal> {

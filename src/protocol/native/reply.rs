@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::duration::format_duration;
 use super::job_json::{self, seconds_since_1970};
 use super::text::{
-    push_body, push_duration_option, push_number, push_number_option, push_queues_option, push_text_option,
+    push_body, push_duration_option, push_name, push_number, push_number_option, push_queues_option,
+    push_text_option,
 };
-use super::verbs;
+use super::{verbs, worker_json};
 use crate::error::{Code, Refusal};
-use crate::job::{Finished, Job, JobId, JobState, Lease, QueueName};
+use crate::job::{Finished, Job, JobId, JobState, Lease, Order, QueueName};
 use crate::protocol::Reply;
 use crate::stats::{BatchStats, QueueStats, Stat, StateCounts};
 
@@ -27,9 +28,19 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::Finished { id, how } => write_finished(*id, how, out),
         Reply::Batch { stats, complete } => write_ok(out, |out| push_batch(stats, *complete, out)),
         Reply::Was(state) => write_ok(out, |out| push_text_option(out, "state", state.as_str())),
+        Reply::Hello => write_hello(out),
+        Reply::Held { count, lost } => write_ok(out, |out| {
+            push_number_option(out, "count", *count);
+            if !lost.is_empty() {
+                push_name(out, "lost");
+                verbs::push_ids(out, lost);
+            }
+        }),
+        Reply::Order(order) => write_order(*order, out),
+        Reply::Workers(workers) => write_objects(workers, worker_json::write, out),
         Reply::Count(count) => write_ok(out, |out| push_number_option(out, "count", *count)),
         Reply::Found(job) => write_found(job, out),
-        Reply::Jobs(jobs) => write_jobs(jobs, out),
+        Reply::Jobs(jobs) => write_objects(jobs, job_json::write, out),
         Reply::ServerStats(stats) => write_lines(stats.list().iter().map(line), out),
         Reply::QueueStats(stats) => write_lines(stats.list(pause_text(stats.paused)).iter().map(line), out),
         Reply::Queues(queues) => write_lines(queues.iter().map(queue_line), out),
@@ -154,12 +165,36 @@ fn write_found(job: &Job, out: &mut Vec<u8>) {
     }
 }
 
-fn write_jobs(jobs: &[Job], out: &mut Vec<u8>) {
-    write_ok(out, |out| push_number_option(out, "lines", jobs.len() as u64));
-    for job in jobs {
-        job_json::write(job, out);
+fn write_objects<T>(objects: &[T], write: fn(&T, &mut Vec<u8>), out: &mut Vec<u8>) {
+    write_ok(out, |out| push_number_option(out, "lines", objects.len() as u64));
+    for object in objects {
+        write(object, out);
         out.push(b'\n');
     }
+}
+
+fn write_hello(out: &mut Vec<u8>) {
+    write_ok(out, |out| {
+        push_text_option(out, "version", env!("CARGO_PKG_VERSION"));
+        push_text_option(out, "verbs", &verbs::names().collect::<Vec<_>>().join(","));
+    });
+}
+
+fn write_order(order: Order, out: &mut Vec<u8>) {
+    let (word, id) = match order {
+        Order::Cancel(id) => ("cancel", Some(id)),
+        Order::Lost(id) => ("lost", Some(id)),
+        Order::Quiet => ("quiet", None),
+        Order::Resume => ("resume", None),
+        Order::Stop => ("stop", None),
+    };
+    out.extend_from_slice(b"ORDER ");
+    out.extend_from_slice(word.as_bytes());
+    if let Some(id) = id {
+        out.push(b' ');
+        push_number(out, id.0);
+    }
+    out.push(b'\n');
 }
 
 fn write_lines(lines: impl ExactSizeIterator<Item = String>, out: &mut Vec<u8>) {

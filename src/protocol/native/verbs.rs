@@ -5,15 +5,17 @@
 use std::time::Duration;
 
 use super::options::{
-    any_duration, batch_name, batch_total, job_id, job_state, lease_duration, list_limit, not_an_id,
-    number_u32, queue_name, queue_names, retry_limit, unique_key, yes,
+    any_duration, batch_name, batch_total, job_id, job_ids, job_state, label, lease_duration, list_limit,
+    not_an_id, number_u32, queue_name, queue_names, retry_limit, secret, unique_key, worker_name, yes,
 };
 use super::text::{
     number, push_body, push_duration_option, push_number, push_number_option, push_queues_option,
     push_text_option, quoted,
 };
 use crate::error::{Code, Refusal};
-use crate::job::{Group, JobId, MAX_DURATION, Options, Priority, QueueName, Submission};
+use crate::job::{
+    Group, Hello, JobId, MAX_DURATION, Options, Priority, QueueName, Submission, Wish, WorkerName,
+};
 use crate::protocol::{Cancel, Command, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
 
 /// One verb of the dialect.
@@ -65,7 +67,7 @@ const LINE: Verb = Verb {
 const ID_LINE: Verb = Verb { id: TakesId::Always, ..LINE };
 
 /// All verbs; the busy ones first, since they are looked for in this order.
-static VERBS: [Verb; 21] = [
+static VERBS: [Verb; 28] = [
     Verb {
         name: "TASK",
         body: TakesBody::Always,
@@ -247,10 +249,83 @@ static VERBS: [Verb; 21] = [
     },
     Verb {
         name: "RESUME",
-        options: &["queue"],
-        form: "RESUME queue=Q",
-        what: "hand out a paused queue's jobs again: OK",
-        make: |given| Ok(Command::Resume { queue: given.queue()? }),
+        options: &["queue", "worker"],
+        form: "RESUME queue=Q | RESUME worker=W",
+        what: "hand out a paused queue's jobs again: OK; or let a quiet worker work: OK count=N",
+        make: |given| match (given.option("queue", queue_name)?, given.option("worker", worker_name)?) {
+            (Some(queue), None) => Ok(Command::Resume { queue }),
+            (None, Some(worker)) => Ok(Command::Wish { worker, wish: Wish::Work }),
+            (Some(_), Some(_)) => Err(given.usage("takes a queue or a worker, not both")),
+            (None, None) => Err(given.usage("needs a queue or a worker: queue=Q or worker=W")),
+        },
+        ..LINE
+    },
+    Verb {
+        name: "HELLO",
+        options: &["worker", "secret", "host", "pid", "slots", "version", "resume"],
+        form: "HELLO worker=W secret=HEX [host=H] [pid=N] [slots=N] [version=V] [resume=D]",
+        what: "introduce a worker's connection: OK version=V verbs=...",
+        make: |given| {
+            let name = given.option("worker", worker_name)?.ok_or_else(|| given.no_worker())?;
+            let secret = given.option("secret", secret)?;
+            let secret = secret.ok_or_else(|| given.usage("needs the worker's secret: secret=HEX"))?;
+            let mut hello = Hello::new(name, secret);
+            hello.host = given.option("host", label)?;
+            hello.pid = given.option("pid", number_u32)?;
+            hello.slots = given.option("slots", number_u32)?;
+            hello.version = given.option("version", label)?;
+            hello.resume = given.option("resume", any_duration)?.unwrap_or_default();
+            Ok(Command::Hello(Box::new(hello)))
+        },
+        ..LINE
+    },
+    Verb {
+        name: "HOLD",
+        body: TakesBody::Always,
+        options: &["len"],
+        form: "HOLD [len=N]: id,...",
+        what: "take over leases of the worker's lost connections: OK count=N [lost=id,...]",
+        make: |given| Ok(Command::Hold { ids: job_ids(given.body.unwrap_or_default())? }),
+        ..LINE
+    },
+    Verb {
+        name: "BEAT",
+        body: TakesBody::Always,
+        options: &["len"],
+        form: "BEAT [len=N]: id,...",
+        what: "renew a worker's leases: OK count=N [lost=id,...]",
+        make: |given| Ok(Command::Beat { ids: job_ids(given.body.unwrap_or_default())? }),
+        ..LINE
+    },
+    Verb {
+        name: "ORDERS",
+        options: &["wait"],
+        form: "ORDERS [wait=D]",
+        what: "what a worker should do: ORDER cancel id, ORDER lost id, ORDER quiet, resume or stop, or EMPTY",
+        make: |given| Ok(Command::Orders { wait: given.wait()?.unwrap_or(Wait::Forever) }),
+        ..LINE
+    },
+    Verb {
+        name: "QUIET",
+        options: &["worker"],
+        form: "QUIET worker=W",
+        what: "have a worker take no more jobs: OK count=N",
+        make: |given| Ok(Command::Wish { worker: given.worker()?, wish: Wish::Quiet }),
+        ..LINE
+    },
+    Verb {
+        name: "STOP",
+        options: &["worker"],
+        form: "STOP worker=W",
+        what: "have a worker finish what runs and end: OK count=N",
+        make: |given| Ok(Command::Wish { worker: given.worker()?, wish: Wish::Stop }),
+        ..LINE
+    },
+    Verb {
+        name: "WORKERS",
+        form: "WORKERS",
+        what: "all workers that have introduced themselves: OK lines=N, one JSON object a line",
+        make: |_| Ok(Command::Workers),
         ..LINE
     },
     Verb {
@@ -407,6 +482,14 @@ impl<'a> Given<'a> {
         }
     }
 
+    fn worker(&self) -> Result<WorkerName, Refusal> {
+        self.option("worker", worker_name)?.ok_or_else(|| self.no_worker())
+    }
+
+    fn no_worker(&self) -> Refusal {
+        self.usage("needs a worker's name: worker=W")
+    }
+
     fn wait(&self) -> Result<Option<Wait>, Refusal> {
         Ok(self.option("wait", any_duration)?.map(Wait::AtMost))
     }
@@ -551,6 +634,22 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
             time.inspect(|time| push_duration_option(out, "for", *time));
         }
         Command::Resume { queue } => push_verb_queue(out, "RESUME", queue),
+        Command::Hello(hello) => write_hello(hello, out),
+        Command::Hold { ids } => return write_ids(out, "HOLD", ids),
+        Command::Beat { ids } => return write_ids(out, "BEAT", ids),
+        Command::Orders { wait } => {
+            out.extend_from_slice(b"ORDERS");
+            push_wait(out, *wait, Wait::Forever);
+        }
+        Command::Wish { worker, wish } => {
+            out.extend_from_slice(match wish {
+                Wish::Work => b"RESUME",
+                Wish::Quiet => b"QUIET",
+                Wish::Stop => b"STOP",
+            });
+            push_text_option(out, "worker", worker.as_str());
+        }
+        Command::Workers => out.extend_from_slice(b"WORKERS"),
         Command::Stats { queue: Some(queue) } => push_verb_queue(out, "STATS", queue),
         Command::Stats { queue: None } => out.extend_from_slice(b"STATS"),
         Command::Queues => out.extend_from_slice(b"QUEUES"),
@@ -603,6 +702,41 @@ fn write_get(queues: &[QueueName], wait: Wait, on_drained: OnDrained, out: &mut 
     if on_drained == OnDrained::End {
         push_text_option(out, "drain", "yes");
     }
+}
+
+fn write_hello(hello: &Hello, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HELLO");
+    push_text_option(out, "worker", hello.name.as_str());
+    push_text_option(out, "secret", &format!("{:032x}", hello.secret.0));
+    hello.host.as_deref().inspect(|host| push_text_option(out, "host", host));
+    hello.pid.inspect(|pid| push_number_option(out, "pid", u64::from(*pid)));
+    hello.slots.inspect(|slots| push_number_option(out, "slots", u64::from(*slots)));
+    hello.version.as_deref().inspect(|version| push_text_option(out, "version", version));
+    if !hello.resume.is_zero() {
+        push_duration_option(out, "resume", hello.resume);
+    }
+}
+
+fn write_ids(out: &mut Vec<u8>, verb: &str, ids: &[JobId]) {
+    out.extend_from_slice(verb.as_bytes());
+    let mut body = Vec::new();
+    push_ids(&mut body, ids);
+    push_body(out, &body);
+}
+
+/// Writes ids with commas between them.
+pub(super) fn push_ids(out: &mut Vec<u8>, ids: &[JobId]) {
+    for (at, id) in ids.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        push_number(out, id.0);
+    }
+}
+
+/// The names of all verbs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    VERBS.iter().map(|verb| verb.name)
 }
 
 /// Writes how long to wait, unless that is the verb's default.

@@ -51,6 +51,7 @@ impl State {
         let keep = self.shared_options.get(options).keep();
         let ran = self.ran(now, id);
         self.count(queue, |totals| totals.acked += 1);
+        self.count_report(session, true);
         let attempt = counts.spent().saturating_add(1);
         if keep.is_zero() {
             if let Returned::Result(result) = returned {
@@ -124,9 +125,12 @@ impl State {
 
     fn cancel_unfinished(&mut self, now: Now, id: JobId, reason: Option<Arc<str>>) {
         let slot = self.slot(id);
-        let queue = slot.queue;
+        let (queue, place) = (slot.queue, slot.place());
         let keep = self.shared_options.get(slot.options).keep().max(CANCELLED_KEPT_MIN);
         self.count(queue, |totals| totals.cancelled += 1);
+        if let Place::Leased { holder, .. } = place {
+            self.note_lease_end(holder, id, LeaseEnd::Cancelled);
+        }
         self.set_reason(id, None);
         if let Some(reason) = reason {
             self.note_reason(id, cut(reason));

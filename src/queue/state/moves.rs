@@ -55,6 +55,9 @@ impl State {
         let (queue, options) = (slot.queue, self.shared_options.get(slot.options));
         let mut counts = slot.counts();
         counts.crashes = counts.crashes.saturating_add(1);
+        if let Place::Leased { holder, .. } = self.slot(id).place() {
+            self.note_lease_end(holder, id, LeaseEnd::Lost);
+        }
         self.count(queue, |totals| totals.crashed += 1);
         self.record_counts(id, counts);
         self.set_crash(id, crash);
@@ -144,10 +147,11 @@ impl State {
     pub(super) fn renew(&mut self, id: JobId, until: Moment) {
         let slot = self.jobs.get_mut(id).expect("the caller knows that the job exists");
         let Place::Leased { until: before, holder } = slot.place() else { return };
-        slot.set_place(Place::Leased { until, holder });
-        let session = self.session_mut(holder);
-        let since = session.leases.remove(&(before, id)).expect("a leased job is among the leases");
+        // A job that is about to be returned is not among the leases any more.
+        let session = self.sessions[holder.0 as usize].as_mut().expect("the session is open");
+        let Some(since) = session.leases.remove(&(before, id)) else { return };
         session.leases.insert((until, id), since);
+        slot.set_place(Place::Leased { until, holder });
         self.schedule_session(holder);
     }
 

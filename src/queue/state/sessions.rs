@@ -41,10 +41,15 @@ impl State {
 
     /// Ends a session in slices of `most` leases. Returns whether it has ended; until then, call it again.
     ///
+    /// One that was lost and whose worker wants that keeps its leases for a while: see `fleet`.
+    ///
     /// Its jobs are returned most urgent first. So the first slices return nothing: they sort the leases, as
     /// one session may have a million of them. A lease that has been sorted does not lapse any more.
     pub fn end_session(&mut self, now: Now, session: SessionId, ending: SessionEnd, most: u64) -> bool {
         self.cancel_wait(session);
+        if ending == SessionEnd::Lost && self.park(now, session) {
+            return true;
+        }
         for _ in 0..most {
             let Some(((_, id), _)) = self.session_mut(session).leases.pop_first() else { break };
             let priority = self.slot(id).priority;
@@ -74,11 +79,13 @@ impl State {
         ended
     }
 
-    fn forget_session(&mut self, session: SessionId) {
+    pub(super) fn forget_session(&mut self, session: SessionId) {
         if let Some(at) = self.session(session).scheduled_at {
             self.timers.remove(&(at, Owner::Session(session)));
         }
         self.detach(session);
+        self.leave_fleet(session);
+        self.set_asked(session, Vec::new());
         self.sessions[session.0 as usize] = None;
         self.free_sessions.push(session.0);
     }
@@ -141,7 +148,9 @@ impl State {
             ));
         }
         let queue = self.named(name).expect("it is watched");
-        self.session_mut(session).watched.retain(|watched| *watched != queue);
+        let found = self.session_mut(session);
+        found.watched.retain(|watched| *watched != queue);
+        found.asked_watched = false;
         self.stop_watching(queue);
         Ok(self.watched_count(session))
     }
@@ -223,7 +232,38 @@ impl State {
         Ok(self.queue_named(name))
     }
 
+    /// Notes of which queues a session asks for jobs; with none, of those that it watches.
+    pub(super) fn note_asked(&mut self, session: SessionId, queues: &[QueueName]) {
+        let found = self.session(session);
+        if queues.is_empty() {
+            if !found.asked_watched {
+                let watched = self.watched(session);
+                self.set_asked(session, watched);
+                self.session_mut(session).asked_watched = true;
+            }
+        } else if found.asked != queues {
+            self.set_asked(session, queues.to_vec());
+        }
+    }
+
+    fn set_asked(&mut self, session: SessionId, queues: Vec<QueueName>) {
+        for name in &queues {
+            *self.asking.entry(name.clone()).or_default() += 1;
+        }
+        let found = self.session_mut(session);
+        found.asked_watched = false;
+        for name in std::mem::replace(&mut found.asked, queues) {
+            if let Some(count) = self.asking.get_mut(&name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.asking.remove(&name);
+                }
+            }
+        }
+    }
+
     fn start_watching(&mut self, session: SessionId, queue: QueueIx) {
+        self.session_mut(session).asked_watched = false;
         self.queue_mut(queue).watching += 1;
         self.session_mut(session).watched.push(queue);
     }

@@ -75,6 +75,17 @@ impl State {
             self.crash(now, id, Crash::Lapsed);
             *budget -= 1;
         }
+        if self.session(session).parked_until.is_some_and(|until| until <= now.mono) {
+            while *budget > 0
+                && let Some((&(_, id), _)) = self.session(session).leases.first_key_value()
+            {
+                self.crash(now, id, Crash::Lost);
+                *budget -= 1;
+            }
+            if self.session(session).leases.is_empty() {
+                return self.forget_session(session);
+            }
+        }
         self.schedule_session(session);
     }
 
@@ -107,7 +118,8 @@ impl State {
             Some(PendingWait::Lease { warn: Warn::BeforeLapse, .. }) => LAPSES_SOON,
             _ => Duration::ZERO,
         };
-        let due = found.leases.first_key_value().map(|entry| entry.0.0.before(margin));
+        let lapse = found.leases.first_key_value().map(|entry| entry.0.0.before(margin));
+        let due = [lapse, found.parked_until].into_iter().flatten().min();
         let scheduled_at = found.scheduled_at;
         let scheduled_at = schedule(&mut self.timers, Owner::Session(session), scheduled_at, due);
         self.session_mut(session).scheduled_at = scheduled_at;

@@ -59,6 +59,7 @@ impl State {
     /// Leases the most urgent job of the given queues, if there is one. If none is given, they are those that
     /// the session watches. Does not wait.
     pub fn lease(&mut self, now: Now, session: SessionId, queues: &[QueueName]) -> Option<Lease> {
+        self.note_asked(session, queues);
         let (_, id) = if queues.is_empty() {
             self.first_ready(self.watched_by(session))
         } else {
@@ -149,6 +150,7 @@ impl State {
         let (ticket, queues, drains) = match pending_wait {
             PendingWait::Lease { ticket, queues, drains, .. } => (ticket, queues, drains),
             PendingWait::Job { ticket, id } => return self.forget_waiter(id, ticket),
+            PendingWait::Order { ticket } => return self.forget_listener(session, ticket),
             PendingWait::Batch { ticket, batch, total } => {
                 return self.forget_batch_waiter(batch, total, ticket);
             }
@@ -192,6 +194,7 @@ impl State {
         let mut counts = slot.counts();
         counts.failures = counts.failures.saturating_add(1);
         self.count(queue, |totals| totals.failed += 1);
+        self.count_report(session, false);
         self.record_counts(id, counts);
         if let Some(reason) = reason {
             self.note_reason(id, cut(reason));
@@ -240,7 +243,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether the session has this job leased.
+    /// Whether the session itself has this job leased.
     pub fn is_leased_by(&self, session: SessionId, id: JobId) -> bool {
         let place = self.jobs.get(id).map(|slot| slot.place());
         matches!(place, Some(Place::Leased { holder, .. }) if holder == session)
@@ -249,7 +252,7 @@ impl State {
     pub(super) fn leased_by(&self, session: SessionId, id: JobId) -> Result<&Slot, Refusal> {
         let slot = self.jobs.get(id).ok_or_else(|| not_found(id))?;
         match slot.place() {
-            Place::Leased { holder, .. } if holder == session => Ok(slot),
+            Place::Leased { holder, .. } if self.are_kin(holder, session) => Ok(slot),
             Place::Leased { .. } => Err(Refusal::new(
                 Code::NotLeased,
                 format!(

@@ -1,0 +1,176 @@
+//! Following jobs to their end: kept results, waits, batches and cancelling, over real connections.
+
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Server, aside, until};
+use djqs::job::{Acked, Finished, Group};
+use djqs::protocol::Wait;
+use djqs::stats::BatchStats;
+use djqs::{Client, JobState, Submission};
+use tempfile::TempDir;
+
+mod common;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const AT_ONCE: Wait = Wait::AtMost(Duration::ZERO);
+
+fn durable(directory: &TempDir) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    Server::of(command.args(["-p", "0", "--data"]).arg(directory.path()))
+}
+
+fn client(server: &Server) -> Client {
+    Client::connect(&server.address.to_string()).unwrap()
+}
+
+#[test]
+fn waiters_get_the_result_of_a_job_that_is_not_kept_and_later_ones_do_not() {
+    let server = Server::start(&[]);
+    let mut worker = client(&server);
+    let accepted = worker.submit(Submission::new("ADD: 2 2")).unwrap();
+    let waits: Vec<_> = (0..100)
+        .map(|_| {
+            let mut waiter = client(&server);
+            aside(move || waiter.wait(accepted.id, Wait::Forever).unwrap())
+        })
+        .collect();
+    until("all wait", || server.stat("waiting") == "100");
+    let lease = worker.get(&[], AT_ONCE).unwrap().unwrap();
+    assert_eq!(worker.ack_with(lease.id, "4").unwrap(), Acked::Whole);
+    for wait in waits {
+        match wait.recv().unwrap() {
+            Some(Finished::Done { attempt: 1, result: Some(result), .. }) => assert_eq!(&*result, b"4"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(worker.wait(accepted.id, AT_ONCE).unwrap(), Some(Finished::Gone));
+}
+
+#[test]
+fn results_keys_batches_and_cancelled_jobs_survive_a_kill() {
+    let directory = TempDir::new().unwrap();
+    let server = durable(&directory);
+    let mut worker = client(&server);
+    let task = |body: &str| Submission::new(body).keep(HOUR).batch("night").unwrap();
+    let kept = worker.submit(task("a").key("k").unwrap()).unwrap().id;
+    let cancelled = worker.submit(task("b")).unwrap().id;
+    let deleted = worker.submit(task("c")).unwrap().id;
+    let plain = worker.submit(Submission::new("d").batch("night").unwrap()).unwrap().id;
+    for id in [kept, cancelled, deleted, plain] {
+        assert_eq!(worker.get(&[], AT_ONCE).unwrap().unwrap().id, id);
+    }
+    worker.ack_with(kept, [0xff, b'\n', 0]).unwrap();
+    worker.cancel(cancelled, Some("no longer\nwanted")).unwrap();
+    worker.delete(deleted).unwrap();
+    worker.ack(plain).unwrap();
+    let (before, complete) = worker.batch(&"night".try_into().unwrap(), 4, AT_ONCE).unwrap();
+    assert!(complete, "{before:?}");
+    drop(server);
+
+    let server = durable(&directory);
+    let mut client = client(&server);
+    let (stats, complete) = client.batch(&"night".try_into().unwrap(), 4, AT_ONCE).unwrap();
+    assert_eq!((stats, complete), (before, true));
+    let BatchStats { jobs, deleted: gone, .. } = stats;
+    assert_eq!((jobs.done, jobs.cancelled, gone, stats.total()), (2, 1, 1, 4));
+    match client.wait(kept, Wait::Forever).unwrap() {
+        Some(Finished::Done { attempt: 1, result: Some(result), .. }) => {
+            assert_eq!(&*result, [0xff, b'\n', 0]);
+        }
+        other => panic!("{other:?}"),
+    }
+    let reason = Some("no longer\nwanted".into());
+    assert_eq!(client.wait(cancelled, AT_ONCE).unwrap(), Some(Finished::Cancelled { reason }));
+    assert_eq!(client.wait(deleted, AT_ONCE).unwrap(), Some(Finished::Gone));
+    let again = client.submit(Submission::new("a").key("k").unwrap()).unwrap();
+    assert_eq!((again.id, again.duplicate), (kept, Some(JobState::Done)));
+    let listed = client.list(Group::Batch("night".try_into().unwrap()), None, 10, None).unwrap();
+    let states: Vec<_> = listed.iter().map(|job| (job.id, job.state)).collect();
+    assert_eq!(states, [(kept, JobState::Done), (cancelled, JobState::Cancelled)]);
+}
+
+#[test]
+fn batch_is_waited_for_until_all_its_jobs_were_counted_in_and_have_ended() {
+    let server = Server::start(&[]);
+    let (mut submitter, mut worker) = (client(&server), client(&server));
+    let name = "night".try_into().unwrap();
+    let waits = {
+        let (mut waiter, name) = (client(&server), name);
+        aside(move || waiter.batch(&name, 3, Wait::AtMost(HOUR)).unwrap())
+    };
+    until("it waits", || server.stat("waiting") == "1");
+    for body in ["a", "b", "c"] {
+        submitter.submit(Submission::new(body).batch("night").unwrap()).unwrap();
+        let lease = worker.get(&[], AT_ONCE).unwrap().unwrap();
+        if body == "b" {
+            worker.fail(lease.id, djqs::job::Failure::new("broken").dead()).unwrap();
+        } else {
+            worker.ack(lease.id).unwrap();
+        }
+    }
+    let (stats, complete) = waits.recv().unwrap();
+    assert!(complete);
+    assert_eq!((stats.total(), stats.jobs.done, stats.jobs.dead), (3, 2, 1));
+    let (stats, complete) =
+        submitter.batch(&"night".try_into().unwrap(), 4, Wait::AtMost(Duration::from_millis(1))).unwrap();
+    assert_eq!((stats.total(), complete), (3, false));
+}
+
+#[test]
+fn result_without_room_is_dropped_and_the_job_is_done() {
+    let server = Server::start(&["--max-memory", "100KiB"]);
+    let mut worker = client(&server);
+    let id = worker.submit(Submission::new("small").keep(HOUR)).unwrap().id;
+    worker.get(&[], AT_ONCE).unwrap().unwrap();
+    assert_eq!(worker.ack_with(id, [b'x'; 60_000]).unwrap(), Acked::Whole);
+    let id = worker.submit(Submission::new("small").keep(HOUR)).unwrap().id;
+    worker.get(&[], AT_ONCE).unwrap().unwrap();
+    assert_eq!(worker.ack_with(id, [b'x'; 60_000]).unwrap(), Acked::ResultDropped);
+    match worker.wait(id, AT_ONCE).unwrap() {
+        Some(Finished::Done { result: None, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(worker.peek(id).unwrap().result, None);
+}
+
+#[test]
+fn beanstalkd_clients_do_not_see_jobs_that_have_ended() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    talk.dialogue(
+        "> TASK keep=1h: a
+         < ACK 1
+         > TASK: b
+         < ACK 2
+         > CANCEL 2
+         < OK state=ready
+         > GET
+         < JOB 1 queue=default attempt=1 ttr=1m: a
+         > ACK 1: r
+         < OK",
+    );
+    for id in [1, 2] {
+        for command in ["peek", "stats-job", "delete", "reserve-job", "kick-job"] {
+            assert_eq!(talk.ask(&format!("{command} {id}\r")), "NOT_FOUND\r", "{command} {id}");
+        }
+    }
+    assert!(talk.ask("PEEK 1").ends_with(": r"));
+}
+
+#[test]
+fn waits_end_when_the_server_stops_or_the_client_closes_its_side() {
+    let mut server = Server::start(&[]);
+    let mut talk = server.connect();
+    assert_eq!(talk.ask("TASK: x"), "ACK 1");
+    let mut half = server.connect();
+    half.send("WAIT 1\n");
+    half.half_close();
+    assert_eq!(half.line().as_deref(), Some("EMPTY"));
+    let mut waiter = server.connect();
+    let waits = aside(move || waiter.ask("WAIT 1"));
+    until("it waits", || server.stat("waiting") == "1");
+    server.signal(rustix::process::Signal::TERM);
+    assert!(waits.recv().unwrap().starts_with("ERR draining "));
+    assert!(server.ended().success());
+}
