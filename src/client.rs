@@ -230,8 +230,9 @@ impl Client {
         }
     }
 
-    /// As [`Client::get`], but the wait also ends when the queues are drained: none of their jobs is leased, and
-    /// none is ready or delayed unless the queue is paused. Dead jobs don't count.
+    /// As [`Client::get`], but the wait also ends when the queues are drained: none of their jobs is leased,
+    /// and none is ready or delayed unless the queue is paused. Jobs that are done, dead or cancelled don't
+    /// count.
     ///
     /// # Errors
     /// See [`Client::call`]. [`Error::Refused`] with [`Code::Usage`](crate::Code::Usage) if the server is of a

@@ -99,8 +99,9 @@ impl fmt::Display for JobState {
     }
 }
 
-/// What a wait for a job does when its queues are drained. A queue is drained if none of its jobs is leased, and
-/// none is ready or delayed unless the queue is paused. Dead jobs don't count.
+/// What a wait for a job does when its queues are drained. A queue is drained if none of its jobs is leased,
+/// and none is ready or delayed unless the queue is paused. Jobs that are done, dead or cancelled don't
+/// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDrained {
     /// It continues: another job may be submitted.

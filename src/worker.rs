@@ -224,8 +224,8 @@ impl Worker {
     }
 
     /// Stops when the queues are drained: none of their jobs is ready, delayed or leased, by this worker or
-    /// another. So it waits for the retries of failed jobs. Dead jobs don't count. A paused queue is drained
-    /// when none of its jobs is leased; if it has others, [`Summary::jobs_left`] is set.
+    /// another. So it waits for the retries of failed jobs. Dead and cancelled jobs don't count. A paused
+    /// queue is drained when none of its jobs is leased; if it has others, [`Summary::jobs_left`] is set.
     pub fn drain(mut self) -> Worker {
         self.drain = Drain::All;
         self

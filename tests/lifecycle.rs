@@ -789,6 +789,22 @@ fn wait_ends_once_its_queues_are_drained() {
 }
 
 #[test]
+fn jobs_that_are_kept_when_they_are_done_or_cancelled_hold_no_drain() {
+    let mut bench = Bench::new();
+    let (worker, waiter) = (bench.session(), bench.session());
+    let kept = bench.leased(worker, options().keep(SECOND));
+    let cancelled = bench.leased(worker, options());
+    bench.drain(waiter, &["default"]);
+    bench.ack(worker, kept).unwrap();
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [], "one is leased");
+    bench.state.cancel(bench.now, cancelled, None).unwrap();
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.woken(), [waiter]);
+    assert_eq!((bench.is(kept), bench.is(cancelled)), (JobState::Done, JobState::Cancelled));
+}
+
+#[test]
 fn wait_for_several_queues_ends_when_the_last_is_drained() {
     let mut bench = Bench::new();
     let (worker, waiter) = (bench.session(), bench.session());

@@ -187,10 +187,10 @@ What the command's exit code means for the job:
 What --drain waits for:
   --drain ends when the queues have no job that is ready, delayed or leased, by
   this worker or another. So it runs the retries of failed jobs too, and waits
-  for jobs that were submitted with a delay. Dead jobs don't count. The jobs of
-  a paused queue are left there; the log names the queue, and the worker exits
-  with 1. --drain=ready ends when no job is ready and none runs in this worker.
-  When --drain-timeout is over, the worker stops as after a TERM.
+  for jobs that were submitted with a delay. Dead and cancelled jobs don't
+  count. The jobs of a paused queue are left there; the log names the queue, and
+  the worker exits with 1. --drain=ready ends when no job is ready and none runs
+  in this worker. When --drain-timeout is over, the worker stops as after a TERM.
 
 Signals:
   TERM, INT, fetch nothing more, wait up to --grace for what runs, then end it
