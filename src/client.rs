@@ -30,6 +30,7 @@ mod json;
 pub mod print;
 pub mod retry;
 mod script;
+mod text;
 pub(crate) mod wire;
 
 pub use crate::job::Failure;

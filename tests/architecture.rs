@@ -23,6 +23,7 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
             "src/worker.rs",
             "src/worker",
             "src/bin/client.rs",
+            "src/bin/client",
             "src/bin/worker.rs",
         ],
         &[

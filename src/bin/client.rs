@@ -2,17 +2,32 @@
 //! the work.
 
 use std::ffi::OsString;
-use std::io::{self, Cursor, IsTerminal, Read, Write};
+use std::io::{self, Cursor, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use djqs::client::Address;
 use djqs::client::feed::{FeedError, Sink, Tally, feed};
 use djqs::client::print::{Format, Printer, Refusals};
+use djqs::client::{Address, Client};
 use djqs::protocol::native::{Answer, write_text};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lines::Lines;
+use session::Purge;
+use typed::{upper_case_verb, verb};
+use waiting::Waiting;
+
+#[path = "client/lines.rs"]
+mod lines;
+#[path = "client/purge.rs"]
+mod purge;
+#[path = "client/session.rs"]
+mod session;
+#[path = "client/typed.rs"]
+mod typed;
+#[path = "client/waiting.rs"]
+mod waiting;
 
 /// The server refused a command, or the input ended inside one.
 const EXIT_REFUSED: u8 = 1;
@@ -46,6 +61,10 @@ struct Flags {
     #[arg(short, long)]
     quiet: bool,
 
+    /// Do not ask before a PURGE. Only a terminal is asked
+    #[arg(short, long)]
+    yes: bool,
+
     /// One command: the arguments joined by spaces. Its body may contain line feeds. Put the options before
     /// it
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
@@ -63,7 +82,7 @@ standard input, one a line, or takes one command from its arguments:
   $ client STATS";
 
 const AFTER_HELP: &str = "\
-Commands (client HELP shows all of them; as arguments also in lower case):
+Commands (client HELP shows all of them):
   TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D]
        [key=K]: body                    submit a job: ACK id
   GET [queue=Q[,Q...]] [wait=D] [drain=yes]
@@ -81,6 +100,13 @@ Input:
   body is the N bytes after it, followed by a line feed. QUIT ends the input.
   When the client ends, jobs that GET leased are returned to their queues.
 
+At a terminal:
+  Verbs may be in lower case, also as arguments. Lines are edited and completed
+  (Tab), and the arrow keys recall earlier ones, which no file keeps. A body must
+  be in its line. Ctrl-C clears the line, or stops the client while a command
+  waits. exit, QUIT and Ctrl-D leave. PURGE asks first, unless --yes is given.
+  If the connection is lost, the next command connects again.
+
 Output:
   Replies are printed in order. Refusals are also printed to standard error,
   with the line number of the command. The refusal of a command that is given
@@ -95,19 +121,38 @@ Exit codes:
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let typed = flags.command.is_empty() && io::stdin().is_terminal();
-    let input = match flags.command.as_slice() {
-        [] => Box::new(io::stdin()) as Box<dyn Read + Send>,
-        words => Box::new(Cursor::new(one_command(words))),
+    let at_terminal = io::stdin().is_terminal();
+    let typed = flags.command.is_empty() && at_terminal;
+    let mut terminal = Terminal::new(&flags, flags.command.is_empty() && !typed);
+    let outcome = if typed {
+        session::run(&flags.server, if flags.yes { Purge::Obey } else { Purge::Ask }, &mut terminal)
+    } else if flags.command.is_empty() {
+        feed(&flags.server, io::stdin(), &mut terminal)
+    } else {
+        let (command, encoded) = one_command(&flags.command);
+        let ask = !flags.yes && at_terminal && io::stdout().is_terminal();
+        if ask && !may_run(&flags.server, &command) {
+            eprintln!("nothing was deleted");
+            return EXIT_REFUSED.into();
+        }
+        if io::stderr().is_terminal() {
+            terminal.waiting = Some(Waiting::start(verb(&command)));
+        }
+        feed(&flags.server, Cursor::new(encoded), &mut terminal)
     };
-    if typed && io::stderr().is_terminal() {
-        eprintln!("commands for {}, one a line; HELP lists them, Ctrl-D ends", flags.server);
-    }
-    let piped = flags.command.is_empty() && !typed;
-    let mut terminal = Terminal::new(&flags, piped);
-    let outcome = feed(&flags.server, input, &mut terminal);
     terminal.bar.finish_and_clear();
     exit_code(outcome)
+}
+
+/// Whether a command need not be confirmed, or is. If the server can't be reached, sending it says so.
+fn may_run(server: &Address, command: &[u8]) -> bool {
+    let question = match verb(command) {
+        b"PURGE" => {
+            Client::connect_to(server).ok().and_then(|mut client| purge::question(command, &mut client))
+        }
+        _ => None,
+    };
+    question.is_none_or(|question| Lines::plain().confirm(&question).unwrap_or(false))
 }
 
 fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
@@ -130,27 +175,19 @@ fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
     code.into()
 }
 
-/// Encodes the arguments as one command. Exits if they are not one.
-fn one_command(words: &[OsString]) -> Vec<u8> {
+/// The arguments as one command, and as it is sent. Exits if they are not one.
+fn one_command(words: &[OsString]) -> (Vec<u8>, Vec<u8>) {
     let wrong = |why: &str| -> ! { Flags::command().error(ErrorKind::InvalidValue, why).exit() };
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let text = words.join(&b' ');
     if text.trim_ascii().is_empty() || text[0] == b'#' {
         wrong("no command: the arguments are blank or a comment");
     }
-    let mut bytes = Vec::new();
-    match write_text(&upper_case_verb(text), &mut bytes) {
-        Ok(()) => bytes,
+    let (command, mut encoded) = (upper_case_verb(text), Vec::new());
+    match write_text(&command, &mut encoded) {
+        Ok(()) => (command, encoded),
         Err(bad) => wrong(&bad.to_string()),
     }
-}
-
-/// The command with its verb in upper case, as the protocol wants it. A person need not write it so.
-fn upper_case_verb(mut command: Vec<u8>) -> Vec<u8> {
-    let is_verb = |byte: &&mut u8| byte.is_ascii_alphabetic() || **byte == b'-';
-    let verb = command.iter_mut().skip_while(|byte| byte.is_ascii_whitespace());
-    verb.take_while(is_verb).for_each(|byte| byte.make_ascii_uppercase());
-    command
 }
 
 /// Prints the replies and refusals, and a progress bar for long input.
@@ -159,6 +196,8 @@ struct Terminal {
     /// Hidden until the input proves to be long.
     bar: ProgressBar,
     may_show_bar: bool,
+    /// For the reply to the only command.
+    waiting: Option<Waiting>,
 }
 
 impl Terminal {
@@ -179,12 +218,13 @@ impl Terminal {
         // Replies on the terminal show the progress, and would mix with the bar.
         let may_show_bar = piped && io::stderr().is_terminal() && (flags.quiet || !terminal);
         let printer = Printer::new(format, refusals, io::stdout(), BesideBar(bar.clone()));
-        Terminal { printer, bar, may_show_bar }
+        Terminal { printer, bar, may_show_bar, waiting: None }
     }
 }
 
 impl Sink for Terminal {
     fn reply(&mut self, line: u64, raw: &[u8], answer: &Answer) -> io::Result<()> {
+        self.waiting = None;
         self.printer.reply(line, raw, answer)
     }
 

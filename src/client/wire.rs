@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use memchr::memchr;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::address::{Address, Endpoint};
@@ -46,6 +48,12 @@ impl Wire {
     /// Writes all of these bytes.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         (&self.0).write_all(bytes).map_err(|error| Error::Disconnected { source: Some(error) })
+    }
+
+    /// Whether the connection is open, and nothing has been received that is not read yet. Does not block.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let received = recv(&self.0, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        received.is_err_and(|error| error == Errno::WOULDBLOCK)
     }
 
     /// Tells the server that nothing more will be sent.
