@@ -132,7 +132,7 @@ fn wrong_usage_is_2_and_says_what_is_right() {
 
 #[test]
 fn help_shows_the_samples_the_verbs_and_the_exit_codes() {
-    let output = Command::new(env!("CARGO_BIN_EXE_client")).arg("-h").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_client")).arg("--help").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let page = text(&output.stdout);
     for part in [
@@ -149,6 +149,29 @@ fn help_shows_the_samples_the_verbs_and_the_exit_codes() {
     for line in server.connect().ask_lines("HELP") {
         let verb = line.split_whitespace().next().unwrap();
         assert!(page.contains(verb), "no {verb} in\n{page}");
+    }
+}
+
+#[test]
+fn short_help_is_a_screen_and_names_the_long_one() {
+    let output = Command::new(env!("CARGO_BIN_EXE_client")).arg("-h").env("COLUMNS", "80").output().unwrap();
+    let page = text(&output.stdout);
+    assert!(page.lines().count() <= 24 && page.lines().all(|line| line.len() <= 80), "{page}");
+    assert!(page.contains("client STATS") && page.contains("--help explains more"), "{page}");
+}
+
+#[test]
+fn help_and_version_have_the_name_that_the_program_was_called_by() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let installed = directory.path().join("djqs-client");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_client"), &installed).unwrap();
+    let page = |flag| text(&Command::new(&installed).arg(flag).output().unwrap().stdout);
+    assert!(page("--version").starts_with("djqs-client "), "{}", page("--version"));
+    for flag in ["-h", "--help"] {
+        assert!(page(flag).contains("Usage: djqs-client "), "{}", page(flag));
+        assert!(
+            page(flag).contains(" djqs-client TASK: CALCULATE_FINANCE") && !page(flag).contains("{name}")
+        );
     }
 }
 

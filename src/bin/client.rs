@@ -7,19 +7,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use djqs::client::feed::{FeedError, Sink, Tally, feed};
 use djqs::client::print::{Format, Printer, Refusals};
 use djqs::client::{Address, Client};
 use djqs::protocol::native::{Answer, write_text};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lines::Lines;
+use name::named;
 use session::Purge;
 use typed::{upper_case_verb, verb};
 use waiting::Waiting;
 
 #[path = "client/lines.rs"]
 mod lines;
+#[path = "common/name.rs"]
+mod name;
 #[path = "client/purge.rs"]
 mod purge;
 #[path = "client/session.rs"]
@@ -41,7 +44,7 @@ const EXIT_IO: u8 = 74;
 const LONG_INPUT_BYTES: u64 = 1 << 20;
 
 #[derive(Parser)]
-#[command(name = "client", version, args_override_self = true, about = ABOUT, after_help = AFTER_HELP)]
+#[command(name = "client", version, args_override_self = true, about = "Sends commands to a DJQS server and prints its replies.", long_about = ABOUT, after_help = EXAMPLES, after_long_help = AFTER_HELP)]
 struct Flags {
     /// The server: HOST, HOST:PORT or unix:PATH
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:11300", env = "DJQS_SERVER")]
@@ -71,18 +74,26 @@ struct Flags {
     command: Vec<OsString>,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  {name} < tasks.txt
+  {name} TASK: CALCULATE_FINANCE: 5s_delay
+  {name} STATS
+
+{name} HELP lists the commands; --help explains more.";
+
 const ABOUT: &str = "\
 Sends commands to a DJQS server and prints its replies. It reads commands from
 standard input, one a line, or takes one command from its arguments:
 
-  $ client < tasks.txt
-  $ client TASK: CALCULATE_FINANCE: 5s_delay
-  $ client TASK: CLEANUP_LOGS: 2s_delay
-  $ client TASK: SEND_NOTIFICATION: 1s_delay
-  $ client STATS";
+  $ {name} < tasks.txt
+  $ {name} TASK: CALCULATE_FINANCE: 5s_delay
+  $ {name} TASK: CLEANUP_LOGS: 2s_delay
+  $ {name} TASK: SEND_NOTIFICATION: 1s_delay
+  $ {name} STATS";
 
 const AFTER_HELP: &str = "\
-Commands (client HELP shows all of them):
+Commands ({name} HELP shows all of them):
   TASK [queue=Q] [priority=N] [delay=D] [ttr=D] [attempts=N] [backoff=D]
        [key=K]: body                    submit a job: ACK id
   GET [queue=Q[,Q...]] [wait=D] [drain=yes]
@@ -93,7 +104,8 @@ Commands (client HELP shows all of them):
   CANCEL id, CANCEL queue=Q             take back jobs that are not done
   PEEK id, LIST queue=Q [state=S]       look at jobs
   RETRY id, DELETE id, PURGE queue=Q    change jobs
-  STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q, PING, HELP, QUIT
+  STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q
+  HELLO, PING, HELP, QUIT
 
 Input:
   Blank lines and lines that begin with # are ignored. If a line has len=N, its
@@ -120,7 +132,8 @@ Exit codes:
      were answered, and from which line to go on";
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let mut matches = named(Flags::command()).get_matches();
+    let flags = Flags::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     let at_terminal = io::stdin().is_terminal();
     let typed = flags.command.is_empty() && at_terminal;
     let mut terminal = Terminal::new(&flags, flags.command.is_empty() && !typed);
@@ -177,7 +190,7 @@ fn exit_code(outcome: Result<Tally, FeedError>) -> ExitCode {
 
 /// The arguments as one command, and as it is sent. Exits if they are not one.
 fn one_command(words: &[OsString]) -> (Vec<u8>, Vec<u8>) {
-    let wrong = |why: &str| -> ! { Flags::command().error(ErrorKind::InvalidValue, why).exit() };
+    let wrong = |why: &str| -> ! { named(Flags::command()).error(ErrorKind::InvalidValue, why).exit() };
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let text = words.join(&b' ');
     if text.trim_ascii().is_empty() || text[0] == b'#' {
