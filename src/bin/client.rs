@@ -105,7 +105,10 @@ Commands ({name} HELP shows all of them):
   PEEK id, LIST queue=Q [state=S]       look at jobs
   RETRY id, DELETE id, PURGE queue=Q    change jobs
   STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q
-  HELLO, PING, HELP, QUIT
+  WORKERS, QUIET worker=W, STOP worker=W, RESUME worker=W
+                                        look at workers and stop them
+  HELLO, HOLD, BEAT, ORDERS             for the connections of workers
+  PING, HELP, QUIT
 
 Input:
   Blank lines and lines that begin with # are ignored. If a line has len=N, its
