@@ -134,8 +134,8 @@ const REPLY_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 const SHOWN_BYTES_MAX: usize = 64;
 
 /// What a reply can begin with. Anything else is refused before its line has ended, because it may never end.
-const FIRST_WORDS: [&[u8]; 10] =
-    [b"ACK", b"JOB", b"OK", b"EMPTY", b"PONG", b"ERR", b"DONE", b"DEAD", b"CANCELLED", b"GONE"];
+const FIRST_WORDS: [&[u8]; 11] =
+    [b"ACK", b"JOB", b"OK", b"EMPTY", b"PONG", b"ERR", b"DONE", b"DEAD", b"CANCELLED", b"GONE", b"ORDER"];
 
 /// Splits the bytes that were received into replies.
 #[derive(Debug)]
@@ -261,11 +261,11 @@ mod tests {
     #[test]
     fn replies_that_arrive_a_byte_at_a_time_are_read_whole() {
         let text = b"ACK 7\nJOB 8 queue=default attempt=1 ttr=60s len=3:\na\nb\nEMPTY\nGONE 9\n\
-            DONE 9 attempt=1 seconds=1.000: x\nDEAD 9 failures=1: x\nCANCELLED 9: x\n"
+            DONE 9 attempt=1 seconds=1.000: x\nDEAD 9 failures=1: x\nCANCELLED 9: x\nORDER quiet\n"
             .to_vec();
         let mut source = Slowly(Cursor::new(text));
         let mut replies = Replies::new(1);
-        let answers: Vec<Answer> = (0..7).map(|_| replies.wait(&mut source).unwrap()).collect();
+        let answers: Vec<Answer> = (0..8).map(|_| replies.wait(&mut source).unwrap()).collect();
         assert_eq!(answers[0], Answer::Accepted { id: JobId(7), duplicate: None });
         assert!(matches!(&answers[1], Answer::Leased(lease) if &*lease.body == b"a\nb"));
         assert_eq!(answers[2], Answer::Empty);
