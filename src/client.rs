@@ -436,7 +436,28 @@ impl Client {
     /// # Errors
     /// As for [`Client::ack`].
     pub fn touch(&mut self, id: JobId, ttr: Option<Duration>) -> Result<(), Error> {
-        self.done(&Command::Touch { id, ttr })
+        self.done(&Command::Touch { id, ttr, progress: None, note: None })
+    }
+
+    /// Renews a lease, and says how far the job is, from 0 to 100, and what is being done, for people.
+    ///
+    /// # Errors
+    /// As for [`Client::ack`].
+    pub fn progress(&mut self, id: JobId, percent: Option<u8>, note: Option<&str>) -> Result<(), Error> {
+        let note = note.map(Into::into);
+        self.done(&Command::Touch { id, ttr: None, progress: percent.map(|n| n.min(100)), note })
+    }
+
+    /// Why a job is where it is, as a sentence for people.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) for an id that was never given;
+    /// otherwise see [`Client::call`].
+    pub fn why(&mut self, id: JobId) -> Result<String, Error> {
+        match self.call(&Command::Why { id })? {
+            Answer::Why { sentence, .. } => Ok(sentence),
+            _ => self.unexpected_reply(),
+        }
     }
 
     /// Looks at a job without leasing it. The reason of its last failure is only in [`Client::list`].

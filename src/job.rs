@@ -13,6 +13,7 @@ mod fleet;
 mod json;
 mod names;
 mod submission;
+mod why;
 
 pub use finished::{Acked, Finished, Group};
 pub use fleet::{Hello, Order, Secret, Wish};
@@ -23,6 +24,7 @@ pub use names::{
     WorkerName,
 };
 pub use submission::{MAX_BACKOFF, MAX_DURATION, Options, Submission};
+pub use why::{AHEAD_MAX, Pause, Progress, Rate, Why};
 
 /// The longest failure reason that is kept with a job, in bytes; a longer one is cut.
 pub const MAX_REASON_BYTES: usize = 1024;
@@ -244,6 +246,8 @@ pub struct Job {
     pub reason: Option<Arc<str>>,
     /// The work. Empty once the job is done.
     pub body: Arc<[u8]>,
+    /// What its worker has said of it while it works on it.
+    pub progress: Option<Progress>,
     /// What its worker returned; only of a job that is done. `None` also if there was no room for it.
     pub result: Option<Arc<[u8]>>,
 }
@@ -269,6 +273,7 @@ impl Job {
             counts: Counts::default(),
             reason: None,
             body,
+            progress: None,
             result: None,
         }
     }

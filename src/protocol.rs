@@ -15,7 +15,7 @@ use crate::error::Refusal;
 pub use crate::job::OnDrained;
 use crate::job::{
     BatchName, Finished, Group, Hello, Job, JobId, JobState, Lease, Options, Order, Priority, QueueName,
-    Submission, Wish, WorkerName,
+    Submission, Why, Wish, WorkerName,
 };
 use crate::stats::{BatchStats, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats, WorkerStats};
 
@@ -119,9 +119,18 @@ pub enum Command {
         id: JobId,
         /// How long it lasts from now; `None` for the job's own time to run.
         ttr: Option<Duration>,
+        /// How much is done, from 0 to 100.
+        progress: Option<u8>,
+        /// What the worker does, for people.
+        note: Option<Arc<str>>,
     },
     /// Look at a job without leasing it.
     Peek {
+        /// Which.
+        id: JobId,
+    },
+    /// Why is a job where it is?
+    Why {
         /// Which.
         id: JobId,
     },
@@ -390,6 +399,8 @@ pub enum Reply {
     Workers(Vec<WorkerStats>),
     /// How many jobs, or workers, the command changed.
     Count(u64),
+    /// Why a job is where it is.
+    Why(Box<Why>),
     /// A job looked at.
     Found(Box<Job>),
     /// Jobs looked at.

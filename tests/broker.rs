@@ -72,7 +72,7 @@ fn lease_counts_from_its_own_command_whatever_came_before_on_the_connection() {
     assert!(session.lease(&[]).unwrap().is_some());
     assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(60)));
     clock.advance(Duration::from_secs(59));
-    tell(&mut session, Command::Touch { id: JobId(1), ttr: None });
+    tell(&mut session, Command::Touch { id: JobId(1), ttr: None, progress: None, note: None });
     clock.advance(Duration::from_secs(59));
     broker.tick();
     assert_eq!(tell(&mut session, Command::Ack { id: JobId(1), result: None }), Reply::Done);

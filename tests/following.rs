@@ -174,3 +174,39 @@ fn waits_end_when_the_server_stops_or_the_client_closes_its_side() {
     assert!(waits.recv().unwrap().starts_with("ERR draining "));
     assert!(server.ended().success());
 }
+
+#[test]
+fn why_tells_who_has_a_job_and_what_is_before_it() {
+    let server = Server::start(&[]);
+    let (mut operator, mut worker) = (server.connect(), server.connect());
+    assert!(worker.ask("HELLO worker=w1 secret=00112233445566778899aabbccddeeff").starts_with("OK "));
+    for id in 1..=3 {
+        assert_eq!(operator.ask("TASK ttr=1h: x"), format!("ACK {id}"));
+    }
+    assert!(worker.ask("GET").starts_with("JOB 1 "));
+    let why = operator.ask("WHY 3");
+    assert!(why.starts_with("OK state=ready ahead=1 workers=1"), "{why}");
+    assert!(why.contains("1 job is ahead of it; 1 connection asks for jobs of its queue"), "{why}");
+
+    assert_eq!(worker.ask("TOUCH 1 progress=40: page 2 of 5"), "OK");
+    let why = operator.ask("WHY 1");
+    assert!(
+        why.starts_with("OK state=leased worker=w1 held=") && why.contains(" progress=40: worker w1 "),
+        "{why}"
+    );
+    assert!(why.ends_with(" and says 40%: page 2 of 5"), "{why}");
+    let listed = operator.ask_lines("LIST queue=default state=leased");
+    assert!(
+        listed[0].contains(r#""progress":40,"progress_note":"page 2 of 5","progress_at":"#),
+        "{listed:?}"
+    );
+    assert_eq!(worker.ask("RETURN 1 delay=1h"), "OK");
+    assert!(!operator.ask_lines("LIST queue=default")[0].contains("progress"), "the lease has ended");
+    assert!(operator.ask("WHY 1").starts_with("OK state=delayed remaining="));
+
+    assert_eq!(operator.ask("PAUSE queue=default"), "OK");
+    assert!(operator.ask("WHY 3").contains(" paused=yes: its queue is paused until RESUME"));
+    assert!(operator.ask("WHY 99").starts_with("ERR not-found "));
+    drop(worker);
+    until("its connection is gone", || operator.ask("WHY 3").contains(" workers=0 "));
+}

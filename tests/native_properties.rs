@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use decoding::{Event, Outcome, decode, pieces};
-use djqs::job::{BatchName, Counts, Finished, Group, Hello, MAX_DURATION, Order, Secret, Wish, WorkerName};
+use djqs::job::{
+    AHEAD_MAX, BatchName, Counts, Finished, Group, Hello, MAX_DURATION, Order, Pause, Progress, Rate, Secret,
+    Why, Wish, WorkerName,
+};
 use djqs::protocol::native::{
     Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
@@ -142,6 +145,35 @@ fn hello() -> impl Strategy<Value = Hello> {
         })
 }
 
+fn progress() -> impl Strategy<Value = Progress> {
+    (prop::option::of(0..=100_u8), prop::option::of(text()), any::<u32>()).prop_map(|(percent, note, at)| {
+        Progress::new(percent, note, SystemTime::UNIX_EPOCH + Duration::from_secs(at.into()))
+    })
+}
+
+fn why() -> impl Strategy<Value = Why> {
+    let rate = (0..1_000_000_u64, 1..100_u64)
+        .prop_map(|(leased, seconds)| Rate { leased, time: Duration::from_secs(seconds) });
+    let pause = prop_oneof![Just(Pause::UntilResumed), duration().prop_map(Pause::For)];
+    let reason = || prop::option::of(text());
+    prop_oneof![
+        (0..=AHEAD_MAX, 0..5_u64, prop::option::of(rate), prop::option::of(pause))
+            .prop_map(|(ahead, workers, rate, pause)| Why::Ready { ahead, workers, rate, pause }),
+        (duration(), any::<u32>(), reason()).prop_map(|(remaining, failures, reason)| Why::Delayed {
+            remaining,
+            failures,
+            reason
+        }),
+        (prop::option::of(worker_name()), duration(), duration(), prop::option::of(progress())).prop_map(
+            |(worker, held_for, remaining, progress)| Why::Leased { worker, held_for, remaining, progress }
+        ),
+        (any::<u32>(), reason()).prop_map(|(failures, reason)| Why::Dead { failures, reason }),
+        duration().prop_map(|remaining| Why::Done { remaining }),
+        reason().prop_map(|reason| Why::Cancelled { reason }),
+        Just(Why::Gone),
+    ]
+}
+
 fn order() -> impl Strategy<Value = Order> {
     prop_oneof![
         job_id().prop_map(Order::Cancel),
@@ -191,7 +223,14 @@ fn command() -> impl Strategy<Value = Command> {
         (job_id(), prop::option::of(body())).prop_map(|(id, result)| Command::Ack { id, result }),
         fail(),
         (job_id(), duration()).prop_map(|(id, delay)| Command::Return { id, delay }),
-        (job_id(), prop::option::of(lease_duration())).prop_map(|(id, ttr)| Command::Touch { id, ttr }),
+        (
+            job_id(),
+            prop::option::of(lease_duration()),
+            prop::option::of(0..=100_u8),
+            prop::option::of(text())
+        )
+            .prop_map(|(id, ttr, progress, note)| Command::Touch { id, ttr, progress, note }),
+        job_id().prop_map(|id| Command::Why { id }),
         job_id().prop_map(|id| Command::Peek { id }),
         (group(), state(), limit, prop::option::of(job_id()))
             .prop_map(|(of, state, limit, after)| Command::List { of, state, limit, after }),
@@ -304,6 +343,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         duration().prop_map(Reply::RetryIn),
         Just(Reply::Dead),
         Just(Reply::ResultDropped),
+        why().prop_map(|why| Reply::Why(Box::new(why))),
         Just(Reply::Hello),
         (any::<u64>(), prop::collection::vec(job_id(), 1..20))
             .prop_map(|(count, lost)| Reply::Held { count, lost }),
@@ -334,6 +374,13 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
         Reply::RetryIn(wait) => Answer::RetryIn(*wait),
         Reply::Dead => Answer::Dead,
         Reply::ResultDropped => Answer::ResultDropped,
+        Reply::Why(why) => {
+            let Answer::Why { words, sentence } = read else { panic!("{read:?} is no why") };
+            let state = why.state().map_or("gone", JobState::as_str);
+            assert_eq!(words[0], ("state".to_owned(), state.to_owned()));
+            assert!(!sentence.is_empty());
+            read.clone()
+        }
         Reply::Held { count, lost } => Answer::Held { count: *count, lost: lost.clone() },
         Reply::Order(order) => Answer::Order(*order),
         Reply::Hello => {

@@ -152,6 +152,9 @@ fn verbs_of_one_job_take_its_id_first() {
            RETURN 7 5m               -> ERR usage RETURN does not take "5m"; options are written name=value, and it has delay
            TOUCH 7                   -> = TOUCH 7
            TOUCH 7 ttr=10            -> = TOUCH 7 ttr=10s
+           TOUCH 7 progress=50: half -> = TOUCH 7 progress=50: half
+           TOUCH 7 progress=101      -> ERR usage progress is a whole number from 0 to 100, not "101"
+           WHY 7                     -> = WHY 7
            TOUCH 7 ttr=0ms           -> ERR usage ttr is at least 1ms: a lease of no time can't be worked on"#,
     );
 }

@@ -270,7 +270,7 @@ mod tests {
         let broker = Broker::in_memory(Config::default());
         let mut session = broker.connect();
         let lease = Command::Lease { queues: Vec::new(), wait: Wait::Forever, on_drained: OnDrained::Wait };
-        let touch = Command::Touch { id: JobId(1), ttr: None };
+        let touch = Command::Touch { id: JobId(1), ttr: None, progress: None, note: None };
         let mut commands: VecDeque<_> =
             [lease, touch.clone(), touch].into_iter().map(|command| (command, Dialect::Native)).collect();
         let mut outcomes = VecDeque::new();

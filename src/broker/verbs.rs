@@ -9,7 +9,7 @@ use super::{LIST_BYTES_MAX, LIST_JOBS_MAX};
 use crate::error::Code;
 use crate::error::Refusal;
 use crate::job::{
-    Acked, BatchName, Failure, Finished, Group, Job, JobId, JobState, Lease, QueueName, Submission,
+    Acked, BatchName, Failure, Finished, Group, Job, JobId, JobState, Lease, QueueName, Submission, Why,
 };
 use crate::protocol::{Cancel, Command, OnDrained, Reply, Retry, Wait};
 use crate::stats::{BatchStats, QueueStats};
@@ -142,7 +142,27 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::NotLeased`].
     pub fn touch(&mut self, id: JobId, ttr: Option<Duration>) -> Result<(), Refusal> {
-        self.done(Command::Touch { id, ttr })
+        self.done(Command::Touch { id, ttr, progress: None, note: None })
+    }
+
+    /// Renews a lease, and says how far the job is, from 0 to 100, and what is being done, for people.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::NotLeased`].
+    pub fn progress(&mut self, id: JobId, percent: Option<u8>, note: Option<&str>) -> Result<(), Refusal> {
+        let note = note.map(Into::into);
+        self.done(Command::Touch { id, ttr: None, progress: percent.map(|n| n.min(100)), note })
+    }
+
+    /// Why a job is where it is.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] for an id that was never given.
+    pub fn why(&mut self, id: JobId) -> Result<Why, Refusal> {
+        match self.reply(Command::Why { id })? {
+            Reply::Why(why) => Ok(*why),
+            other => unexpected(&other),
+        }
     }
 
     /// Looks at a job.

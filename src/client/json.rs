@@ -80,6 +80,12 @@ impl Serialize for Reply<'_> {
             }
             Answer::Was(state) => map.serialize_entry("state", state.as_str())?,
             Answer::Count(count) => map.serialize_entry("count", count)?,
+            Answer::Why { words, sentence } => {
+                for (name, value) in words {
+                    map.serialize_entry(name, value)?;
+                }
+                map.serialize_entry("text", sentence)?;
+            }
             Answer::Held { count, lost } => {
                 map.serialize_entry("count", count)?;
                 map.serialize_entry("lost", &lost.iter().map(|id| id.0).collect::<Vec<_>>())?;
@@ -153,7 +159,7 @@ fn first_word(answer: &Answer) -> &'static str {
         Answer::Empty | Answer::Drained { .. } => "EMPTY",
         Answer::Done | Answer::RetryIn(_) | Answer::Dead | Answer::Count(_) | Answer::Lines(_) => "OK",
         Answer::ResultDropped | Answer::Batch { .. } | Answer::Was(_) => "OK",
-        Answer::Held { .. } | Answer::Hello { .. } => "OK",
+        Answer::Held { .. } | Answer::Hello { .. } | Answer::Why { .. } => "OK",
         Answer::Order(_) => "ORDER",
         Answer::Finished { how: Finished::Done { .. }, .. } => "DONE",
         Answer::Finished { how: Finished::Dead { .. }, .. } => "DEAD",

@@ -83,6 +83,26 @@ impl<G: Ord + Copy> IdSet<G> {
         Some((group, JobId(high * 64 + u64::from(word.trailing_zeros()))))
     }
 
+    /// How many pairs are lower than this one, counted up to `most`.
+    pub(crate) fn count_before(&self, group: G, id: JobId, most: u64) -> u64 {
+        let (key, low) = ((group, id.0 / 64), id.0 % 64);
+        let mut count = 0;
+        let mut add = |at: (G, u64), word: u64| {
+            let word = if at == key { word & ((1 << low) - 1) } else { word };
+            count += u64::from(word.count_ones());
+            count < most
+        };
+        match self {
+            IdSet::Few(few) => {
+                few.iter().take_while(|entry| entry.0 <= key).all(|&(at, word)| add(at, word));
+            }
+            IdSet::Many(many) => {
+                many.range(..=key).all(|(&at, &word)| add(at, word));
+            }
+        }
+        count.min(most)
+    }
+
     /// The lowest id of `group` that is larger than `after`.
     pub(crate) fn next(&self, group: G, after: Option<JobId>) -> Option<JobId> {
         let from = after.map_or(0, |id| id.0.saturating_add(1));
@@ -144,6 +164,14 @@ mod tests {
                     }
                 }
                 assert_eq!(set.first(), model.first().copied(), "seed {seed}, step {step}");
+                if step % 100 == 0 {
+                    let (count, most) = (model.range(..pair).count() as u64, random.next() % 200);
+                    assert_eq!(
+                        set.count_before(pair.0, pair.1, most),
+                        count.min(most),
+                        "seed {seed}, step {step}"
+                    );
+                }
                 let are_few = matches!(set, IdSet::Few(_));
                 turns += u64::from(are_few != were_few);
                 were_few = are_few;

@@ -38,6 +38,8 @@ pub use sessions::{LAPSES_SOON, WATCHED_MAX, Warn};
 use shared_options::{SharedOptions, SharedOptionsTable};
 pub use slot::COUNTED_IN_SLOT;
 use slot::{Crash, Extra, Packed, Past, Place, ResultIs, Slot, counts_in_advance};
+pub use why::MAX_NOTE_BYTES;
+use why::{Snapshots, progress_of};
 
 mod batches;
 mod drain;
@@ -54,6 +56,7 @@ mod shared_options;
 mod slot;
 mod timers;
 mod verbs;
+mod why;
 
 /// The accounted memory of a job without its body, key and reason: its slot, its share of the ordered
 /// sets, and the allocator's rounding, measured with a million jobs (docs/performance.md).
@@ -209,6 +212,8 @@ struct Queue {
     watching: u64,
     /// How long the last pause was to last; `None` for a pause without end.
     pause_time: Option<Duration>,
+    /// How many of its jobs had been leased when somebody asked.
+    snapshots: Option<Box<Snapshots>>,
     scheduled_at: Option<Moment>,
 }
 
@@ -388,6 +393,7 @@ impl State {
             counts: slot.counts(),
             reason: slot.reason().cloned(),
             body,
+            progress: progress_of(slot),
             result,
         }
     }

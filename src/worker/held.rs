@@ -154,7 +154,12 @@ impl<'a> HeldLease<'a> {
             // The server must not see a late TOUCH and renew the lease.
             self.connection.fail("the server did not answer a TOUCH in time".into());
         } else if self.touch_at <= now && self.touched.is_none() {
-            self.connection.send(&Command::Touch { id: self.job.id(), ttr: None });
+            self.connection.send(&Command::Touch {
+                id: self.job.id(),
+                ttr: None,
+                progress: None,
+                note: None,
+            });
             self.touched = Some(now);
         }
     }

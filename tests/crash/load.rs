@@ -286,7 +286,7 @@ fn work(client: &mut Client, held: &mut Vec<Lease>) -> Result<(), Gone> {
                 commands.push(Command::Return { id, delay });
             }
             82..90 => {
-                commands.push(Command::Touch { id, ttr: None });
+                commands.push(Command::Touch { id, ttr: None, progress: None, note: None });
                 kept.push(lease);
             }
             _ => kept.push(lease),
@@ -330,7 +330,7 @@ fn lapse(client: &mut Client, held: &mut Option<Lease>) -> Result<(), Gone> {
     // Its lease lapses while this waits.
     let leases = match client.dice.within(0, 4) {
         0 => Vec::new(),
-        1 => client.converse(&[Command::Touch { id, ttr: None }])?,
+        1 => client.converse(&[Command::Touch { id, ttr: None, progress: None, note: None }])?,
         _ => client.converse(&[get(&["lapsing"], Duration::from_millis(20))])?,
     };
     if let Some(next) = leases.into_iter().next() {

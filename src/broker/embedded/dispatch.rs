@@ -99,8 +99,18 @@ impl Client {
             Command::Return { id, delay } => {
                 call.with(|state, now| state.return_job(now, session, id, None, delay)).map(done)
             }
-            Command::Touch { id, ttr } => {
-                call.with(|state, now| state.touch(now, session, id, ttr)).map(done)
+            Command::Touch { id, ttr, progress, note } => {
+                let touch = |state: &mut State, now| {
+                    state.touch(now, session, id, ttr)?;
+                    if progress.is_some() || note.is_some() {
+                        state.note_progress(now, id, progress, note);
+                    }
+                    Ok(())
+                };
+                call.with(touch).map(done)
+            }
+            Command::Why { id } => {
+                call.with(|state, now| state.why(now, id)).map(|why| Reply::Why(Box::new(why)))
             }
             Command::Peek { id } => {
                 let found = call.with(|state, now| state.peek(now, id));

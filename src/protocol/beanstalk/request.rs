@@ -30,7 +30,9 @@ static VERBS: [(&[u8], Verb, Read); 24] = [
     (b"delete ", Verb::Delete, |words| words.last_id().map(|id| Compat::Finish { id }.into())),
     (b"release ", Verb::Release, release),
     (b"bury ", Verb::Bury, bury),
-    (b"touch ", Verb::Touch, |words| words.last_id().map(|id| Command::Touch { id, ttr: None })),
+    (b"touch ", Verb::Touch, |words| {
+        words.last_id().map(|id| Command::Touch { id, ttr: None, progress: None, note: None })
+    }),
     (b"kick ", Verb::Kick, |words| words.last_number(u64::MAX).map(|limit| Compat::Kick { limit }.into())),
     (b"kick-job ", Verb::KickJob, |words| words.last_id().map(|id| Compat::KickJob { id }.into())),
     (b"peek ", Verb::Peek, |words| words.last_id().map(|id| Command::Peek { id })),

@@ -10,7 +10,9 @@ use super::duration::duration;
 use super::request::{Len, Split, split};
 use super::text::{name_and_value, number, quoted, words};
 use crate::error::{Code, Refusal};
-use crate::job::{BatchName, Counts, Finished, Job, JobId, JobState, Key, Lease, Order, Priority, QueueName};
+use crate::job::{
+    BatchName, Counts, Finished, Job, JobId, JobState, Key, Lease, Order, Priority, Progress, QueueName,
+};
 use crate::stats::BatchStats;
 
 /// A reply as the client reads it.
@@ -59,6 +61,13 @@ pub enum Answer {
     },
     /// `OK state=leased`: the state in which the job was that is to be cancelled.
     Was(JobState),
+    /// `OK state=ready ahead=3 …: a sentence`: why a job is where it is.
+    Why {
+        /// The words: names and values, in the server's order. The first is `state`.
+        words: Vec<(String, String)>,
+        /// The sentence for people.
+        sentence: String,
+    },
     /// `OK count=3`: how many jobs were changed.
     Count(u64),
     /// `OK count=3 lost=8,9`: how many leases a worker has, and which it does not have.
@@ -195,6 +204,11 @@ fn read_refusal(line: &[u8], rest: &[u8]) -> Result<Refusal, BadAnswer> {
 type Behind = Option<(usize, Answer)>;
 
 fn read_ok(line: &[u8], rest: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer> {
+    if line.contains(&b':')
+        && let Some(why) = read_why(line, behind)?
+    {
+        return Ok(why);
+    }
     for (name, value) in words(rest).filter_map(name_and_value) {
         let number = || number(value).ok_or_else(|| bad("a number behind =", line));
         match name {
@@ -250,6 +264,19 @@ fn read_order(line: &[u8], rest: &[u8]) -> Result<Answer, BadAnswer> {
         _ => return Err(bad("an order", line)),
     };
     Ok(Answer::Order(order))
+}
+
+/// Reads the reply to WHY: the only OK with a text behind it. `None` if it is another.
+fn read_why(line: &[u8], behind: &[u8]) -> Result<Option<Behind>, BadAnswer> {
+    let split = split(line);
+    if split.inline.is_none() {
+        return Ok(None);
+    }
+    let Some((used, sentence)) = read_body(&split, line, behind)? else { return Ok(Some(None)) };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let facts = words(split.words).filter_map(name_and_value).filter(|(name, _)| *name != b"len");
+    let words = facts.map(|(name, value)| (text(name), text(value))).collect();
+    Ok(Some(Some((used, Answer::Why { words, sentence: text(sentence.unwrap_or_default()) }))))
 }
 
 fn read_batch(rest: &[u8]) -> Option<Answer> {
@@ -371,6 +398,8 @@ struct JobFields {
     keep: Option<Duration>,
     batch: Option<BatchName>,
     result_dropped: bool,
+    progress: Option<u8>,
+    progress_at: Option<u64>,
     created: Option<u64>,
     attempt: Option<u32>,
     failures: Option<u32>,
@@ -394,6 +423,8 @@ impl JobFields {
                 b"keep" => fields.keep = duration(value).ok(),
                 b"batch" => fields.batch = BatchName::from_bytes(value).ok(),
                 b"result" => fields.result_dropped = value == b"dropped",
+                b"progress" => fields.progress = number(value).and_then(|number| number.try_into().ok()),
+                b"progress_at" => fields.progress_at = number(value),
                 b"created" => fields.created = number(value),
                 b"attempt" => fields.attempt = number_u32(value),
                 b"failures" => fields.failures = number_u32(value),
@@ -433,6 +464,13 @@ impl JobFields {
             counts,
             reason: None,
             body,
+            progress: match self.progress_at {
+                Some(at) => {
+                    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at))?;
+                    Some(Progress::new(self.progress, None, at))
+                }
+                None => None,
+            },
             result,
         })))
     }

@@ -7,7 +7,7 @@ use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
 use super::base64;
-use crate::job::{BatchName, Counts, Job, JobId, JobState, Key, Priority, QueueName};
+use crate::job::{BatchName, Counts, Job, JobId, JobState, Key, Priority, Progress, QueueName};
 
 /// Writes a job as one object.
 pub(super) fn write(job: &Job, out: &mut Vec<u8>) {
@@ -52,6 +52,15 @@ pub(crate) fn members<M: SerializeMap>(map: &mut M, job: &Job) -> Result<(), M::
     map.serialize_entry("returns", &job.counts.returns)?;
     if let Some(reason) = job.reason.as_deref() {
         map.serialize_entry("reason", reason)?;
+    }
+    if let Some(Progress { percent, note, at }) = &job.progress {
+        if let Some(percent) = percent {
+            map.serialize_entry("progress", percent)?;
+        }
+        if let Some(note) = note {
+            map.serialize_entry("progress_note", &**note)?;
+        }
+        map.serialize_entry("progress_at", &seconds_since_1970(*at))?;
     }
     match (job.state, &job.result) {
         (JobState::Done, Some(result)) => text_member(map, "result", "result_base64", result),
@@ -98,6 +107,14 @@ pub(crate) fn read(json: &[u8]) -> Option<Job> {
             returns: number_u32("returns")?,
         },
         reason: text("reason").map(Into::into),
+        progress: match number("progress_at") {
+            Some(at) => Some(Progress::new(
+                number("progress").and_then(|percent| percent.try_into().ok()),
+                text("progress_note").map(Into::into),
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at))?,
+            )),
+            None => None,
+        },
         body,
         result,
     })
@@ -153,6 +170,11 @@ mod tests {
             counts: Counts { failures: 1, crashes: 2, returns: 3 },
             reason: Some("line\nend".into()),
             body: Arc::from(&b"\"text\"\n"[..]),
+            progress: Some(Progress::new(
+                Some(50),
+                Some("half".into()),
+                SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_001),
+            )),
             result: None,
         };
         let done = Job {
@@ -162,8 +184,14 @@ mod tests {
             ..full.clone()
         };
         let dropped = Job { result: None, ..done.clone() };
-        let bare =
-            Job { key: None, remaining: None, reason: None, body: Arc::from(&b"\xff\0"[..]), ..full.clone() };
+        let bare = Job {
+            key: None,
+            remaining: None,
+            reason: None,
+            progress: None,
+            body: Arc::from(&b"\xff\0"[..]),
+            ..full.clone()
+        };
         for job in [full, bare, done, dropped] {
             let mut json = Vec::new();
             write(&job, &mut json);

@@ -55,6 +55,10 @@ pub(super) fn job_ids(body: &[u8]) -> Result<Vec<JobId>, Refusal> {
     words.map(|word| number(word).map(JobId).ok_or_else(|| not_an_id(word))).collect()
 }
 
+pub(super) fn percent(name: &'static str, value: &[u8]) -> Result<u8, Refusal> {
+    within(name, value, 0, 100).map(|number| number as u8)
+}
+
 pub(super) fn batch_total(name: &'static str, value: &[u8]) -> Result<u64, Refusal> {
     within(name, value, 1, u64::MAX)
 }

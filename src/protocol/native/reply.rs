@@ -1,5 +1,6 @@
 //! Replies as the server writes them: from a [`Reply`] to a line, and what follows it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration::format_duration;
@@ -10,7 +11,9 @@ use super::text::{
 };
 use super::{verbs, worker_json};
 use crate::error::{Code, Refusal};
-use crate::job::{Finished, Job, JobId, JobState, Lease, Order, QueueName};
+use crate::job::{
+    AHEAD_MAX, Finished, Job, JobId, JobState, Lease, Order, Pause, Progress, QueueName, Rate, Why,
+};
 use crate::protocol::Reply;
 use crate::stats::{BatchStats, QueueStats, Stat, StateCounts};
 
@@ -39,6 +42,7 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::Order(order) => write_order(*order, out),
         Reply::Workers(workers) => write_objects(workers, worker_json::write, out),
         Reply::Count(count) => write_ok(out, |out| push_number_option(out, "count", *count)),
+        Reply::Why(why) => write_why(why, out),
         Reply::Found(job) => write_found(job, out),
         Reply::Jobs(jobs) => write_objects(jobs, job_json::write, out),
         Reply::ServerStats(stats) => write_lines(stats.list().iter().map(line), out),
@@ -87,6 +91,102 @@ fn write_lease(lease: &Lease, out: &mut Vec<u8>) {
     push_number_option(out, "attempt", u64::from(lease.attempt));
     push_duration_option(out, "ttr", lease.ttr);
     push_body(out, &lease.body);
+}
+
+/// Words for programs, and a sentence for people.
+fn write_why(why: &Why, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"OK");
+    push_text_option(out, "state", why.state().map_or("gone", JobState::as_str));
+    let reason =
+        |reason: &Option<Arc<str>>| reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+    let sentence = match why {
+        Why::Ready { ahead, workers, rate, pause } => write_why_ready((*ahead, *workers, *rate), *pause, out),
+        Why::Delayed { remaining, failures, reason: why } => {
+            push_duration_option(out, "remaining", *remaining);
+            push_number_option(out, "failures", u64::from(*failures));
+            let remaining = format_duration(*remaining);
+            match failures {
+                0 => format!("it is delayed, and ready in {remaining}"),
+                n => format!(
+                    "it waits {remaining} before its next attempt, after {}{}",
+                    times(*n),
+                    reason(why)
+                ),
+            }
+        }
+        Why::Leased { worker, held_for, remaining, progress } => {
+            if let Some(worker) = worker {
+                push_text_option(out, "worker", worker.as_str());
+            }
+            push_duration_option(out, "held", *held_for);
+            push_duration_option(out, "remaining", *remaining);
+            let percent = progress.as_ref().and_then(|progress| progress.percent);
+            percent.inspect(|percent| push_number_option(out, "progress", u64::from(*percent)));
+            let who = worker.as_ref().map_or("a worker".to_owned(), |worker| format!("worker {worker}"));
+            let (held, left) = (format_duration(*held_for), format_duration(*remaining));
+            let note = progress.as_ref().and_then(|progress| progress.note.as_deref());
+            let said = match (percent, note) {
+                (None, None) => String::new(),
+                (Some(percent), None) => format!(" and says {percent}%"),
+                (None, Some(note)) => format!(" and says: {note}"),
+                (Some(percent), Some(note)) => format!(" and says {percent}%: {note}"),
+            };
+            format!("{who} has had it for {held}; its lease lapses in {left} unless it is renewed{said}")
+        }
+        Why::Dead { failures, reason: why } => {
+            push_number_option(out, "failures", u64::from(*failures));
+            format!("it is dead after {}; RETRY makes it ready{}", times(*failures), reason(why))
+        }
+        Why::Done { remaining } => {
+            push_duration_option(out, "remaining", *remaining);
+            format!("it is done, and kept for {}", format_duration(*remaining))
+        }
+        Why::Cancelled { reason: why } => format!("it was cancelled{}", reason(why)),
+        Why::Gone => "it is done and was not kept, or it was deleted".to_owned(),
+    };
+    push_body(out, sentence.as_bytes());
+}
+
+fn write_why_ready(
+    (ahead, workers, rate): (u64, u64, Option<Rate>),
+    pause: Option<Pause>,
+    out: &mut Vec<u8>,
+) -> String {
+    let ahead_text = if ahead >= AHEAD_MAX { format!("{AHEAD_MAX}+") } else { ahead.to_string() };
+    push_text_option(out, "ahead", &ahead_text);
+    push_number_option(out, "workers", workers);
+    let rate = rate.map(Rate::per_second).filter(|rate| *rate > 0.0);
+    let eta = rate.map(|rate| Duration::from_secs(((ahead + 1) as f64 / rate).ceil() as u64));
+    if let (Some(rate), Some(eta)) = (rate, eta) {
+        push_text_option(out, "rate", &format!("{rate:.1}"));
+        push_duration_option(out, "eta", eta);
+    }
+    let before = match ahead {
+        0 => "it is the next job".to_owned(),
+        1 => "1 job is ahead of it".to_owned(),
+        _ => format!("{ahead_text} jobs are ahead of it"),
+    };
+    let connections =
+        |n| if n == 1 { "1 connection asks".to_owned() } else { format!("{n} connections ask") };
+    match (pause, workers, rate) {
+        (Some(Pause::UntilResumed), ..) => {
+            push_text_option(out, "paused", "yes");
+            format!("its queue is paused until RESUME; {before}")
+        }
+        (Some(Pause::For(time)), ..) => {
+            push_duration_option(out, "paused", time);
+            format!("its queue is paused for {}; {before}", format_duration(time))
+        }
+        (None, 0, _) => format!("nobody asks for jobs of its queue; {before}"),
+        (None, n, None) => format!("{before}; {} for jobs of its queue", connections(n)),
+        (None, n, Some(rate)) => {
+            format!("{before}; {} for jobs of its queue and take {rate:.1} a second", connections(n))
+        }
+    }
+}
+
+fn times(failures: u32) -> String {
+    if failures == 1 { "1 failure".to_owned() } else { format!("{failures} failures") }
 }
 
 fn write_finished(id: JobId, how: &Finished, out: &mut Vec<u8>) {
@@ -153,6 +253,10 @@ fn write_found(job: &Job, out: &mut Vec<u8>) {
     push_number_option(out, "returns", u64::from(job.counts.returns));
     if let Some(remaining) = job.remaining {
         push_duration_option(out, "remaining", remaining);
+    }
+    if let Some(Progress { percent, at, .. }) = &job.progress {
+        percent.inspect(|percent| push_number_option(out, "progress", u64::from(*percent)));
+        push_number_option(out, "progress_at", seconds_since_1970(*at));
     }
     match (job.state, &job.result) {
         // The result stands where the body was.

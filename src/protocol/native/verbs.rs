@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::options::percent;
 use super::options::{
     any_duration, batch_name, batch_total, job_id, job_ids, job_state, label, lease_duration, list_limit,
     not_an_id, number_u32, queue_name, queue_names, retry_limit, secret, unique_key, worker_name, yes,
@@ -67,7 +68,7 @@ const LINE: Verb = Verb {
 const ID_LINE: Verb = Verb { id: TakesId::Always, ..LINE };
 
 /// All verbs; the busy ones first, since they are looked for in this order.
-static VERBS: [Verb; 28] = [
+static VERBS: [Verb; 29] = [
     Verb {
         name: "TASK",
         body: TakesBody::Always,
@@ -145,10 +146,16 @@ static VERBS: [Verb; 28] = [
     },
     Verb {
         name: "TOUCH",
-        options: &["ttr"],
-        form: "TOUCH id [ttr=D]",
-        what: "renew a lease: OK",
-        make: |given| Ok(Command::Touch { id: given.id()?, ttr: given.option("ttr", lease_duration)? }),
+        body: TakesBody::IfGiven,
+        options: &["ttr", "progress", "len"],
+        form: "TOUCH id [ttr=D] [progress=0..100] [len=N][: note]",
+        what: "renew a lease, and say how far the job is: OK",
+        make: |given| {
+            let (id, ttr) = (given.id()?, given.option("ttr", lease_duration)?);
+            let progress = given.option("progress", percent)?;
+            let note = given.body.map(|body| String::from_utf8_lossy(body).into());
+            Ok(Command::Touch { id, ttr, progress, note })
+        },
         ..ID_LINE
     },
     Verb {
@@ -156,6 +163,13 @@ static VERBS: [Verb; 28] = [
         form: "PEEK id",
         what: "look at a job: JOB id queue=Q state=S ...: body",
         make: |given| Ok(Command::Peek { id: given.id()? }),
+        ..ID_LINE
+    },
+    Verb {
+        name: "WHY",
+        form: "WHY id",
+        what: "why a job is where it is: OK state=S ...: a sentence",
+        make: |given| Ok(Command::Why { id: given.id()? }),
         ..ID_LINE
     },
     Verb {
@@ -582,10 +596,15 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
                 push_duration_option(out, "delay", *delay);
             }
         }
-        Command::Touch { id, ttr } => {
+        Command::Touch { id, ttr, progress, note } => {
             push_verb_id(out, "TOUCH", *id);
             ttr.inspect(|ttr| push_duration_option(out, "ttr", *ttr));
+            progress.inspect(|progress| push_number_option(out, "progress", u64::from(*progress)));
+            if let Some(note) = note {
+                return push_body(out, note.as_bytes());
+            }
         }
+        Command::Why { id } => push_verb_id(out, "WHY", *id),
         Command::Peek { id } => push_verb_id(out, "PEEK", *id),
         Command::Wait { id, wait } => {
             push_verb_id(out, "WAIT", *id);

@@ -131,6 +131,11 @@ impl State {
         }
     }
 
+    /// The name of the worker that a session belongs to, if it said.
+    pub(super) fn worker_name(&self, session: SessionId) -> Option<&WorkerName> {
+        self.session(session).worker.map(|worker| &self.worker(worker).hello.name)
+    }
+
     pub(super) fn count_report(&mut self, session: SessionId, done: bool) {
         if let Some(worker) = self.session(session).worker {
             let found = self.worker_mut(worker);

@@ -121,6 +121,9 @@ impl State {
         self.remove_from_sets(id, sets, from);
         self.insert_into_sets(id, sets, to);
         self.pass_key(id, from, to);
+        if matches!(from, Place::Leased { .. }) {
+            self.forget_progress(id);
+        }
         if let Some(batch) = self.shared_options.get(sets.options).batch {
             self.batch_changed(now, batch);
         }
@@ -385,8 +388,11 @@ impl State {
     /// Replaces a job's reason, if there is room for the new one.
     pub(super) fn note_reason(&mut self, id: JobId, reason: Arc<str>) {
         let extra = self.slot(id).extra.as_deref();
-        let key = extra.and_then(|extra| extra.key.as_ref()).map_or(0, |key| key.as_str().len());
-        let grown = (EXTRA_OVERHEAD_BYTES + (key + reason.len()) as u64).saturating_sub(extra_cost(extra));
+        let before = extra.and_then(|extra| extra.reason.as_ref()).map_or(0, |reason| reason.len());
+        let grown = match extra {
+            Some(_) => (reason.len() as u64).saturating_sub(before as u64),
+            None => EXTRA_OVERHEAD_BYTES + reason.len() as u64,
+        };
         if grown == 0 || self.budget.has_room(Purpose::Note, grown) {
             self.set_reason(id, Some(reason));
         }
@@ -468,7 +474,10 @@ fn extra_cost(extra: Option<&Extra>) -> u64 {
     extra.map_or(0, |extra| {
         let key = extra.key.as_ref().map_or(0, |key| key.as_str().len());
         let reason = extra.reason.as_ref().map_or(0, |reason| reason.len());
-        EXTRA_OVERHEAD_BYTES + (key + reason) as u64
+        let said = extra.said.as_ref().map_or(0, |said| {
+            super::slot::SAID_OVERHEAD_BYTES + said.note.as_ref().map_or(0, |note| note.len() as u64)
+        });
+        EXTRA_OVERHEAD_BYTES + (key + reason) as u64 + said
     })
 }
 

@@ -32,6 +32,7 @@ impl State {
             watching: 0,
             paused: None,
             pause_time: None,
+            snapshots: None,
             scheduled_at: None,
             counts: StateCounts::default(),
             urgent: 0,

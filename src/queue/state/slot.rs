@@ -28,7 +28,19 @@ pub(super) struct Extra {
     pub(super) key: Option<Key>,
     pub(super) reason: Option<Arc<str>>,
     pub(super) past: Past,
+    pub(super) said: Option<Box<Said>>,
 }
+
+/// What a worker has said of a job that it works on. It does not outlive the process.
+#[derive(Debug, PartialEq)]
+pub(super) struct Said {
+    pub(super) percent: Option<u8>,
+    pub(super) note: Option<Arc<str>>,
+    pub(super) said_s: u32,
+}
+
+/// The accounted memory of what a worker has said, without its note.
+pub(super) const SAID_OVERHEAD_BYTES: u64 = 64;
 
 /// A job's past, for its statistics. It does not outlive the process, and is lost if there is no memory for
 /// it.
