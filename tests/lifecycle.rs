@@ -419,22 +419,6 @@ fn acknowledged_job_is_gone() {
 }
 
 #[test]
-fn only_the_holder_can_say_how_it_went() {
-    let mut bench = Bench::new();
-    let (holder, other) = (bench.session(), bench.session());
-    let (id, now) = (bench.leased(holder, options()), bench.now);
-    for session in [other, bench.session()] {
-        assert_eq!(code(bench.ack(session, id)), Some(Code::NotLeased));
-        assert_eq!(code(bench.state.fail(now, session, id, None, true, None)), Some(Code::NotLeased));
-        assert_eq!(code(bench.state.return_job(now, session, id, None, SECOND)), Some(Code::NotLeased));
-        assert_eq!(code(bench.state.touch(now, session, id, None)), Some(Code::NotLeased));
-        assert_eq!(code(bench.state.delete(bench.now, session, id)), Some(Code::NotLeased));
-    }
-    assert_eq!(bench.peek(id).counts, Counts::default());
-    bench.ack(holder, id).expect("it is still leased");
-}
-
-#[test]
 fn backoff_doubles_each_time_with_up_to_a_quarter_of_jitter() {
     let mut bench = Bench::new();
     let session = bench.session();
@@ -560,67 +544,6 @@ fn job_handed_back_with_a_delay_waits_for_it() {
 }
 
 // ---- leases ----
-
-#[test]
-fn expired_lease_returns_job_to_ready() {
-    let mut bench = Bench::new();
-    let (slow, other) = (bench.session(), bench.session());
-    let id = bench.leased(slow, options().ttr(SECOND));
-    bench.pass(SECOND - MS);
-    assert_eq!(bench.is(id), JobState::Leased);
-    bench.pass(MS);
-    let job = bench.peek(id);
-    assert_eq!((job.state, job.counts), (JobState::Ready, counts(0, 1, 0)));
-    assert!(job.reason.is_some(), "it says why");
-    assert_eq!(code(bench.ack(slow, id)), Some(Code::NotLeased));
-    assert_eq!(bench.get(other), Some(id));
-    assert_eq!(code(bench.ack(slow, id)), Some(Code::NotLeased), "it is another's now");
-}
-
-#[test]
-fn touch_starts_the_lease_anew() {
-    let mut bench = Bench::new();
-    let session = bench.session();
-    let id = bench.leased(session, options().ttr(SECOND));
-    for _ in 0..5 {
-        bench.pass(SECOND - MS);
-        bench.state.touch(bench.now, session, id, None).expect("it is leased");
-    }
-    bench.state.touch(bench.now, session, id, Some(3 * SECOND)).expect("it is leased");
-    bench.pass(3 * SECOND - MS);
-    assert_eq!(bench.is(id), JobState::Leased);
-    bench.pass(MS);
-    assert_eq!(bench.is(id), JobState::Ready);
-}
-
-#[test]
-fn touch_may_shorten_a_lease() {
-    let mut bench = Bench::new();
-    let session = bench.session();
-    let id = bench.leased(session, options());
-    bench.state.touch(bench.now, session, id, Some(MS)).expect("it is leased");
-    bench.pass(MS);
-    assert_eq!(bench.is(id), JobState::Ready);
-}
-
-#[test]
-fn lost_connection_charges_a_crash() {
-    let mut bench = Bench::new();
-    let session = bench.session();
-    let (one, last) = (bench.leased(session, options()), bench.leased(session, attempts(1)));
-    bench.end(session, SessionEnd::Lost);
-    assert_eq!((bench.is(one), bench.peek(one).counts), (JobState::Ready, counts(0, 1, 0)));
-    assert_eq!((bench.is(last), bench.peek(last).counts), (JobState::Dead, counts(0, 1, 0)));
-}
-
-#[test]
-fn quit_charges_nothing() {
-    let mut bench = Bench::new();
-    let session = bench.session();
-    let id = bench.leased(session, attempts(1));
-    bench.end(session, SessionEnd::Quit);
-    assert_eq!((bench.is(id), bench.peek(id).counts), (JobState::Ready, counts(0, 0, 1)));
-}
 
 #[test]
 fn job_that_was_handed_to_a_lost_connection_but_never_seen_is_charged_nothing() {

@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+pub(crate) mod engine;
+
 /// How long a test waits for what must come. It only passes if something is wrong, so it is generous.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
