@@ -54,7 +54,8 @@ pub const LIST_JOBS_MAX: u32 = 1000;
 /// reply stays bounded.
 pub const LIST_BYTES_MAX: usize = 1 << 20;
 
-/// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers.
+/// The most that a record of a job takes in the journal, beside its body: names, key, reason and numbers, and
+/// the record that its batch begins.
 const RECORD_BYTES_MAX: u64 = 2048;
 
 /// The smallest size of the journal's segments, in bytes, in which every job fits whose body is at most

@@ -121,7 +121,7 @@ pub enum Change {
     Gone(JobId),
     /// A job of a batch is gone. One record, so that a crash can't separate the two.
     GoneOf(JobId, BatchCounts),
-    /// The counts of a batch. Compaction writes it.
+    /// The counts of a batch: it begins, or compaction has written it again.
     Batch(BatchCounts),
     /// A queue was paused or resumed.
     Pause(QueueName, PauseState),
@@ -207,7 +207,7 @@ pub(crate) fn has_extras(keep: Duration, batch: Option<&BatchName>) -> bool {
 
 /// What a job's end may take in the journal beyond that of a plain job: the record that it is done, if it is
 /// kept, and the counts of its batch.
-pub(crate) fn extra_end_bytes(keep: Duration, batch: Option<&BatchName>) -> u64 {
+pub fn extra_end_bytes(keep: Duration, batch: Option<&BatchName>) -> u64 {
     let done = if keep.is_zero() { 0 } else { DONE_NUMBERS_BYTES };
     done + batch.map_or(0, batch_bytes)
 }

@@ -19,13 +19,14 @@ use std::time::Duration;
 use djqs::internal::change::Change;
 use djqs::internal::clock::{ManualClock, Moment, Now};
 use djqs::internal::queue::state::{
-    Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, Returned, SessionEnd, SessionId, State, Warn,
+    Failed, JOB_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SessionEnd, SessionId, State, Warn,
 };
-use djqs::job::{Group, MAX_REASON_BYTES};
+use djqs::job::{BatchName, Group, MAX_REASON_BYTES};
 use djqs::protocol::OnDrained;
 use djqs::{Code, JobId, JobState, Key, Options, Priority, QueueName, Refusal, Submission};
-use model::{Due, Model, QueueNo};
+use model::{Due, Handed, Model, Of, QueueNo};
 
+mod ends;
 mod model;
 
 /// The number of operations in all tests together, unless DJQS_MODEL_OPS is set.
@@ -38,7 +39,7 @@ const OPS_PRINTED: usize = 40;
 const OPS_BETWEEN_COMPARISONS: u64 = 300;
 
 /// What has to happen often enough for the comparison to mean something.
-const WORTH_COMPARING: [&str; 18] = [
+const WORTH_COMPARING: [&str; 30] = [
     "jobs accepted",
     "submissions refused",
     "duplicates",
@@ -57,6 +58,18 @@ const WORTH_COMPARING: [&str; 18] = [
     "compactions",
     "restarts",
     "restarts tried",
+    "results kept",
+    "results dropped",
+    "jobs cancelled",
+    "jobs cancelled in slices",
+    "reports of cancelled jobs",
+    "retries refused for a key",
+    "kept jobs forgotten",
+    "waits for ends",
+    "ends taken",
+    "waits for batches",
+    "complete batches taken",
+    "batches forgotten",
 ];
 
 /// What the operations of a run are like.
@@ -265,6 +278,32 @@ enum Op {
     Ack {
         session: SessionId,
         id: JobId,
+        /// `None` if the disk has no room for it.
+        result: Option<Arc<[u8]>>,
+    },
+    Cancel {
+        id: JobId,
+        reason: Option<Arc<str>>,
+    },
+    CancelAll {
+        of: Of,
+        from: JobState,
+        reason: Option<Arc<str>>,
+        last: JobId,
+        most: u64,
+    },
+    /// WAIT: it looks, and waits if the job has not ended.
+    Wait {
+        session: SessionId,
+        id: JobId,
+        wait: bool,
+    },
+    /// BATCH: it looks, and waits if the batch is not complete with this many jobs.
+    Batch {
+        session: SessionId,
+        batch: BatchName,
+        total: u64,
+        wait: bool,
     },
     Fail {
         session: SessionId,
@@ -325,7 +364,7 @@ enum Op {
         id: JobId,
     },
     List {
-        queue: QueueNo,
+        of: Of,
         state: Option<JobState>,
         limit: usize,
         after: Option<JobId>,
@@ -333,17 +372,19 @@ enum Op {
     Retry {
         id: JobId,
     },
-    RetryQueue {
-        queue: QueueNo,
+    RetryAll {
+        of: Of,
         last: JobId,
         most: u64,
     },
     Delete {
         session: SessionId,
         id: JobId,
+        /// Whether a job that is done or cancelled is not found.
+        unless_kept: bool,
     },
     Purge {
-        queue: QueueNo,
+        of: Of,
         state: JobState,
         last: JobId,
         most: u64,
@@ -398,6 +439,8 @@ struct Run {
     random: Random,
     names: Arc<[QueueName]>,
     keys: Vec<Key>,
+    /// The batches; most jobs are of the first.
+    batches: Vec<BatchName>,
     now: Now,
     state: State,
     model: Model,
@@ -435,6 +478,7 @@ impl Run {
             (1..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
         let names: Arc<[QueueName]> = [QueueName::default()].into_iter().chain(names).collect();
         let keys = (0..3).map(|n| Key::new(&"key".repeat(n + 1)).unwrap()).collect();
+        let batches = (0..3).map(|n| BatchName::new(&"b".repeat(n + 1)).unwrap()).collect();
         let memory_max = random_memory_max(profile, &mut random);
         let mut state = State::new(memory_max, random.next());
         let journal = random.percent(profile.journal_percent).then(Vec::new);
@@ -452,6 +496,7 @@ impl Run {
             model: Model::new(names.clone(), memory_max, rare_bytes()),
             names,
             keys,
+            batches,
             state,
             sessions: Vec::new(),
             ending: Vec::new(),
@@ -482,7 +527,8 @@ impl Run {
     // ---- random operations ----
 
     fn random_op(&mut self) -> Op {
-        let crowded = self.model.jobs.len() >= self.profile.jobs;
+        let kept = self.model.jobs.iter().filter(|job| job.is_kept()).count();
+        let crowded = self.model.jobs.len() >= self.profile.jobs + kept.min(2 * self.profile.jobs);
         let (free, waiting, handed) = self.sessions_by_what_they_do();
         if free.is_empty() || self.random.percent(2) && self.sessions.len() < self.profile.sessions {
             return self.random_op_without_session(&waiting, &handed);
@@ -498,7 +544,7 @@ impl Run {
                 wary: self.random.percent(50),
                 drains: self.random.percent(30),
             },
-            32..42 => Op::Ack { session: worker, id: self.random_id(Some(worker)) },
+            32..42 => self.random_ack(worker),
             42..52 => Op::Fail {
                 session: worker,
                 id: self.random_id(Some(worker)),
@@ -517,12 +563,13 @@ impl Run {
                 ttr: if self.random.percent(50) { None } else { Some(self.random_time()) },
             },
             59..65 => self.random_operator_op(session),
-            65..67 => Op::Delete { session, id: self.random_id(None) },
+            65..67 => Op::Delete { session, id: self.random_id(None), unless_kept: self.random.percent(30) },
             67..68 => Op::EndSession {
                 session,
                 ending: if self.random.percent(50) { SessionEnd::Lost } else { SessionEnd::Quit },
                 most: self.random_most(),
             },
+            68..74 => self.random_wait(session),
             _ => self.random_op_without_session(&waiting, &handed),
         }
     }
@@ -545,14 +592,20 @@ impl Run {
                 let session = self.random.pick(&self.sessions).expect("it is not empty");
                 Op::EndSession { session, ending: SessionEnd::Lost, most: self.random_most() }
             }
-            28..30 => Op::Retry { id: self.random_dead_id() },
-            30..32 => Op::RetryQueue { queue, last: self.random_last(), most: self.random_most() },
+            28..29 => Op::Retry { id: self.random_id_in(JobState::Dead) },
+            29..30 => Op::Retry { id: self.random_id_in(JobState::Cancelled) },
+            30..32 => {
+                Op::RetryAll { of: self.random_group(), last: self.random_last(), most: self.random_most() }
+            }
             32..34 => Op::Purge {
-                queue,
-                state: self
-                    .random
-                    .pick(&[JobState::Ready, JobState::Delayed, JobState::Dead])
-                    .expect("there are three"),
+                of: self.random_group(),
+                state: loop {
+                    match self.random.pick(&JobState::ALL).expect("there are six") {
+                        // The workers have them.
+                        JobState::Leased => {}
+                        state => break state,
+                    }
+                },
                 last: self.random_last(),
                 most: self.random_most(),
             },
@@ -563,18 +616,15 @@ impl Run {
             37..41 => Op::Resume { queue },
             41..43 => Op::Peek { id: self.random_id(None) },
             43..46 => Op::List {
-                queue,
-                state: self
-                    .random
-                    .pick(&[None, None, Some(0), Some(1), Some(2), Some(3)])
-                    .flatten()
-                    .map(|state: usize| JobState::ALL[state]),
+                of: self.random_group(),
+                state: if self.random.percent(30) { None } else { self.random.pick(&JobState::ALL) },
                 limit: self.random.within(0..=10) as usize,
                 after: if self.random.percent(50) { None } else { Some(self.random_id(None)) },
             },
             46..48 => Op::QueueStats { queue },
             48..50 => Op::Queues { most: self.random.within(1..=10) as usize },
-            50..75 => Op::Pass { millis: self.random_pass() },
+            50..53 => self.random_cancel(),
+            53..75 => Op::Pass { millis: self.random_pass() },
             75..85 => Op::Tick { most: self.random_most() },
             85..97 => Op::TickAll { most: self.random_most() },
             97 if self.journal.is_some() => self.random_op_on_the_journal(),
@@ -590,11 +640,11 @@ impl Run {
             1 | 2 => Op::Watch { session, queue },
             3 | 4 => Op::Ignore { session, queue },
             5 => Op::LeaseJob { session, id: self.random_id(None) },
-            6 => Op::LeaseJob { session, id: self.random_dead_id() },
+            6 => Op::LeaseJob { session, id: self.random_id_in(JobState::Dead) },
             7 => Op::ReturnAs { session, id: mine, priority, delay: self.random_time() },
             8 => Op::Bury { session, id: mine, priority },
             9 => Op::Kick { queue, most: self.random_most() },
-            10 => Op::KickJob { id: self.random_dead_id() },
+            10 => Op::KickJob { id: self.random_id_in(JobState::Dead) },
             _ => Op::PauseExisting { queue, time: self.random_time() },
         }
     }
@@ -623,7 +673,9 @@ impl Run {
                 Some(self.keys[self.random.below(self.keys.len() as u64) as usize].clone())
             } else {
                 None
-            });
+            })
+            .keep(if self.random.percent(50) { Duration::ZERO } else { self.random_time() })
+            .batch(if self.random.percent(60) { None } else { Some(self.random_batch()) });
         let body = (0..self.random.below(5)).map(|_| self.random.next() as u8).collect();
         Op::Submit { queue: self.random_queue(), options, body }
     }
@@ -659,10 +711,11 @@ impl Run {
         if self.random.percent(80) { there.unwrap_or(any) } else { any }
     }
 
-    fn random_dead_id(&mut self) -> JobId {
-        let dead = self.model.jobs.iter().filter(|job| job.state() == JobState::Dead);
-        let dead: Vec<_> = dead.map(|job| job.id).collect();
-        match self.random.pick(&dead) {
+    /// Mostly a job in this state.
+    fn random_id_in(&mut self, state: JobState) -> JobId {
+        let those = self.model.jobs.iter().filter(|job| job.state() == state);
+        let those: Vec<_> = those.map(|job| job.id).collect();
+        match self.random.pick(&those) {
             Some(id) if self.random.percent(80) => id,
             _ => self.random_id(None),
         }
@@ -709,7 +762,10 @@ impl Run {
     /// The sessions that may send a command, those that wait, and those that were given a job and have not
     /// taken it.
     fn sessions_by_what_they_do(&self) -> (Vec<SessionId>, Vec<SessionId>, Vec<SessionId>) {
-        let waiting: Vec<_> = self.model.waiters.iter().map(|waiter| waiter.0).collect();
+        let waiting = self.model.waiters.iter().map(|waiter| waiter.0);
+        let waiting = waiting.chain(self.model.waiters_for_ends.iter().map(|waiter| waiter.0));
+        let waiting = waiting.chain(self.model.waiters_for_batches.iter().map(|waiter| waiter.0));
+        let waiting: Vec<_> = waiting.collect();
         let handed: Vec<_> = self.model.handed.iter().map(|handed| handed.0).collect();
         let free = self.sessions.iter().copied();
         let free = free.filter(|session| !waiting.contains(session) && !handed.contains(session)).collect();
@@ -731,17 +787,12 @@ impl Run {
                 self.state.cancel_wait(session);
                 self.model.cancel_wait(session);
             }
-            Op::TakeHanded { session } => {
-                let seen = self.state.take_handed(session);
-                let id = self.model.take_handed(session);
-                self.count(if id.is_some() { "handed jobs taken" } else { "handed jobs lapsed" });
-                assert_eq!(seen, id.map(|id| self.model.lease_of(id)));
-            }
-            Op::Ack { session, id } => {
-                let seen = self.state.ack(now, session, id, Returned::Result(Arc::default()));
-                assert_same(seen.map(|_| ()), self.model.ack(session, id));
-                assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
-            }
+            Op::TakeHanded { session } => self.take_handed(session),
+            Op::Ack { session, id, result } => self.ack(session, id, result),
+            Op::Cancel { id, reason } => self.cancel(id, reason),
+            Op::CancelAll { of, from, reason, last, most } => self.cancel_all(&of, from, reason, last, most),
+            Op::Wait { session, id, wait } => self.wait_for_end(session, id, wait),
+            Op::Batch { session, batch, total, wait } => self.wait_for_batch(session, &batch, total, wait),
             Op::Fail { session, id, delay, dead, reason } => {
                 let seen = self.state.fail(now, session, id, delay, dead, reason.clone());
                 let how = (delay, dead, reason.as_deref());
@@ -808,18 +859,16 @@ impl Run {
                 assert_eq!(self.state.peek(now, id), self.model.peek(now, id));
                 assert_eq!(self.state.export(now, id).is_some(), self.model.job(id).is_some());
             }
-            Op::List { queue, state, limit, after } => self.list(queue, state, limit, after),
-            Op::Retry { id } => assert_same(self.state.retry(now, id), self.model.retry(now, id)),
-            Op::RetryQueue { queue, last, most } => {
-                let seen = self.state.retry_all(now, &self.group(queue), last, most);
-                assert_eq!(seen, self.model.retry_queue(now, queue, last, most));
+            Op::List { of, state, limit, after } => self.list(&of, state, limit, after),
+            Op::Retry { id } => self.retry(id),
+            Op::RetryAll { of, last, most } => {
+                let seen = self.state.retry_all(now, &self.group(&of), last, most);
+                assert_eq!(seen, self.model.retry_all(now, &of, last, most));
             }
-            Op::Delete { session, id } => {
-                assert_same(self.state.delete(now, session, id), self.model.delete(session, id));
-            }
-            Op::Purge { queue, state, last, most } => {
-                let seen = self.state.purge(now, &self.group(queue), state, last, most);
-                assert_eq!(seen, self.model.purge(queue, state, last, most));
+            Op::Delete { session, id, unless_kept } => self.delete(session, id, unless_kept),
+            Op::Purge { of, state, last, most } => {
+                let seen = self.state.purge(now, &self.group(&of), state, last, most);
+                assert_eq!(seen, self.model.purge(now, &of, state, last, most));
             }
             Op::Pause { queue, time } => {
                 self.state.pause(now, &self.names[queue], time);
@@ -843,8 +892,11 @@ impl Run {
         }
     }
 
-    fn group(&self, queue: QueueNo) -> Group {
-        Group::from(&self.names[queue])
+    fn group(&self, of: &Of) -> Group {
+        match of {
+            Of::Queue(queue) => Group::from(&self.names[*queue]),
+            Of::Batch(batch) => Group::from(batch.clone()),
+        }
     }
 
     fn open_session(&mut self) {
@@ -910,9 +962,9 @@ impl Run {
         assert!(self.state.watched(session).into_iter().eq(expected));
     }
 
-    fn list(&mut self, queue: QueueNo, state: Option<JobState>, limit: usize, after: Option<JobId>) {
-        let seen = self.state.list(self.now, &self.group(queue), state, limit, after);
-        let expected = self.model.list(queue, state, limit, after);
+    fn list(&mut self, of: &Of, state: Option<JobState>, limit: usize, after: Option<JobId>) {
+        let seen = self.state.list(self.now, &self.group(of), state, limit, after);
+        let expected = self.model.list(of, state, limit, after);
         let expected: Vec<_> = expected.into_iter().filter_map(|id| self.model.peek(self.now, id)).collect();
         assert_eq!(seen, expected);
     }
@@ -923,7 +975,7 @@ impl Run {
     /// more than was asked for, and some order of these events must explain the result.
     fn tick(&mut self, most: u64) {
         // Fewer events, so that there are not too many orders to try.
-        let most = if self.model.waiters.is_empty() { most } else { most.min(3) };
+        let most = if self.model.waiting() == 0 { most } else { most.min(3) };
         let (due, deaths) = (self.model.due(self.now), self.model.deaths);
         self.state.tick(self.now, most);
         let woken = std::mem::take(&mut self.state.effects().wakes);
@@ -933,17 +985,21 @@ impl Run {
         // its wait may have ended because its queues are drained.
         let (mut taken, mut drained) = (Vec::new(), Vec::new());
         for &session in woken.iter().filter(|session| !warned.contains(session)) {
+            if let Some(end) = self.take_end(session) {
+                taken.push((session, end));
+                continue;
+            }
             let drains = self.model.drainers.contains(&session);
             if woken.len() == 1 && !drains {
                 continue;
             }
             match self.state.take_handed(session) {
-                Some(lease) => taken.push((session, lease.id)),
+                Some(lease) => taken.push((session, Handed::Lease(lease.id))),
                 None if drains => drained.push(Due::Drained(session)),
                 None => panic!("{session:?} was woken for a job"),
             }
         }
-        let mut done: Vec<Due> = due.iter().copied().filter(|&due| self.is_done(due, &warned)).collect();
+        let mut done: Vec<Due> = due.iter().filter(|due| self.is_done(due, &warned)).cloned().collect();
         // What happens in a tick may drain a queue.
         done.extend(drained);
         let free = done.iter().filter(|due| matches!(due, Due::PauseOver(_) | Due::Warning(_))).count();
@@ -964,6 +1020,8 @@ impl Run {
                 Due::PauseOver(_) => "pauses over",
                 Due::Warning(_) => "warnings",
                 Due::Drained(_) => "drains over",
+                Due::KeptOver(_) => "kept jobs forgotten",
+                Due::BatchForgotten(_) => "batches forgotten",
             });
         }
         if done.len() > 1 && !woken.is_empty() {
@@ -971,15 +1029,16 @@ impl Run {
         }
         self.model = explanation;
         self.model.woken.clear();
-        for &(session, id) in &taken {
-            assert_eq!(self.model.take_handed(session), Some(id));
+        for (session, handed) in taken {
+            self.count_taken(&handed);
+            assert_eq!(self.model.take_handed(session), Some(handed));
         }
         self.adopt_order_of_deaths(deaths);
     }
 
-    fn is_done(&self, due: Due, warned: &[SessionId]) -> bool {
-        let peek = |id| self.state.peek(self.now, id).expect("jobs outlive a tick");
-        match due {
+    fn is_done(&self, due: &Due, warned: &[SessionId]) -> bool {
+        let peek = |id| self.state.peek(self.now, id).expect("jobs that have not ended outlive a tick");
+        match *due {
             Due::DelayOver(id) => peek(id).state != JobState::Delayed,
             Due::LeaseLapsed(id) => peek(id).counts != self.model.job(id).expect("it is due").counts,
             Due::PauseOver(queue) => {
@@ -987,6 +1046,8 @@ impl Run {
                 stats.is_none_or(|stats| stats.paused.is_none())
             }
             Due::Warning(session) => warned.contains(&session),
+            Due::KeptOver(id) => self.state.peek(self.now, id).is_none(),
+            Due::BatchForgotten(ref name) => self.state.batch_stats(name).total() == 0,
             // The caller knows it better.
             Due::Drained(_) => false,
         }
@@ -998,7 +1059,7 @@ impl Run {
         model: &Model,
         left: &[Due],
         woken: &[SessionId],
-        taken: &[(SessionId, JobId)],
+        taken: &[(SessionId, Handed)],
     ) -> Option<Model> {
         if left.is_empty() {
             let fits = model.woken.len() == woken.len()
@@ -1010,7 +1071,7 @@ impl Run {
                     .all(|id| self.state.peek(self.now, id) == model.peek(self.now, id));
             return fits.then(|| model.clone());
         }
-        for (at, &due) in left.iter().enumerate() {
+        for (at, due) in left.iter().enumerate() {
             if model.has_sooner_sibling(due) {
                 continue;
             }
@@ -1025,7 +1086,7 @@ impl Run {
                 None
             };
             // If no session waits, the order makes no difference.
-            if explanation.is_some() || model.waiters.is_empty() {
+            if explanation.is_some() || model.waiting() == 0 {
                 return explanation;
             }
         }
@@ -1055,13 +1116,18 @@ impl Run {
                     let same = |change: &Change| matches!(change, Change::Pause(other, _) if *other == name);
                     journal.extend(self.state.export_pauses(self.now).into_iter().filter(same));
                 }
+                Change::GoneOf(_, counts) | Change::Batch(counts) => {
+                    let same =
+                        |change: &Change| matches!(change, Change::Batch(other) if other.name == counts.name);
+                    journal.extend(self.state.export_batches(None, usize::MAX).into_iter().filter(same));
+                }
                 _ => {}
             }
         }
         let last = self.state.last_id();
         let names_last = |change: &Change| match change {
             Change::Job(spec, _) => spec.id == last,
-            Change::Gone(id) | Change::IdsUsed(id) => *id == last,
+            Change::Gone(id) | Change::GoneOf(id, _) | Change::IdsUsed(id) => *id == last,
             _ => false,
         };
         if !journal.iter().any(names_last) {
@@ -1131,6 +1197,7 @@ impl Run {
         let ids: Vec<_> = self.model.jobs.iter().map(|job| job.id).collect();
         changes.extend(ids.into_iter().map(|id| self.state.export(self.now, id).expect("it is there")));
         changes.extend(self.state.export_pauses(self.now));
+        changes.extend(self.export_batches());
         for at in 1..changes.len() {
             let other = self.random.within(0..=at as u64) as usize;
             changes.swap(at, other);
@@ -1189,11 +1256,11 @@ impl Run {
         assert_eq!(state.totals(), model.totals);
         assert_eq!(state.urgent(), model.urgent(None));
         assert_eq!(state.last_id(), model.last_id);
-        assert_eq!(state.waiting(), model.waiters.len() as u64);
+        assert_eq!(state.waiting(), model.waiting() as u64);
         assert_eq!(state.queue_count(), model.queues.len() as u64);
         assert_eq!(state.memory(), (model.memory(), model.memory_max));
         let live_bytes = if self.journal.is_some() { model.live_bytes() } else { 0 };
-        assert_eq!(state.live(), (model.jobs.len() as u64, 0, live_bytes));
+        assert_eq!(state.live(), (model.jobs.len() as u64, model.extra_end_bytes(), live_bytes));
         if let Some(first) = model.deadlines().iter().map(|&(at, _)| at).min() {
             let next = state.next_deadline();
             assert!(next.is_some_and(|next| next <= first), "{next:?} is too late for {first:?}");
@@ -1207,7 +1274,9 @@ impl Run {
         for id in (first..=model.last_id.0 + 2).chain([0, u64::MAX]).map(JobId) {
             assert_eq!(state.job_stats(now, id), model.job_stats(now, id));
             assert_eq!(state.peek(now, id), model.peek(now, id));
+            assert_same(state.finished(id), model.finished(id));
         }
+        self.compare_batches();
         for (number, name) in self.names.iter().enumerate() {
             assert_eq!(state.queue_stats(now, name), model.queue_stats(now, number));
             assert_eq!(state.queue_details(now, name), model.queue_details(now, number));
@@ -1221,7 +1290,7 @@ impl Run {
             }
             for wanted in [None].into_iter().chain(JobState::ALL.map(Some)) {
                 let seen = state.list(now, &name.into(), wanted, usize::MAX, None);
-                let expected = model.list(number, wanted, usize::MAX, None);
+                let expected = model.list(&Of::Queue(number), wanted, usize::MAX, None);
                 assert!(seen.iter().map(|job| job.id).eq(expected), "{wanted:?} in {name}: {seen:?}");
             }
         }

@@ -10,15 +10,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use djqs::internal::change::{JobSize, job_bytes, pause_bytes};
+use djqs::internal::change::{JobSize, batch_bytes, extra_end_bytes, job_bytes, pause_bytes};
 use djqs::internal::clock::{Moment, Now};
 use djqs::internal::queue::state::{
-    Accepted, COUNTED_IN_SLOT, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON, PAGE_OVERHEAD_BYTES,
-    QUEUE_OVERHEAD_BYTES, SHARED_OPTIONS_OVERHEAD_BYTES, SessionEnd, SessionId, Slice,
+    Accepted, BATCH_OVERHEAD_BYTES, COUNTED_IN_SLOT, Failed, JOB_OVERHEAD_BYTES, LAPSES_SOON,
+    PAGE_OVERHEAD_BYTES, QUEUE_OVERHEAD_BYTES, SHARED_OPTIONS_OVERHEAD_BYTES, SessionEnd, SessionId, Slice,
 };
-use djqs::job::{Counts, MAX_BACKOFF, MAX_REASON_BYTES};
-use djqs::stats::{JobStats, QueueDetails, QueueStats, StateCounts, Totals};
+use djqs::job::{BatchName, Counts, Finished, MAX_BACKOFF, MAX_REASON_BYTES};
+use djqs::stats::{BatchStats, JobStats, QueueDetails, QueueStats, StateCounts, Totals};
 use djqs::{Code, Job, JobId, JobState, Lease, Options, Priority, QueueName};
+
+mod batches;
+mod ends;
 
 /// The reason of a job whose lease lapsed.
 const LAPSED: &str = "the lease lapsed";
@@ -31,8 +34,31 @@ pub(crate) type QueueNo = usize;
 /// The queue that every session uses and watches until it says otherwise.
 pub(crate) const DEFAULT: QueueNo = 0;
 
-/// Stands for a job if a session was woken for another reason: a warning, or its queues are drained.
-const NO_JOB: JobId = JobId(0);
+/// What a session finds when its wait has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Handed {
+    /// A warning, or its queues are drained.
+    Nothing,
+    Lease(JobId),
+    Finished(Finished),
+    Batch(BatchStats),
+}
+
+/// The jobs of a queue or a batch.
+#[derive(Clone, Debug)]
+pub(crate) enum Of {
+    Queue(QueueNo),
+    Batch(BatchName),
+}
+
+impl Of {
+    fn has(&self, job: &ModelJob) -> bool {
+        match self {
+            Of::Queue(queue) => job.queue == *queue,
+            Of::Batch(batch) => job.options.batch.as_ref() == Some(batch),
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -42,12 +68,17 @@ pub(crate) struct Model {
     pub(crate) queues: Vec<ModelQueue>,
     /// Sessions that wait and the queues that they named, the oldest wait first.
     pub(crate) waiters: Vec<(SessionId, Vec<QueueNo>)>,
-    /// Sessions that were given a job while they waited, and have not taken it.
-    pub(crate) handed: Vec<(SessionId, JobId)>,
+    /// Sessions that wait for the end of a job, the oldest wait first.
+    pub(crate) waiters_for_ends: Vec<(SessionId, JobId)>,
+    /// Sessions that wait until a batch is complete with this many jobs, the oldest wait first.
+    pub(crate) waiters_for_batches: Vec<(SessionId, BatchName, u64)>,
+    /// What sessions were given while they waited, and have not taken.
+    pub(crate) handed: Vec<(SessionId, Handed)>,
+    pub(crate) batches: Vec<batches::ModelBatch>,
     /// Sessions that end in slices.
     pub(crate) leaving: BTreeMap<SessionId, Leaving>,
     /// Like `handed`, but only for the present operation. The caller empties it.
-    pub(crate) woken: Vec<(SessionId, JobId)>,
+    pub(crate) woken: Vec<(SessionId, Handed)>,
     /// Waiting sessions that want a warning before one of their leases lapses.
     pub(crate) wary: Vec<SessionId>,
     /// Waiting sessions whose wait ends when their queues are drained.
@@ -71,7 +102,9 @@ pub(crate) struct ModelJob {
     pub(crate) id: JobId,
     pub(crate) queue: QueueNo,
     pub(crate) options: Options,
+    /// Empty once the job is done.
     pub(crate) body: Arc<[u8]>,
+    pub(crate) result: Option<Arc<[u8]>>,
     pub(crate) created_s: u64,
     pub(crate) place: Place,
     pub(crate) counts: Counts,
@@ -79,6 +112,8 @@ pub(crate) struct ModelJob {
     pub(crate) past: Past,
     /// The length of its present or last delay.
     pub(crate) delay: Duration,
+    /// When it was last leased.
+    pub(crate) leased_at: Moment,
     /// Numbers the dead jobs in the order in which they died.
     pub(crate) dead_seq: u64,
 }
@@ -86,8 +121,9 @@ pub(crate) struct ModelJob {
 /// A session that ends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leaving {
-    /// Jobs that will be returned most urgent first. Their leases do not lapse any more.
-    sorted: Vec<JobId>,
+    /// Jobs that will be returned most urgent first. Their leases do not lapse any more. Some may have been
+    /// cancelled since.
+    sorted: Vec<(Priority, JobId)>,
     /// A job that it was given and did not take.
     unseen: Option<JobId>,
 }
@@ -116,6 +152,10 @@ pub(crate) enum Place {
     Delayed(Moment),
     Leased(Moment, SessionId),
     Dead,
+    /// Done until it is forgotten at this moment, and how long its last attempt took.
+    Done(Moment, Duration),
+    /// Cancelled until it is forgotten at this moment.
+    Cancelled(Moment),
 }
 
 #[derive(Clone, Debug)]
@@ -140,7 +180,7 @@ pub(crate) enum Pause {
 }
 
 /// Something that happens at a given time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     DelayOver(JobId),
     LeaseLapsed(JobId),
@@ -148,6 +188,9 @@ pub(crate) enum Due {
     Warning(SessionId),
     /// The queues that a waiting session named are drained.
     Drained(SessionId),
+    /// A job that is done or cancelled has been kept long enough.
+    KeptOver(JobId),
+    BatchForgotten(BatchName),
 }
 
 impl ModelJob {
@@ -157,6 +200,8 @@ impl ModelJob {
             Place::Delayed(_) => JobState::Delayed,
             Place::Leased(..) => JobState::Leased,
             Place::Dead => JobState::Dead,
+            Place::Done(..) => JobState::Done,
+            Place::Cancelled(_) => JobState::Cancelled,
         }
     }
 
@@ -165,6 +210,10 @@ impl ModelJob {
             Place::Leased(_, holder) => Some(holder),
             _ => None,
         }
+    }
+
+    fn content_bytes(&self) -> usize {
+        self.body.len() + self.result.as_ref().map_or(0, |result| result.len())
     }
 
     fn memory(&self, rare_bytes: u64) -> u64 {
@@ -176,7 +225,7 @@ impl ModelJob {
             [failures, crashes, returns, self.options.attempts].into_iter().any(|n| n > COUNTED_IN_SLOT);
         let rare = often || self.options.key.is_some() || reason.is_some() || self.past != Past::default();
         JOB_OVERHEAD_BYTES
-            + self.body.len() as u64
+            + self.content_bytes() as u64
             + if rare { rare_bytes + key + reason.map_or(0, str::len) as u64 } else { 0 }
     }
 }
@@ -187,7 +236,10 @@ impl Model {
             jobs: Vec::new(),
             queues: Vec::new(),
             waiters: Vec::new(),
+            waiters_for_ends: Vec::new(),
+            waiters_for_batches: Vec::new(),
             handed: Vec::new(),
+            batches: Vec::new(),
             leaving: BTreeMap::new(),
             woken: Vec::new(),
             wary: Vec::new(),
@@ -212,7 +264,7 @@ impl Model {
         options: &Options,
         body: &Arc<[u8]>,
     ) -> Result<Accepted, Code> {
-        let same_key = |job: &ModelJob| job.queue == queue && job.options.key == options.key;
+        let same_key = |job: &ModelJob| job.has_key(queue, options.key.as_ref());
         if options.key.is_some()
             && let Some(job) = self.jobs.iter().find(|job| same_key(job))
         {
@@ -224,18 +276,28 @@ impl Model {
             queue,
             options: options.clone(),
             body: body.clone(),
+            result: None,
             created_s: now.wall_ms / 1000,
             place: if delayed { Place::Delayed(now.mono.after(options.delay)) } else { Place::Ready },
             counts: Counts::default(),
             reason: None,
             past: Past::default(),
             delay: options.delay,
+            leased_at: now.mono,
             dead_seq: 0,
         };
         let queue_cost = if self.queue(queue).is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
         let shared_cost = PAGE_OVERHEAD_BYTES + SHARED_OPTIONS_OVERHEAD_BYTES;
-        if self.memory() + job.memory(self.rare_bytes) + shared_cost + queue_cost > self.memory_max {
+        let batch_cost = match &options.batch {
+            Some(batch) if self.batch(batch).is_none() => BATCH_OVERHEAD_BYTES,
+            _ => 0,
+        };
+        let cost = job.memory(self.rare_bytes) + shared_cost + queue_cost + batch_cost;
+        if self.memory() + cost > self.memory_max {
             return Err(Code::Full);
+        }
+        if let Some(batch) = &options.batch {
+            self.make_batch(batch);
         }
         self.last_id = job.id;
         self.jobs.push(job);
@@ -267,21 +329,25 @@ impl Model {
         self.waiters.retain(|waiter| waiter.0 != session);
         self.wary.retain(|waiter| *waiter != session);
         self.drainers.retain(|waiter| *waiter != session);
+        self.waiters_for_ends.retain(|waiter| waiter.0 != session);
+        self.waiters_for_batches.retain(|waiter| waiter.0 != session);
         self.forget_unused_queues();
+        self.forget_unused_batches();
     }
 
-    pub(crate) fn take_handed(&mut self, session: SessionId) -> Option<JobId> {
+    /// How many sessions wait for anything.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiters.len() + self.waiters_for_ends.len() + self.waiters_for_batches.len()
+    }
+
+    /// A lease that has ended by now is nothing.
+    pub(crate) fn take_handed(&mut self, session: SessionId) -> Option<Handed> {
         let at = self.handed.iter().position(|handed| handed.0 == session)?;
-        let (_, id) = self.handed.remove(at);
-        (self.job(id)?.holder() == Some(session)).then_some(id)
-    }
-
-    pub(crate) fn ack(&mut self, session: SessionId, id: JobId) -> Result<(), Code> {
-        let queue = self.leased_by(session, id)?.queue;
-        self.tally(queue, |totals| totals.acked += 1);
-        self.jobs.retain(|job| job.id != id);
-        self.forget_unused_queues();
-        Ok(())
+        let (_, handed) = self.handed.remove(at);
+        match handed {
+            Handed::Lease(id) if self.job(id)?.holder() != Some(session) => None,
+            handed => Some(handed),
+        }
     }
 
     /// `seen` is the state's result. The model takes over its wait, which the caller checks.
@@ -341,13 +407,13 @@ impl Model {
 
     pub(crate) fn list(
         &self,
-        queue: QueueNo,
+        of: &Of,
         state: Option<JobState>,
         limit: usize,
         after: Option<JobId>,
     ) -> Vec<JobId> {
         let wanted = |job: &&ModelJob| {
-            job.queue == queue
+            of.has(job)
                 && state.is_none_or(|state| job.state() == state)
                 && after.is_none_or(|after| job.id > after)
         };
@@ -355,9 +421,10 @@ impl Model {
     }
 
     pub(crate) fn retry(&mut self, now: Now, id: JobId) -> Result<(), Code> {
-        let job = self.job_mut(id).ok_or(Code::NotFound)?;
-        if job.place != Place::Dead {
-            return Err(Code::NotFound);
+        match self.job(id).ok_or(Code::NotFound)?.place {
+            Place::Dead => {}
+            Place::Cancelled(_) => return self.restart(now, id),
+            _ => return Err(Code::NotFound),
         }
         self.if_there_is_room(id, |job| {
             job.past.forgiven_failures += job.counts.failures;
@@ -374,30 +441,28 @@ impl Model {
         Ok(())
     }
 
-    pub(crate) fn retry_queue(&mut self, now: Now, queue: QueueNo, last: JobId, most: u64) -> Slice {
-        let (slice, ids) = self.slice(queue, JobState::Dead, last, most);
+    pub(crate) fn retry_all(&mut self, now: Now, of: &Of, last: JobId, most: u64) -> Slice {
+        let (slice, ids) = self.slice(of, JobState::Dead, last, most);
         ids.into_iter().for_each(|id| self.retry(now, id).expect("it is dead"));
         slice
     }
 
-    pub(crate) fn delete(&mut self, session: SessionId, id: JobId) -> Result<(), Code> {
+    pub(crate) fn delete(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Code> {
         let job = self.job(id).ok_or(Code::NotFound)?;
         if job.holder().is_some_and(|holder| holder != session) {
             return Err(Code::NotLeased);
         }
         self.tally(job.queue, |totals| totals.deleted += 1);
-        self.jobs.retain(|job| job.id != id);
-        self.forget_unused_queues();
+        self.remove(now, id);
         Ok(())
     }
 
-    pub(crate) fn purge(&mut self, queue: QueueNo, state: JobState, last: JobId, most: u64) -> Slice {
-        let (slice, ids) = self.slice(queue, state, last, most);
+    pub(crate) fn purge(&mut self, now: Now, of: &Of, state: JobState, last: JobId, most: u64) -> Slice {
+        let (slice, ids) = self.slice(of, state, last, most);
         for id in ids {
-            self.tally(queue, |totals| totals.deleted += 1);
-            self.jobs.retain(|job| job.id != id);
+            self.tally(self.expect(id).queue, |totals| totals.deleted += 1);
+            self.remove(now, id);
         }
-        self.forget_unused_queues();
         slice
     }
 
@@ -427,18 +492,26 @@ impl Model {
         most: u64,
     ) -> bool {
         self.cancel_wait(session);
-        let unseen = self.take_handed(session);
+        let unseen = match self.take_handed(session) {
+            Some(Handed::Lease(id)) => Some(id),
+            _ => None,
+        };
         let leases = self.leases_of(session);
+        let next = leases.iter().take(most as usize).map(|&(_, id)| (self.expect(id).options.priority, id));
+        let next: Vec<_> = next.collect();
         let leaving = self.leaving.entry(session).or_default();
         leaving.unseen = leaving.unseen.or(unseen);
-        leaving.sorted.extend(leases.iter().map(|&(_, id)| id).take(most as usize));
+        leaving.sorted.extend(next);
         if leases.len() as u64 > most {
             return false;
         }
         let Leaving { mut sorted, unseen } = leaving.clone();
-        sorted.sort_by_key(|&id| (self.expect(id).options.priority, id));
-        for id in sorted.iter().copied().take(most as usize) {
-            self.leaving.get_mut(&session).expect("it is leaving").sorted.retain(|other| *other != id);
+        sorted.sort();
+        for &(_, id) in sorted.iter().take(most as usize) {
+            self.leaving.get_mut(&session).expect("it is leaving").sorted.retain(|other| other.1 != id);
+            if self.job(id).and_then(ModelJob::holder) != Some(session) {
+                continue;
+            }
             match ending {
                 // The session has never seen this job, so it did not fail.
                 SessionEnd::Lost if Some(id) != unseen => self.crash(now, id, LOST),
@@ -505,7 +578,7 @@ impl Model {
 
     pub(crate) fn lease_job(&mut self, now: Now, session: SessionId, id: JobId) -> Result<(), Code> {
         match self.job(id).ok_or(Code::NotFound)?.place {
-            Place::Leased(..) => return Err(Code::NotFound),
+            Place::Leased(..) | Place::Done(..) | Place::Cancelled(_) => return Err(Code::NotFound),
             Place::Ready | Place::Delayed(_) => {}
             Place::Dead => self.if_there_is_room(id, |job| job.past.deaths += 1),
         }
@@ -549,11 +622,12 @@ impl Model {
                 self.requeue(now, id, Duration::ZERO);
                 Ok(())
             }
-            Place::Ready | Place::Leased(..) => Err(Code::NotFound),
+            Place::Ready | Place::Leased(..) | Place::Done(..) | Place::Cancelled(_) => Err(Code::NotFound),
         }
     }
 
-    /// Jobs in the order in which they leave this state; of ready jobs, only the next.
+    /// Jobs in the order in which they leave this state; of ready jobs, only the next. Of others that an
+    /// operator can't make ready in turn, none.
     pub(crate) fn in_order(&self, queue: QueueNo, state: JobState) -> Vec<JobId> {
         let jobs = self.jobs.iter().filter(|job| job.queue == queue && job.state() == state);
         let mut jobs: Vec<_> = jobs
@@ -561,13 +635,13 @@ impl Model {
                 Place::Ready => (u64::from(job.options.priority.0), job.id),
                 Place::Delayed(until) => (until.as_millis(), job.id),
                 Place::Dead => (job.dead_seq, job.id),
-                Place::Leased(..) => (0, job.id),
+                Place::Leased(..) | Place::Done(..) | Place::Cancelled(_) => (0, job.id),
             })
             .collect();
         jobs.sort();
         jobs.truncate(match state {
             JobState::Ready => 1,
-            JobState::Leased => 0,
+            JobState::Leased | JobState::Done | JobState::Cancelled => 0,
             _ => usize::MAX,
         });
         jobs.into_iter().map(|(_, id)| id).collect()
@@ -612,7 +686,8 @@ impl Model {
     pub(crate) fn deadlines(&self) -> Vec<(Moment, Due)> {
         let jobs = self.jobs.iter().filter_map(|job| match job.place {
             Place::Delayed(until) => Some((until, Due::DelayOver(job.id))),
-            Place::Leased(until, _) if !self.is_sorted(job.id) => Some((until, Due::LeaseLapsed(job.id))),
+            Place::Leased(until, _) if !self.is_sorted(job) => Some((until, Due::LeaseLapsed(job.id))),
+            Place::Done(until, _) | Place::Cancelled(until) => Some((until, Due::KeptOver(job.id))),
             Place::Ready | Place::Leased(..) | Place::Dead => None,
         });
         let pauses = self.queues.iter().filter_map(|queue| match queue.paused {
@@ -625,7 +700,8 @@ impl Model {
         });
         let drained = self.drainers.iter().filter(|&&session| self.wait_is_drained(session));
         let drained = drained.map(|&session| (Moment::from_millis(0), Due::Drained(session)));
-        jobs.chain(pauses).chain(warnings).chain(drained).collect()
+        let batches = self.forgotten_batches();
+        jobs.chain(pauses).chain(warnings).chain(drained).chain(batches).collect()
     }
 
     /// Whether the queues that a waiting session named are all drained.
@@ -634,10 +710,10 @@ impl Model {
         waiter.is_some_and(|(_, queues)| self.drained(queues).is_some())
     }
 
-    /// If none of the queues has jobs that are not dead, apart from paused queues without leased jobs: those of
+    /// If none of the queues has jobs that have not ended, apart from paused queues without leased jobs: those of
     /// them that are paused and have such jobs.
     pub(crate) fn drained(&self, queues: &[QueueNo]) -> Option<Vec<QueueNo>> {
-        let jobs = |queue| self.jobs.iter().filter(move |job| job.queue == queue && job.place != Place::Dead);
+        let jobs = |queue| self.jobs.iter().filter(move |job| job.queue == queue && !job.state().is_final());
         let leased = |job: &ModelJob| job.holder().is_some();
         let is_drained = |&queue: &QueueNo| match self.is_paused(queue) {
             true => !jobs(queue).any(leased),
@@ -649,8 +725,9 @@ impl Model {
 
     /// Whether something else has to happen before this: the delays of a queue end in the order of their
     /// deadlines, and so do the leases of a session; a wait for drained queues does not end while they are not.
-    pub(crate) fn has_sooner_sibling(&self, due: Due) -> bool {
-        match due {
+    /// Jobs that are done or cancelled are forgotten in the order of theirs.
+    pub(crate) fn has_sooner_sibling(&self, due: &Due) -> bool {
+        match *due {
             Due::DelayOver(id) => {
                 let (queue, until) = match self.expect(id) {
                     ModelJob { queue, place: Place::Delayed(until), .. } => (*queue, *until),
@@ -666,19 +743,29 @@ impl Model {
                 self.leases_of(holder)[0].1 != id || self.wary.contains(&holder)
             }
             Due::Drained(session) => !self.wait_is_drained(session),
-            Due::PauseOver(_) | Due::Warning(_) => false,
+            Due::KeptOver(id) => {
+                let (queue, until) = (self.expect(id).queue, self.expect(id).kept_until());
+                self.jobs.iter().any(|job| {
+                    job.queue == queue
+                        && job.kept_until().is_some()
+                        && (job.kept_until(), job.id) < (until, id)
+                })
+            }
+            Due::PauseOver(_) | Due::Warning(_) | Due::BatchForgotten(_) => false,
         }
     }
 
-    pub(crate) fn apply(&mut self, now: Now, due: Due) {
-        match due {
+    pub(crate) fn apply(&mut self, now: Now, due: &Due) {
+        match *due {
             Due::DelayOver(id) => self.requeue(now, id, Duration::ZERO),
             Due::LeaseLapsed(id) => self.crash(now, id, LAPSED),
             Due::PauseOver(queue) => self.resume(now, queue),
             Due::Warning(session) | Due::Drained(session) => {
                 self.cancel_wait(session);
-                self.woken.push((session, NO_JOB));
+                self.woken.push((session, Handed::Nothing));
             }
+            Due::KeptOver(id) => self.remove(now, id),
+            Due::BatchForgotten(ref name) => self.batches.retain(|batch| batch.name != *name),
         }
     }
 
@@ -700,8 +787,11 @@ impl Model {
                 Place::Ready | Place::Leased(..) => Place::Ready,
                 Place::Delayed(until) => moved(until).map_or(Place::Ready, Place::Delayed),
                 Place::Dead => Place::Dead,
+                Place::Done(until, ran) => Place::Done(moved(until).unwrap_or(after.mono), ran),
+                Place::Cancelled(until) => Place::Cancelled(moved(until).unwrap_or(after.mono)),
             };
         }
+        model.move_batches(moved);
         for queue in &mut model.queues {
             queue.past = QueuePast::default();
             queue.paused = match queue.paused {
@@ -719,9 +809,17 @@ impl Model {
         model.totals = Totals::default();
         model.default_past = QueuePast::default();
         model.waiters.clear();
+        model.waiters_for_ends.clear();
+        model.waiters_for_batches.clear();
         model.handed.clear();
         model.leaving.clear();
         model.forget_unused_queues();
+        model.forget_unused_batches();
+        for due in model.due(after) {
+            if let Due::KeptOver(_) | Due::BatchForgotten(_) = due {
+                model.apply(after, &due);
+            }
+        }
         model
     }
 
@@ -729,20 +827,25 @@ impl Model {
 
     pub(crate) fn peek(&self, now: Now, id: JobId) -> Option<Job> {
         let job = self.job(id)?;
-        let Options { priority, ttr, attempts, backoff, ref key, delay: _, .. } = job.options;
+        let Options { priority, ttr, attempts, backoff, ref key, keep, ref batch, delay: _, .. } =
+            job.options;
         let mut shown = Job::new(id, "");
         shown.queue = self.names[job.queue].clone();
         shown.state = job.state();
         (shown.priority, shown.ttr, shown.attempts, shown.backoff) = (priority, ttr, attempts, backoff);
-        shown.key = key.clone();
+        (shown.key, shown.keep, shown.batch) = (key.clone(), keep, batch.clone());
         shown.created = SystemTime::UNIX_EPOCH + Duration::from_secs(job.created_s);
         shown.remaining = match job.place {
-            Place::Delayed(until) | Place::Leased(until, _) => Some(until.until(now.mono)),
+            Place::Delayed(until)
+            | Place::Leased(until, _)
+            | Place::Done(until, _)
+            | Place::Cancelled(until) => Some(until.until(now.mono)),
             Place::Ready | Place::Dead => None,
         };
         shown.counts = job.counts;
         shown.reason = job.reason.clone();
         shown.body = job.body.clone();
+        shown.result = job.result.clone();
         Some(shown)
     }
 
@@ -757,13 +860,19 @@ impl Model {
     }
 
     pub(crate) fn counts(&self, queue: Option<QueueNo>) -> StateCounts {
+        self.counts_of(|job| queue.is_none_or(|queue| queue == job.queue))
+    }
+
+    fn counts_of(&self, wanted: impl Fn(&ModelJob) -> bool) -> StateCounts {
         let mut counts = StateCounts::default();
-        for job in self.jobs.iter().filter(|job| queue.is_none_or(|queue| queue == job.queue)) {
+        for job in self.jobs.iter().filter(|job| wanted(job)) {
             match job.place {
                 Place::Ready => counts.ready += 1,
                 Place::Delayed(_) => counts.delayed += 1,
                 Place::Leased(..) => counts.leased += 1,
                 Place::Dead => counts.dead += 1,
+                Place::Done(..) => counts.done += 1,
+                Place::Cancelled(_) => counts.cancelled += 1,
             }
         }
         counts
@@ -829,20 +938,27 @@ impl Model {
         let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
         let pages = self.jobs.chunk_by(|a, b| a.id.0 / 64 == b.id.0 / 64).count();
         let mut terms = Vec::new();
-        for Options { ttr, attempts, backoff, .. } in self.jobs.iter().map(|job| &job.options) {
-            if !terms.contains(&(ttr, attempts, backoff)) {
-                terms.push((ttr, attempts, backoff));
+        for Options { ttr, attempts, backoff, keep, batch, .. } in self.jobs.iter().map(|job| &job.options) {
+            if !terms.contains(&(ttr, attempts, backoff, keep, batch)) {
+                terms.push((ttr, attempts, backoff, keep, batch));
             }
         }
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
             + pages as u64 * PAGE_OVERHEAD_BYTES
             + terms.len() as u64 * SHARED_OPTIONS_OVERHEAD_BYTES
+            + self.batches.len() as u64 * BATCH_OVERHEAD_BYTES
+    }
+
+    /// What the ends of jobs may take in the journal beyond those of plain jobs.
+    pub(crate) fn extra_end_bytes(&self) -> u64 {
+        self.jobs.iter().map(|job| extra_end_bytes(job.options.keep, job.options.batch.as_ref())).sum()
     }
 
     /// How many bytes the journal has to keep.
     pub(crate) fn live_bytes(&self) -> u64 {
         let jobs = self.jobs.iter().map(|job| {
-            let Options { priority, ttr, attempts, backoff, ref key, delay: _, .. } = job.options;
+            let Options { priority, ttr, attempts, backoff, ref key, keep, ref batch, delay: _, .. } =
+                job.options;
             job_bytes(&JobSize {
                 id: job.id,
                 queue: &self.names[job.queue],
@@ -850,23 +966,26 @@ impl Model {
                 attempts,
                 backoff,
                 key: key.as_ref(),
-                keep: Duration::ZERO,
-                batch: None,
+                keep,
+                batch: batch.as_ref(),
                 priority,
                 reason: job.reason.as_deref(),
-                body_bytes: job.body.len(),
+                body_bytes: job.content_bytes(),
             })
         });
         let paused = self.queues.iter().filter(|queue| queue.paused.is_some());
-        jobs.sum::<u64>() + paused.map(|queue| pause_bytes(&self.names[queue.number])).sum::<u64>()
+        jobs.sum::<u64>()
+            + paused.map(|queue| pause_bytes(&self.names[queue.number])).sum::<u64>()
+            + self.batches.iter().map(|batch| batch_bytes(&batch.name)).sum::<u64>()
     }
 
     pub(crate) fn is_paused(&self, queue: QueueNo) -> bool {
         self.queue(queue).is_some_and(|queue| queue.paused.is_some())
     }
 
-    fn is_sorted(&self, id: JobId) -> bool {
-        self.leaving.values().any(|leaving| leaving.sorted.contains(&id))
+    fn is_sorted(&self, job: &ModelJob) -> bool {
+        let leaving = job.holder().and_then(|holder| self.leaving.get(&holder));
+        leaving.is_some_and(|leaving| leaving.sorted.iter().any(|sorted| sorted.1 == job.id))
     }
 
     /// A session's leases, the first to lapse first, without jobs that it is about to return.
@@ -875,7 +994,7 @@ impl Model {
             .jobs
             .iter()
             .filter_map(|job| match job.place {
-                Place::Leased(until, holder) if holder == session && !self.is_sorted(job.id) => {
+                Place::Leased(until, holder) if holder == session && !self.is_sorted(job) => {
                     Some((until, job.id))
                 }
                 _ => None,
@@ -909,8 +1028,7 @@ impl Model {
             self.wary.retain(|waiter| *waiter != session);
             self.drainers.retain(|waiter| *waiter != session);
             self.lease_to(now, id, session);
-            self.handed.push((session, id));
-            self.woken.push((session, id));
+            self.hand(session, Handed::Lease(id));
         }
         self.forget_unused_queues();
     }
@@ -918,6 +1036,7 @@ impl Model {
     fn lease_to(&mut self, now: Now, id: JobId, session: SessionId) {
         let job = self.expect_mut(id);
         job.place = Place::Leased(now.mono.after(job.options.ttr), session);
+        job.leased_at = now.mono;
         let queue = job.queue;
         self.tally(queue, |totals| totals.leased += 1);
     }
@@ -964,6 +1083,7 @@ impl Model {
         job.dead_seq = dead_seq;
         let queue = job.queue;
         self.tally(queue, |totals| totals.died += 1);
+        self.has_ended(id);
     }
 
     fn requeue(&mut self, now: Now, id: JobId, wait: Duration) {
@@ -990,9 +1110,9 @@ impl Model {
         self.job_mut(id).expect("the caller has seen it")
     }
 
-    /// The oldest `most` jobs of a queue in a state, up to an id, and whether these are all of them.
-    fn slice(&self, queue: QueueNo, state: JobState, last: JobId, most: u64) -> (Slice, Vec<JobId>) {
-        let mut ids = self.list(queue, Some(state), usize::MAX, None);
+    /// The oldest `most` jobs of a queue or a batch in a state, up to an id, and whether these are all of them.
+    fn slice(&self, of: &Of, state: JobState, last: JobId, most: u64) -> (Slice, Vec<JobId>) {
+        let mut ids = self.list(of, Some(state), usize::MAX, None);
         ids.retain(|&id| id <= last);
         let finished = ids.len() as u64 <= most;
         ids.truncate(most as usize);

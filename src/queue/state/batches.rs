@@ -39,8 +39,10 @@ pub(super) struct Batch {
     pub(super) listed: IdSet<JobState>,
     /// Its jobs that were done, were cancelled, or were deleted before that, and are gone.
     gone: Gone,
-    changed: Moment,
+    /// When it last changed.
     changed_wall_ms: u64,
+    /// When it is forgotten, unless it has jobs or somebody waits for it.
+    forget_at: Moment,
     /// Sessions that wait until it is complete, by the number of jobs that they wait for, and their tickets.
     waiters: BTreeMap<(u64, u64), SessionId>,
     scheduled_at: Option<Moment>,
@@ -124,8 +126,14 @@ impl State {
     pub(super) fn forget_batch_waiter(&mut self, batch: BatchIx, total: u64, ticket: u64) {
         self.batch_mut(batch).waiters.remove(&(total, ticket));
         let found = self.batch(batch);
-        if found.waiters.is_empty() && found.stats().total() == 0 {
+        if !found.waiters.is_empty() {
+            return;
+        }
+        if found.stats().total() == 0 {
             self.drop_batch(batch);
+        } else if found.is_empty() {
+            // Its timer may have passed over it while somebody waited.
+            self.schedule_batch(batch, found.forget_at);
         }
     }
 
@@ -161,8 +169,8 @@ impl State {
             there: StateCounts::default(),
             listed: IdSet::new(),
             gone: Gone::default(),
-            changed: Moment::from_micros(0),
             changed_wall_ms: 0,
+            forget_at: Moment::from_micros(0),
             waiters: BTreeMap::new(),
             scheduled_at: None,
         };
@@ -239,9 +247,9 @@ impl State {
     /// Notes that a job of the batch has changed its state: the batch may be complete now.
     pub(super) fn batch_changed(&mut self, now: Now, batch: BatchIx) {
         let found = self.batch_mut(batch);
-        (found.changed, found.changed_wall_ms) = (now.mono, now.wall_ms);
+        (found.changed_wall_ms, found.forget_at) = (now.wall_ms, now.mono.after(BATCH_KEPT));
         if !found.stats().is_busy() {
-            let forget = if found.is_empty() { Some(now.mono.after(BATCH_KEPT)) } else { None };
+            let forget = if found.is_empty() { Some(found.forget_at) } else { None };
             if !found.waiters.is_empty() {
                 self.wake_batch_waiters(now, batch);
             }
@@ -278,9 +286,18 @@ impl State {
         if !found.is_empty() || !found.waiters.is_empty() {
             return;
         }
-        match found.changed.after(BATCH_KEPT) {
-            end if end <= now.mono => self.drop_batch(batch),
-            end => self.schedule_batch(batch, end),
+        match found.forget_at {
+            at if at <= now.mono => self.drop_batch(batch),
+            at => self.schedule_batch(batch, at),
+        }
+    }
+
+    /// Records that a batch begins, before its first job. Its name may be that of a batch that was forgotten,
+    /// whose counts are still in the journal.
+    pub(super) fn note_batch(&mut self, batch: BatchIx) {
+        if self.journaled && self.batch(batch).stats().total() == 0 {
+            let counts = self.batch_counts(batch);
+            self.effects.changes.push(Change::Batch(counts));
         }
     }
 
@@ -296,7 +313,9 @@ impl State {
         let age = Duration::from_millis(now.wall_ms.saturating_sub(changed_wall_ms));
         let found = self.batch_mut(batch);
         found.gone = Gone { done, cancelled, deleted };
-        (found.changed, found.changed_wall_ms) = (now.mono.before(age), changed_wall_ms);
+        found.changed_wall_ms = changed_wall_ms;
+        // Not reckoned from when it changed, which may be before the beginning of this process's clock.
+        found.forget_at = now.mono.after(BATCH_KEPT.saturating_sub(age));
         if found.is_empty() {
             self.schedule_batch(batch, now.mono);
         }

@@ -20,9 +20,10 @@ impl State {
             .then(|| Box::new(Extra { key, ..Extra::default() }));
         // It may need a page and a combination of options of its own.
         let cost = job_cost(&body, extra.as_deref()) + PAGE_OVERHEAD_BYTES + SHARED_OPTIONS_OVERHEAD_BYTES;
-        let cost = cost + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
+        let mut cost = cost + if known.is_some() { 0 } else { QUEUE_OVERHEAD_BYTES };
         if let Some(batch) = &batch {
             self.room_for_batch(batch, Purpose::Job)?;
+            cost += if self.known_batch(batch).is_some() { 0 } else { BATCH_OVERHEAD_BYTES };
         }
         if !self.budget.has_room(Purpose::Job, cost) {
             let (taken, limit) = self.memory();
@@ -38,6 +39,9 @@ impl State {
         let id = self.last_id;
         let place = if delay.is_zero() { Place::Ready } else { Place::delayed(now, delay) };
         let batch = batch.map(|batch| self.batch_named(&batch));
+        if let Some(batch) = batch {
+            self.note_batch(batch);
+        }
         let options = self.shared_options.intern(SharedOptions::new(ttr, attempts, backoff, keep, batch));
         let created_s = u32::try_from(now.wall_ms / 1000).unwrap_or(u32::MAX);
         self.insert(
