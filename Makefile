@@ -23,7 +23,7 @@ test: ## Run every test (about two minutes; fails if one is skipped; DJQS_MODEL_
 
 # Each of these takes less than seven seconds. Left out are the model of the state machine, the fleet, the crash tests and
 # the random tests.
-QUICK = architecture beanstalk broker client client_library docs journal lifecycle native_protocol server unix_socket verbs waiting worker
+QUICK = architecture beanstalk broker client client_library docs journal native_protocol server state unix_socket verbs waiting worker
 
 quick: ## Run the quick tests, for use while editing (about 20 seconds once built)
 	$(CARGO) test --locked --lib $(QUICK:%=--test %)

@@ -1,31 +1,16 @@
-//! The verbs, rule by rule: each test is one sentence of docs/protocol.md, run against the engine's contract
-//! (src/broker.rs). Tests of the state machine itself are in tests/lifecycle.rs.
+//! Leases: who has one, how long it lasts, and how it ends.
 
-use std::time::Duration;
-
-use common::engine::{Bench, code, get};
 use djqs::job::{Counts, Failure};
-use djqs::{Code, JobState, Options};
+use djqs::{Code, JobState};
 
-mod common;
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-fn options() -> Options {
-    Options::default()
-}
-
-fn counts(failures: u32, crashes: u32, returns: u32) -> Counts {
-    Counts { failures, crashes, returns }
-}
+use crate::common::engine::*;
 
 #[test]
 fn only_the_holder_can_say_how_it_went() {
     let mut bench = Bench::new();
     let mut holder = bench.session();
-    let id = bench.leased(&mut holder, &options());
-    for mut session in [bench.session(), bench.session()] {
+    let id = bench.leased(&mut holder, options());
+    for mut session in bench.sessions::<2>() {
         assert_eq!(code(session.ack(id)), Some(Code::NotLeased));
         assert_eq!(code(session.fail(id, Failure::default().dead())), Some(Code::NotLeased));
         assert_eq!(code(session.return_job(id, SECOND)), Some(Code::NotLeased));
@@ -39,8 +24,8 @@ fn only_the_holder_can_say_how_it_went() {
 #[test]
 fn expired_lease_returns_job_to_ready() {
     let mut bench = Bench::new();
-    let (mut slow, mut other) = (bench.session(), bench.session());
-    let id = bench.leased(&mut slow, &options().ttr(SECOND));
+    let [mut slow, mut other] = bench.sessions();
+    let id = bench.leased(&mut slow, options().ttr(SECOND));
     bench.pass(SECOND - MS);
     assert_eq!(bench.is(id), JobState::Leased);
     bench.pass(MS);
@@ -56,7 +41,7 @@ fn expired_lease_returns_job_to_ready() {
 fn touch_starts_the_lease_anew() {
     let mut bench = Bench::new();
     let mut session = bench.session();
-    let id = bench.leased(&mut session, &options().ttr(SECOND));
+    let id = bench.leased(&mut session, options().ttr(SECOND));
     for _ in 0..5 {
         bench.pass(SECOND - MS);
         session.touch(id, None).expect("it is leased");
@@ -72,7 +57,7 @@ fn touch_starts_the_lease_anew() {
 fn touch_may_shorten_a_lease() {
     let mut bench = Bench::new();
     let mut session = bench.session();
-    let id = bench.leased(&mut session, &options());
+    let id = bench.leased(&mut session, options());
     session.touch(id, Some(MS)).expect("it is leased");
     bench.pass(MS);
     assert_eq!(bench.is(id), JobState::Ready);
@@ -82,8 +67,8 @@ fn touch_may_shorten_a_lease() {
 fn lost_connection_charges_a_crash() {
     let mut bench = Bench::new();
     let mut session = bench.session();
-    let one = bench.leased(&mut session, &options());
-    let last = bench.leased(&mut session, &options().attempts(1));
+    let one = bench.leased(&mut session, options());
+    let last = bench.leased(&mut session, attempts(1));
     drop(session);
     assert_eq!((bench.is(one), bench.peek(one).counts), (JobState::Ready, counts(0, 1, 0)));
     assert_eq!((bench.is(last), bench.peek(last).counts), (JobState::Dead, counts(0, 1, 0)));
@@ -93,7 +78,7 @@ fn lost_connection_charges_a_crash() {
 fn quit_charges_nothing() {
     let mut bench = Bench::new();
     let mut session = bench.session();
-    let id = bench.leased(&mut session, &options().attempts(1));
+    let id = bench.leased(&mut session, attempts(1));
     session.quit();
     assert_eq!((bench.is(id), bench.peek(id).counts), (JobState::Ready, counts(0, 0, 1)));
 }
