@@ -1,28 +1,23 @@
-//! A session's time: on a clock that is moved by hand.
+//! The broker's contract beside its verbs: what time a command sees, which other threads can end a wait, and
+//! that operations on many jobs end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::engine::{Bench, SECOND, delayed, get, options};
 use djqs::broker::{Config, DiskStorage, JournalOptions, Outcome, Session, Waited};
-use djqs::internal::clock::{Clock, ManualClock};
 use djqs::job::Failure;
 use djqs::protocol::{Command, OnDrained, Reply, Wait};
 use djqs::{Broker, JobId, Options, QueueName, Submission};
 
-fn broker() -> (Broker, ManualClock) {
-    let clock = ManualClock::default();
-    let mut config = Config::default();
-    config.clock = Clock::Manual(clock.clone());
-    (Broker::in_memory(config), clock)
+mod common;
+
+fn submission(options: &Options) -> Command {
+    Command::Submit(Submission::new("work").options(options))
 }
 
-fn delayed(seconds: u64) -> Submission {
-    let options = Options::default().delay(Duration::from_secs(seconds));
-    Submission::new(*b"later").options(&options)
-}
-
-/// Carries out a command and settles, as a connection does.
+/// Executes a command and settles, as a connection does.
 fn tell(session: &mut Session, command: Command) -> Reply {
     let Outcome::Reply(reply) = session.execute(command) else { panic!("it waits") };
     session.settle().unwrap();
@@ -36,62 +31,60 @@ fn remaining(session: &mut Session, id: u64) -> Option<Duration> {
 
 #[test]
 fn delay_counts_from_its_own_command_whatever_came_before_on_the_connection() {
-    let (broker, clock) = broker();
-    let mut session = broker.connect();
+    let bench = Bench::new();
+    let mut session = bench.session();
     tell(&mut session, Command::Ping);
-    clock.advance(Duration::from_secs(100));
-    tell(&mut session, Command::Submit(delayed(5)));
-    assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(5)));
-    clock.advance(Duration::from_secs(2));
-    assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(3)));
+    bench.advance(100 * SECOND);
+    tell(&mut session, submission(&delayed(5 * SECOND)));
+    assert_eq!(remaining(&mut session, 1), Some(5 * SECOND));
+    bench.advance(2 * SECOND);
+    assert_eq!(remaining(&mut session, 1), Some(3 * SECOND));
 }
 
 #[test]
 fn lease_counts_from_its_own_command_though_nothing_was_settled_before_it() {
-    let (broker, clock) = broker();
-    let mut session = broker.connect();
-    session.execute(Command::Submit(Submission::new(*b"now")));
-    clock.advance(Duration::from_secs(3600));
+    let bench = Bench::new();
+    let mut session = bench.session();
+    session.execute(submission(&options()));
+    bench.advance(3600 * SECOND);
     let leased = session.execute(Command::Lease {
         queues: Vec::new(),
         wait: Wait::AtMost(Duration::ZERO),
         on_drained: OnDrained::Wait,
     });
     assert!(matches!(leased, Outcome::Reply(Reply::Leased(_))), "{leased:?}");
-    broker.tick();
+    bench.broker.tick();
     let done = session.execute(Command::Ack { id: JobId(1), result: None });
     assert_eq!(done, Outcome::Reply(Reply::Done), "the lease lasts a minute, and none has gone by");
 }
 
 #[test]
 fn lease_counts_from_its_own_command_whatever_came_before_on_the_connection() {
-    let (broker, clock) = broker();
-    let mut session = broker.connect();
-    tell(&mut session, Command::Submit(Submission::new(*b"now")));
-    clock.advance(Duration::from_secs(59));
-    assert!(session.lease(&[]).unwrap().is_some());
-    assert_eq!(remaining(&mut session, 1), Some(Duration::from_secs(60)));
-    clock.advance(Duration::from_secs(59));
+    let bench = Bench::new();
+    let mut session = bench.session();
+    tell(&mut session, submission(&options()));
+    bench.advance(59 * SECOND);
+    assert!(get(&mut session).is_some());
+    assert_eq!(remaining(&mut session, 1), Some(60 * SECOND));
+    bench.advance(59 * SECOND);
     tell(&mut session, Command::Touch { id: JobId(1), ttr: None, progress: None, note: None });
-    clock.advance(Duration::from_secs(59));
-    broker.tick();
+    bench.pass(59 * SECOND);
     assert_eq!(tell(&mut session, Command::Ack { id: JobId(1), result: None }), Reply::Done);
 }
 
 #[test]
 fn verb_that_is_called_by_itself_happens_now_even_if_nothing_is_ever_settled() {
-    let (broker, clock) = broker();
-    let mut session = broker.connect();
-    session.submit(delayed(0)).unwrap();
-    clock.advance(Duration::from_secs(100));
-    let id = session.submit(delayed(5)).unwrap().id;
-    assert_eq!(session.peek(id).unwrap().remaining, Some(Duration::from_secs(5)));
-    clock.advance(Duration::from_secs(2));
-    assert_eq!(session.peek(id).unwrap().remaining, Some(Duration::from_secs(3)));
+    let mut bench = Bench::new();
+    bench.submit(options());
+    bench.advance(100 * SECOND);
+    let id = bench.submit(delayed(5 * SECOND));
+    assert_eq!(bench.peek(id).remaining, Some(5 * SECOND));
+    bench.advance(2 * SECOND);
+    assert_eq!(bench.peek(id).remaining, Some(3 * SECOND));
 }
 
 #[test]
-fn purge_takes_what_comes_due_while_it_goes_on() {
+fn purge_takes_what_comes_due_while_it_runs() {
     let broker = Broker::in_memory(Config::default());
     let (mut submitter, mut purger) = (broker.connect(), broker.connect());
     for round in 0..20 {
@@ -109,8 +102,8 @@ fn purge_takes_what_comes_due_while_it_goes_on() {
 
 #[test]
 fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
-    let (broker, _clock) = broker();
-    let (mut session, mut killer) = (broker.connect(), broker.connect());
+    let bench = Bench::new();
+    let [mut session, mut killer] = bench.sessions();
     let jobs = 20_000;
     for _ in 0..jobs {
         session.submit(Submission::new(*b"doomed")).unwrap();
@@ -144,44 +137,31 @@ fn retry_ends_though_its_jobs_die_again_as_fast_as_it_revives_them() {
     assert_eq!((revived, killed), (jobs, jobs));
 }
 
-/// Asks for a job and waits for it, without a limit.
-fn wait_for_a_job(session: &mut Session) -> Waited {
-    let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever, on_drained: OnDrained::Wait };
-    let Outcome::Wait(wanted) = session.execute(get) else { panic!("there is a job") };
-    session.wait(&wanted)
-}
-
 #[test]
 fn canceller_ends_a_wait_that_is_under_way_and_every_later_one() {
-    let broker = Broker::in_memory(Config::default());
-    let mut session = broker.connect();
+    let bench = Bench::new();
+    let session = bench.session();
     let canceller = session.canceller();
-    let waiting = std::thread::spawn(move || {
-        let waited = wait_for_a_job(&mut session);
-        (waited, wait_for_a_job(&mut session))
-    });
-    while broker.stats().waiting == 0 && !waiting.is_finished() {
-        std::thread::yield_now();
-    }
+    let waiting = bench.wait(session, &[]);
     canceller.clone().cancel();
-    assert_eq!(waiting.join().unwrap(), (Waited::Cancelled, Waited::Cancelled));
+    let (mut session, waited) = waiting.ended();
+    assert_eq!(waited, Waited::Cancelled);
+    let get = Command::Lease { queues: Vec::new(), wait: Wait::Forever, on_drained: OnDrained::Wait };
+    let Outcome::Wait(wanted) = session.execute(get) else { panic!("there is a job") };
+    assert_eq!(session.wait(&wanted), Waited::Cancelled);
 }
 
 #[test]
 fn canceller_of_an_ended_session_does_nothing_to_the_next_one() {
-    let broker = Broker::in_memory(Config::default());
-    let canceller = broker.connect().canceller();
-    let mut next = broker.connect();
+    let mut bench = Bench::new();
+    let canceller = bench.session().canceller();
+    let next = bench.session();
     canceller.cancel();
-    let waiting = std::thread::spawn(move || wait_for_a_job(&mut next));
-    while broker.stats().waiting == 0 {
-        assert!(!waiting.is_finished(), "the wait has ended without a job");
-        std::thread::yield_now();
-    }
+    let waiting = bench.wait(next, &[]);
     canceller.cancel();
-    broker.connect().submit(Submission::new(*b"work")).unwrap();
-    assert!(matches!(waiting.join().unwrap(), Waited::Leased(_)));
-    drop(broker);
+    bench.submit(options());
+    waiting.served();
+    drop(bench);
     // Nothing is left that it could cancel.
     canceller.cancel();
 }
