@@ -59,12 +59,22 @@ fn value(yaml: &str, key: &str) -> String {
     found.unwrap_or_else(|| panic!("no {key} in {yaml}")).to_owned()
 }
 
+/// The values of several keys.
+#[track_caller]
+fn values<const N: usize>(yaml: &str, keys: [&str; N]) -> [String; N] {
+    keys.map(|key| value(yaml, key))
+}
+
 fn keys(yaml: &str) -> Vec<&str> {
     yaml.lines().skip(1).map(|line| line.split_once(": ").unwrap().0).collect()
 }
 
 fn start() -> (Server, Talk) {
-    let server = Server::start(&[]);
+    start_with(&[])
+}
+
+fn start_with(flags: &[&str]) -> (Server, Talk) {
+    let server = Server::start(flags);
     let talk = server.connect();
     (server, talk)
 }
@@ -94,8 +104,7 @@ fn body_without_its_line_end_gets_expected_crlf_after_exactly_its_size_and_two()
 
 #[test]
 fn body_one_byte_too_long_does_not_put_the_replies_out_of_step() {
-    let server = Server::start(&["-z", "10"]);
-    let mut talk = server.connect();
+    let (_server, mut talk) = start_with(&["-z", "10"]);
     talk.say("put 0 0 60 3\r\nabcd\r\nuse x\r\n", "EXPECTED_CRLF\r\nUSING x\r\n");
     talk.say("put 0 0 60 11\r\n012345678901\r\nuse y\r\n", "JOB_TOO_BIG\r\nUSING y\r\n");
     talk.say("put 0 x 60 3\r\nabcd\r\nuse z\r\n", "BAD_FORMAT\r\nUSING z\r\n");
@@ -121,8 +130,7 @@ fn what_could_be_of_either_dialect_is_answered_in_that_of_the_line_before() {
 
 #[test]
 fn body_of_the_limit_is_taken_and_one_byte_more_is_skipped() {
-    let server = Server::start(&["-z", "10"]);
-    let mut talk = server.connect();
+    let (_server, mut talk) = start_with(&["-z", "10"]);
     talk.say("put 0 0 60 10\r\n0123456789\r\n", "INSERTED 1\r\n");
     talk.say("put 0 0 60 11\r\n01234567890\r\nuse a\r\n", "JOB_TOO_BIG\r\nUSING a\r\n");
     // The bytes in place of its line end belong to it too.
@@ -179,9 +187,7 @@ fn numbers_at_their_limits_are_taken() {
     let (_server, mut talk) = start();
     talk.say("put 4294967295 4294967295 4294967295 1\r\nx\r\n", "INSERTED 1\r\n");
     let stats = talk.yaml("stats-job 1\r\n");
-    assert_eq!(value(&stats, "pri"), "4294967295");
-    assert_eq!(value(&stats, "ttr"), "4294967295");
-    assert_eq!(value(&stats, "delay"), "4294967295");
+    assert_eq!(values(&stats, ["pri", "ttr", "delay"]), ["4294967295"; 3]);
     assert_eq!(value(&stats, "state"), "delayed");
     talk.say("put   0   0   60   1\r\nx\r\n", "INSERTED 2\r\n");
     talk.say("peek 18446744073709551615\r\n", "NOT_FOUND\r\n");
@@ -222,10 +228,9 @@ fn drained_server_reads_the_body_first() {
 
 #[test]
 fn out_of_memory_refuses_puts_alone() {
-    // New tubes have a reserve beyond the limit, so that workers can watch where jobs have taken all the
+    // New tubes have a reserve beyond the limit, so that workers can watch when jobs have taken all the
     // memory.
-    let server = Server::start(&["--max-memory", "1800"]);
-    let mut talk = server.connect();
+    let (_server, mut talk) = start_with(&["--max-memory", "1800"]);
     let body = "x".repeat(1000);
     talk.say("use a\r\n", "USING a\r\n");
     talk.say(&format!("put 0 0 60 1000\r\n{body}\r\nlist-tube-used\r\n"), "OUT_OF_MEMORY\r\nUSING a\r\n");
@@ -242,7 +247,7 @@ fn line_of_224_bytes_is_read_and_one_of_225_is_not() {
         let spaces = " ".repeat(length - "touch 1\r\n".len());
         let expected = if length == 224 { "NOT_FOUND\r\n" } else { expected };
         talk.say(&format!("touch {spaces}1\r\n"), expected);
-        // The same, where it comes in two parts.
+        // The same if it comes in two parts.
         let line = format!("touch {spaces}1\r\n");
         talk.send(&line[..200]);
         talk.say(&line[200..], expected);
@@ -329,7 +334,7 @@ fn commands_sent_ahead_are_answered_in_order() {
 fn commands_behind_a_reserve_that_waits_come_after_it() {
     let (server, mut talk) = start();
     talk.send("reserve\r\nuse later\r\nreserve-with-timeout 0\r\n");
-    until("it waits", || server.stat("waiting") == "1");
+    server.until_waiting(1);
     server.connect().say("put 0 0 60 1\r\nx\r\n", "INSERTED 1\r\n");
     talk.say("", "RESERVED 1 1\r\nx\r\nUSING later\r\nTIMED_OUT\r\n");
 }
@@ -444,10 +449,10 @@ fn tube_exists_while_it_is_used_or_watched_or_has_jobs() {
     other.say("stats-tube a\r\n", "NOT_FOUND\r\n");
     talk.say("use a\r\n", "USING a\r\n");
     let stats = other.yaml("stats-tube a\r\n");
-    assert_eq!((value(&stats, "current-using"), value(&stats, "current-watching")), ("1".into(), "0".into()));
+    assert_eq!(values(&stats, ["current-using", "current-watching"]), ["1", "0"]);
     talk.say("watch a\r\nuse default\r\n", "WATCHING 2\r\nUSING default\r\n");
     let stats = other.yaml("stats-tube a\r\n");
-    assert_eq!((value(&stats, "current-using"), value(&stats, "current-watching")), ("0".into(), "1".into()));
+    assert_eq!(values(&stats, ["current-using", "current-watching"]), ["0", "1"]);
     talk.say("ignore a\r\n", "WATCHING 1\r\n");
     other.say("stats-tube a\r\n", "NOT_FOUND\r\n");
     talk.say("use a\r\nput 0 0 60 1\r\nx\r\nuse b\r\n", "USING a\r\nINSERTED 1\r\nUSING b\r\n");
@@ -463,11 +468,11 @@ fn default_tube_is_always_there() {
     assert_eq!(talk.yaml("list-tubes\r\n"), "---\n- default\n");
     let stats = talk.yaml("stats-tube default\r\n");
     assert_eq!(value(&stats, "name"), "\"default\"");
-    assert_eq!((value(&stats, "current-using"), value(&stats, "current-watching")), ("1".into(), "1".into()));
+    assert_eq!(values(&stats, ["current-using", "current-watching"]), ["1", "1"]);
     let mut other = server.connect();
     other.say("use a\r\nwatch a\r\nignore default\r\n", "USING a\r\nWATCHING 2\r\nWATCHING 1\r\n");
     let stats = talk.yaml("stats-tube default\r\n");
-    assert_eq!((value(&stats, "current-using"), value(&stats, "current-watching")), ("1".into(), "1".into()));
+    assert_eq!(values(&stats, ["current-using", "current-watching"]), ["1", "1"]);
     assert_eq!(value(&talk.yaml("stats\r\n"), "current-tubes"), "2");
 }
 
@@ -481,13 +486,12 @@ fn default_tube_goes_on_counting_when_it_has_become_empty() {
     );
     talk.say("pause-tube default 9\r\npause-tube default 0\r\n", "PAUSED\r\nPAUSED\r\n");
     let stats = talk.yaml("stats-tube default\r\n");
-    let values =
-        ["total-jobs", "cmd-delete", "cmd-pause-tube", "current-using"].map(|key| value(&stats, key));
-    assert_eq!(values, ["2", "2", "3", "1"]);
+    let keys = ["total-jobs", "cmd-delete", "cmd-pause-tube", "current-using"];
+    assert_eq!(values(&stats, keys), ["2", "2", "3", "1"]);
 }
 
 #[test]
-fn tubes_are_listed_in_the_order_in_which_they_came_to_be() {
+fn tubes_are_listed_in_the_order_in_which_they_were_created() {
     let (_server, mut talk) = start();
     talk.say(
         "watch c\r\nwatch a\r\nwatch b\r\nwatch a\r\n",
@@ -545,7 +549,7 @@ fn reserve_with_timeout_ends_in_time() {
 fn half_closed_connection_that_waits_gets_timed_out() {
     let (server, mut talk) = start();
     talk.send("reserve\r\n");
-    until("it waits", || server.stat("waiting") == "1");
+    server.until_waiting(1);
     talk.half_close();
     assert_eq!(talk.rest(), "TIMED_OUT\r\n");
 }
@@ -556,19 +560,16 @@ fn close_makes_reserved_jobs_ready_at_once() {
     talk.say("put 0 0 60 1\r\nx\r\nreserve\r\n", "INSERTED 1\r\nRESERVED 1 1\r\nx\r\n");
     let mut other = server.connect();
     other.send("reserve\r\n");
-    until("it waits", || server.stat("waiting") == "1");
+    server.until_waiting(1);
     drop(talk);
     other.say("", "RESERVED 1 1\r\nx\r\n");
-    // A quit hands them back too, and charges nothing.
+    // A quit returns them too, and charges nothing.
     other.send("quit\r\n");
     assert_eq!(other.rest(), "");
     let mut third = server.connect();
     third.say("reserve\r\n", "RESERVED 1 1\r\nx\r\n");
     let stats = third.yaml("stats-job 1\r\n");
-    assert_eq!(
-        (value(&stats, "timeouts"), value(&stats, "releases"), value(&stats, "reserves")),
-        ("1".into(), "1".into(), "3".into())
-    );
+    assert_eq!(values(&stats, ["timeouts", "releases", "reserves"]), ["1", "1", "3"]);
 }
 
 #[test]
@@ -583,7 +584,7 @@ fn of_the_jobs_of_a_client_that_is_gone_the_most_urgent_comes_first() {
     }
     let mut waits = server.connect();
     waits.send("reserve\r\n");
-    until("it waits", || server.stat("waiting") == "1");
+    server.until_waiting(1);
     holder.say("quit\r\n", "");
     waits.say("", "RESERVED 2 1\r\nx\r\n");
 }
@@ -617,7 +618,7 @@ fn job_that_runs_out_of_time_is_ready_again_and_counts_a_timeout() {
     other.say("reserve\r\n", "RESERVED 1 1\r\nx\r\n");
     talk.say("delete 1\r\nrelease 1 0 0\r\nbury 1 0\r\ntouch 1\r\n", &"NOT_FOUND\r\n".repeat(4));
     let stats = other.yaml("stats-job 1\r\n");
-    assert_eq!((value(&stats, "reserves"), value(&stats, "timeouts")), ("2".into(), "1".into()));
+    assert_eq!(values(&stats, ["reserves", "timeouts"]), ["2", "1"]);
     assert_eq!(value(&other.yaml("stats\r\n"), "job-timeouts"), "1");
 }
 
@@ -644,11 +645,8 @@ fn release_sets_priority_and_delay() {
     );
     talk.say("release 2 3 77\r\n", "RELEASED\r\n");
     let stats = talk.yaml("stats-job 2\r\n");
-    assert_eq!(
-        (value(&stats, "state"), value(&stats, "pri"), value(&stats, "delay")),
-        ("delayed".into(), "3".into(), "77".into())
-    );
-    assert_eq!((value(&stats, "releases"), value(&stats, "reserves")), ("1".into(), "1".into()));
+    assert_eq!(values(&stats, ["state", "pri", "delay"]), ["delayed", "3", "77"]);
+    assert_eq!(values(&stats, ["releases", "reserves"]), ["1", "1"]);
     talk.say("release 2 0 0\r\nrelease 9 0 0\r\n", "NOT_FOUND\r\nNOT_FOUND\r\n");
 }
 
@@ -670,14 +668,11 @@ fn buried_jobs_are_kicked_in_the_order_of_their_burial() {
     talk.say("reserve\r\nreserve\r\n", "RESERVED 1 1\r\nx\r\nRESERVED 3 1\r\nx\r\n");
     let stats = talk.yaml("stats-job 3\r\n");
     assert_eq!(value(&stats, "pri"), "7");
-    assert_eq!(
-        (value(&stats, "buries"), value(&stats, "kicks"), value(&stats, "reserves")),
-        ("1".into(), "1".into(), "2".into())
-    );
+    assert_eq!(values(&stats, ["buries", "kicks", "reserves"]), ["1", "1", "2"]);
 }
 
 #[test]
-fn delayed_jobs_are_kicked_only_where_none_is_buried_the_soonest_first() {
+fn delayed_jobs_are_kicked_only_if_none_is_buried_the_soonest_first() {
     let (_server, mut talk) = start();
     talk.say(
         "put 0 90 60 1\r\na\r\nput 0 70 60 1\r\nb\r\nput 0 80 60 1\r\nc\r\n",
@@ -772,7 +767,7 @@ fn paused_tube_hands_out_nothing_until_its_time_is_over() {
     talk.say("reserve-with-timeout 0\r\nreserve\r\n", "TIMED_OUT\r\nRESERVED 1 1\r\na\r\n");
     talk.say("release 1 0 0\r\npause-tube default 999\r\n", "RELEASED\r\nPAUSED\r\n");
     let stats = talk.yaml("stats-tube default\r\n");
-    assert_eq!((value(&stats, "pause"), value(&stats, "cmd-pause-tube")), ("999".into(), "2".into()));
+    assert_eq!(values(&stats, ["pause", "cmd-pause-tube"]), ["999", "2"]);
     let left: u64 = value(&stats, "pause-time-left").parse().unwrap();
     assert!((900..=999).contains(&left), "{left}");
     // No time is the end of a pause.
@@ -894,11 +889,8 @@ fn each_command_is_counted() {
     talk.yaml("list-tubes\r\n");
     talk.yaml("list-tubes-watched\r\n");
     let stats = talk.yaml("stats\r\n");
-    for (key, count) in
-        [("cmd-put", "2"), ("cmd-kick", "2"), ("current-producers", "1"), ("current-workers", "1")]
-    {
-        assert_eq!(value(&stats, key), count, "{key}");
-    }
+    let keys = ["cmd-put", "cmd-kick", "current-producers", "current-workers"];
+    assert_eq!(values(&stats, keys), ["2", "2", "1", "1"]);
     for line in stats.lines().filter(|line| {
         line.starts_with("cmd-") && !line.starts_with("cmd-put: ") && !line.starts_with("cmd-kick: ")
     }) {
@@ -928,11 +920,8 @@ fn both_dialects_work_on_the_same_jobs() {
     assert!(native.ask("PEEK 2").contains(" state=dead "));
     assert_eq!(native.ask("RETRY queue=mail"), "OK count=1");
     let stats = talk.yaml("stats-job 2\r\n");
-    for (key, expected) in
-        [("reserves", "2"), ("releases", "1"), ("buries", "1"), ("kicks", "1"), ("timeouts", "0")]
-    {
-        assert_eq!(value(&stats, key), expected, "{key}");
-    }
+    let keys = ["reserves", "releases", "buries", "kicks", "timeouts"];
+    assert_eq!(values(&stats, keys), ["2", "1", "1", "1", "0"]);
 }
 
 #[test]
@@ -971,7 +960,7 @@ fn get_that_names_no_queue_takes_from_the_watched_ones() {
 fn stopping_server_ends_waits_with_timed_out() {
     let (mut server, mut talk) = start();
     talk.send("reserve\r\n");
-    until("it waits", || server.stat("waiting") == "1");
+    server.until_waiting(1);
     server.signal(Signal::TERM);
     assert_eq!(talk.rest(), "TIMED_OUT\r\n");
     assert!(server.ended().success());
@@ -981,7 +970,8 @@ fn stopping_server_ends_waits_with_timed_out() {
 fn what_was_set_by_release_bury_kick_and_pause_survives_kill_9() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().to_str().unwrap();
-    let mut server = Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", "0", "-b", data]));
+    let start = || Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", "0", "-b", data]));
+    let mut server = start();
     let mut talk = server.connect();
     for n in 1..=5 {
         talk.say("put 9 0 60 1\r\nx\r\n", &format!("INSERTED {n}\r\n"));
@@ -995,16 +985,13 @@ fn what_was_set_by_release_bury_kick_and_pause_survives_kill_9() {
     server.child.kill().unwrap();
     server.ended();
 
-    let server = Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["-p", "0", "-b", data]));
+    let server = start();
     let mut talk = server.connect();
-    let stats = |talk: &mut Talk, id: u64| {
-        let yaml = talk.yaml(&format!("stats-job {id}\r\n"));
-        (value(&yaml, "state"), value(&yaml, "pri"))
-    };
     for (id, state, priority) in
         [(1, "ready", "5"), (2, "delayed", "6"), (3, "buried", "7"), (4, "ready", "8"), (5, "buried", "4")]
     {
-        assert_eq!(stats(&mut talk, id), (state.to_owned(), priority.to_owned()), "job {id}");
+        let stats = talk.yaml(&format!("stats-job {id}\r\n"));
+        assert_eq!(values(&stats, ["state", "pri"]), [state, priority], "job {id}");
     }
     let stats = talk.yaml("stats\r\n");
     assert!(value(&stats, "binlog-current-index").parse::<u64>().unwrap() > 0, "{stats}");

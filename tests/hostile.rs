@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 
 use common::{Server, Talk, aside, until};
 
@@ -33,12 +32,7 @@ impl Talk {
 
 #[test]
 fn server_at_its_limit_on_files_continues_to_serve() {
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &format!("ulimit -n 64; exec {} --memory -p 0 --max-connections 1000", env!("CARGO_BIN_EXE_server")),
-    ]);
-    let mut server = Server::of(command.stderr(Stdio::null()));
+    let mut server = Server::limited("-n 64", &["--memory", "--max-connections", "1000"]);
     let mut good = server.connect();
     assert_eq!(good.ask("TASK: x"), "ACK 1");
     let crowd: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();
@@ -47,16 +41,15 @@ fn server_at_its_limit_on_files_continues_to_serve() {
     }
     drop(crowd);
     assert_eq!(server.connect().ask("PING"), "PONG");
-    assert!(server.child.try_wait().unwrap().is_none());
+    assert!(server.is_running());
 }
 
 #[test]
 fn journal_at_the_limit_on_files_refuses_jobs_until_files_are_closed() {
     let directory = tempfile::tempdir().unwrap();
-    let flags = "-p 0 -z 3000 --segment-size 64KiB --max-connections 1000";
-    let script = format!("ulimit -n 64; exec {} {flags} --data \"$0\"", env!("CARGO_BIN_EXE_server"));
-    let mut command = Command::new("sh");
-    let mut server = Server::of(command.args(["-c", &script]).arg(directory.path()).stderr(Stdio::null()));
+    let data = directory.path().to_str().unwrap();
+    let flags = ["-z", "3000", "--segment-size", "64KiB", "--max-connections", "1000", "--data", data];
+    let mut server = Server::limited("-n 64", &flags);
     let mut good = server.connect();
     let crowd: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     let task = format!("TASK: {}", "x".repeat(2900));
@@ -65,7 +58,7 @@ fn journal_at_the_limit_on_files_refuses_jobs_until_files_are_closed() {
     assert!(refused.starts_with("ERR full retry_after="), "after {accepted}: {refused}");
     drop(crowd);
     until("files for the journal", || good.ask(&task).starts_with("ACK "));
-    assert!(server.child.try_wait().unwrap().is_none());
+    assert!(server.is_running());
 }
 
 #[test]
@@ -83,8 +76,8 @@ fn two_thousand_clients_that_connect_and_leave_do_no_harm() {
     }
     assert_eq!(good.ask("TASK: still here"), "ACK 1", "and half a command was not executed");
     until("their threads have ended", || server.stat("connections") == "2");
-    until("nobody waits for them", || server.stat("waiting") == "0");
-    assert!(server.child.try_wait().unwrap().is_none());
+    server.until_waiting(0);
+    assert!(server.is_running());
 }
 
 #[test]
@@ -105,37 +98,22 @@ fn most_threads_of_clients_that_disconnect_end() {
 }
 
 #[test]
-fn line_of_a_gibibyte_is_skipped_in_bounded_memory() {
-    let server = Server::start(&[]);
-    let mut talk = server.connect();
-    let before = server.process_figure("VmRSS");
-    let piece = vec![b'x'; 1 << 20];
-    talk.send("TASK: ");
-    for _ in 0..1024 {
-        talk.send(&piece);
+fn line_or_body_of_a_gibibyte_is_skipped_in_bounded_memory() {
+    for (beginning, byte) in [("TASK: ", b'x'), ("TASK len=1073741824:\n", b'\n')] {
+        let server = Server::start(&[]);
+        let mut talk = server.connect();
+        let before = server.process_figure("VmRSS");
+        let piece = vec![byte; 1 << 20];
+        talk.send(beginning);
+        for _ in 0..1024 {
+            talk.send(&piece);
+        }
+        talk.send("\nPING\n");
+        assert!(talk.line().unwrap().starts_with("ERR too-big "), "{beginning}");
+        assert_eq!(talk.line().unwrap(), "PONG", "{beginning}");
+        let grown = server.process_figure("VmHWM") - before;
+        assert!(grown < 8 * 1024, "grew by {grown} KiB with {beginning}");
     }
-    talk.send("\nPING\n");
-    assert!(talk.line().unwrap().starts_with("ERR too-big "));
-    assert_eq!(talk.line().unwrap(), "PONG");
-    let grown = server.process_figure("VmHWM") - before;
-    assert!(grown < 8 * 1024, "grew by {grown} KiB");
-}
-
-#[test]
-fn body_of_a_gibibyte_is_skipped_in_bounded_memory() {
-    let server = Server::start(&[]);
-    let mut talk = server.connect();
-    let before = server.process_figure("VmRSS");
-    let piece = vec![b'\n'; 1 << 20];
-    talk.send("TASK len=1073741824:\n");
-    for _ in 0..1024 {
-        talk.send(&piece);
-    }
-    talk.send("\nPING\n");
-    assert!(talk.line().unwrap().starts_with("ERR too-big "));
-    assert_eq!(talk.line().unwrap(), "PONG");
-    let grown = server.process_figure("VmHWM") - before;
-    assert!(grown < 8 * 1024, "grew by {grown} KiB");
 }
 
 #[test]
@@ -228,7 +206,7 @@ fn random_bytes_from_many_clients_do_not_disturb_others() {
     }
     noise.into_iter().for_each(|thread| thread.recv().unwrap());
     assert_eq!(good.ask("PING"), "PONG", "seed {seed}");
-    assert!(server.child.try_wait().unwrap().is_none(), "seed {seed}");
+    assert!(server.is_running(), "seed {seed}");
 }
 
 #[test]
@@ -246,8 +224,7 @@ fn memory_limit_refuses_tasks_and_nothing_else() {
 
 #[test]
 fn server_with_limited_address_space_refuses_jobs_before_it_runs_out() {
-    let script = format!("ulimit -v 2097152; exec {} --memory -p 0", env!("CARGO_BIN_EXE_server"));
-    let server = Server::of(Command::new("sh").args(["-c", &script]));
+    let server = Server::limited("-v 2097152", &["--memory"]);
     assert!(server.greeting.contains("by address space"), "{}", server.greeting);
     let task = format!("TASK: {}", "x".repeat(60_000));
     let refused = (0..8).map(|_| {
@@ -329,13 +306,13 @@ fn reasons_of_failures_stay_within_the_memory_limit() {
     let mut talk = server.connect();
     let accepted = answers(&mut talk, (0..60_000).map(|_| "TASK: x\n".into()), "ACK ");
     assert!((10_000..60_000).contains(&accepted), "{accepted}");
-    let limit: u64 = server.stat("memory_max_bytes").parse().unwrap();
+    let limit = server.number("memory_max_bytes");
     let pad = "r".repeat(1000);
     assert_eq!(answers(&mut talk, (0..5_000).map(|_| "GET wait=0\n".into()), "JOB "), 5_000);
     // Each failure counts, even if its reason is not kept.
     let fails = (1..=5_000).map(|id| format!("FAIL {id} delay=1h: {pad}\n"));
     assert_eq!(answers(&mut talk, fails, "OK retry="), 5_000);
-    let taken: u64 = server.stat("memory_bytes").parse().unwrap();
+    let taken = server.number("memory_bytes");
     let most = limit + limit / 32;
     assert!(taken <= most, "{taken} bytes are taken of {limit}");
     let first = talk.ask_lines("LIST queue=default limit=1").concat();
@@ -375,10 +352,10 @@ fn client_that_does_not_read_leases_only_some_jobs_in_advance() {
     slow.send("GET\n".repeat(count));
     let mut leased = 0;
     until("a job to be leased", || {
-        leased = server.stat("jobs_leased").parse().unwrap();
+        leased = server.number("jobs_leased");
         leased > 0
     });
-    assert!(leased < count / 2, "{leased} jobs are leased, and none has been read");
+    assert!(leased < count as u64 / 2, "{leased} jobs are leased, and none has been read");
 }
 
 #[test]
@@ -398,7 +375,7 @@ fn commands_behind_a_waiting_one_take_little_memory() {
             talk
         })
         .collect();
-    until("all of them to wait", || server.stat("waiting") == connections.to_string());
+    server.until_waiting(connections);
     let each = (server.process_figure("VmRSS") - before) / connections;
     assert!(each < 300, "{each} KiB each, for 64 KiB of commands");
 }

@@ -26,6 +26,14 @@ impl Server {
         Server::of(Command::new(env!("CARGO_BIN_EXE_server")).args(["--memory", "-p", "0"]).args(flags))
     }
 
+    /// A server under a limit of the shell's `ulimit`, such as `-n 64` for open files. Its log is discarded.
+    pub(crate) fn limited(limit: &str, flags: &[&str]) -> Server {
+        let script = format!("ulimit {limit}; exec \"$0\" -p 0 \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_server")]).args(flags);
+        Server::of(command.stderr(Stdio::null()))
+    }
+
     /// Starts a prepared command and waits for its start-up lines.
     pub(crate) fn of(command: &mut Command) -> Server {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
@@ -56,6 +64,20 @@ impl Server {
         let lines = self.connect().ask_lines("STATS");
         let found = lines.iter().find_map(|line| line.strip_prefix(&prefix));
         found.unwrap_or_else(|| panic!("no {name} in {lines:#?}")).into()
+    }
+
+    /// One figure of STATS that is a number.
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        self.stat(name).parse().unwrap()
+    }
+
+    /// Waits until this many connections wait for something.
+    pub(crate) fn until_waiting(&self, connections: u64) {
+        until(&format!("{connections} connections wait"), || self.number("waiting") == connections);
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// A figure of /proc/PID/status, such as `VmRSS` (in KiB) or `Threads`.
