@@ -56,7 +56,7 @@ impl Bench {
         self.clock.advance(time);
     }
 
-    /// Lets time pass, and everything happen that is due.
+    /// Lets time pass, and does everything that is due by then.
     pub(crate) fn pass(&self, time: Duration) {
         self.advance(time);
         self.broker.tick();
@@ -116,7 +116,7 @@ impl Bench {
         self.operator.resume(&name(queue)).expect("nothing is broken");
     }
 
-    /// Starts to wait for a job, in a thread. Returns once the broker knows it.
+    /// Waits for a job, in a thread. Returns once the broker counts the session as waiting.
     pub(crate) fn wait(&self, session: Session, queues: &[&str]) -> Waiting {
         self.begin_wait(session, queues, OnDrained::Wait)
     }
@@ -208,7 +208,7 @@ pub(crate) fn return_job(session: &mut Session, id: JobId) {
     session.return_job(id, Duration::ZERO).expect("it is leased");
 }
 
-/// With what code a verb was refused.
+/// The code with which a verb was refused, if it was.
 pub(crate) fn code<T>(result: Result<T, Refusal>) -> Option<Code> {
     result.err().map(|refusal| refusal.code)
 }

@@ -35,7 +35,7 @@ impl Bench {
         self.state.ack(self.now, session, id, Returned::Result(Arc::default())).map(|_| ())
     }
 
-    /// Lets time pass, and everything happen that is due.
+    /// Lets time pass, and does everything that is due by then.
     fn pass(&mut self, time: Duration) {
         self.now.mono = self.now.mono.after(time);
         self.now.wall_ms += time.as_millis() as u64;
@@ -128,7 +128,7 @@ impl Bench {
         queues.into_iter().map(|(_, stats)| stats.name.to_string()).collect()
     }
 
-    /// A new process, that has read these changes, later.
+    /// The state of a new process that has read these changes, this much later.
     fn restarted(&self, changes: Vec<Change>, later: Duration) -> Bench {
         let now = Now { mono: Moment::from_millis(7), wall_ms: self.now.wall_ms + later.as_millis() as u64 };
         let mut next = Bench { state: State::new(u64::MAX, 2), now };
