@@ -70,8 +70,8 @@ use crate::job::{JobId, QueueName};
 pub use control::Control;
 pub use demo::demonstrate;
 pub use job::WorkerJob;
-pub use outcome::Outcome;
-pub use program::{Program, Stderr};
+pub use outcome::{JobResult, Outcome};
+pub use program::{Program, Stderr, Stdout};
 
 use handlers::Handlers;
 use held::Run;
@@ -98,7 +98,7 @@ pub struct Worker {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Done and gone.
+    /// Done.
     pub done: u64,
     /// Failed; they will be tried again.
     pub failed: u64,
@@ -106,10 +106,12 @@ pub struct Summary {
     pub dead: u64,
     /// Returned; no attempt was charged.
     pub returned: u64,
+    /// Cancelled by somebody while they ran here.
+    pub cancelled: u64,
     /// The lease was lost, or the report got no reply: another worker has the job, or will get it.
     pub lost: u64,
-    /// How many jobs had not ended as done when this worker last had them. A job that failed first and was
-    /// done later is not among them. After [`Worker::drain`], nor is one that is gone by then because another
+    /// How many jobs had not ended as done or cancelled when this worker last had them. A job that failed first
+    /// and was done later is not among them. After [`Worker::drain`], nor is one that is gone by then because another
     /// worker has done it. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
     pub unfinished: u64,
     /// Whether a worker that drains its queues may have left jobs there: its [time](Worker::drain_timeout)
@@ -119,8 +121,12 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { done, failed, dead, returned, lost, unfinished: _, jobs_left: _ } = self;
-        write!(f, "{done} done, {failed} failed, {dead} dead, {returned} returned, {lost} lost")
+        let Summary { done, failed, dead, returned, cancelled, lost, unfinished: _, jobs_left: _ } = self;
+        write!(f, "{done} done, {failed} failed, {dead} dead, {returned} returned, ")?;
+        match cancelled {
+            0 => write!(f, "{lost} lost"),
+            _ => write!(f, "{cancelled} cancelled, {lost} lost"),
+        }
     }
 }
 
@@ -249,7 +255,8 @@ impl Worker {
     ///
     /// A task name stands before the first `: ` of a body and has only `A-Z a-z 0-9 _ . -`.
     ///
-    /// The closure returns an [`Outcome`], `()` or a `Result<(), E>`. As many threads may call it at once as
+    /// The closure returns an [`Outcome`], `()` or a `Result<T, E>` whose `T` is `()` or the job's result: see
+    /// [`JobResult`]. As many threads may call it at once as
     /// jobs run at a time. A second closure for a name replaces the first.
     pub fn on<R: Into<Outcome>>(
         mut self,
@@ -324,7 +331,7 @@ impl Worker {
             jobs => format!("; {jobs} jobs are not done"),
         };
         info!(event = "stopped", done = summary.done, failed = summary.failed, dead = summary.dead,
-            returned = summary.returned, lost = summary.lost, unfinished = summary.unfinished;
+            returned = summary.returned, cancelled = summary.cancelled, lost = summary.lost, unfinished = summary.unfinished;
             "stopped: {summary}{not_done}");
         match shared.failure.lock().take() {
             Some(failure) => Err(failure),

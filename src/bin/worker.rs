@@ -17,7 +17,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use djqs::QueueName;
 use djqs::client::Address;
 use djqs::protocol::native::parse_duration;
-use djqs::worker::{Control, Program, Stderr, Worker, WorkerError, demonstrate};
+use djqs::worker::{Control, Program, Stderr, Stdout, Worker, WorkerError, demonstrate};
 use env_logger::fmt::Formatter;
 use log::kv;
 use rules::Rules;
@@ -91,6 +91,11 @@ struct Flags {
           value_parser = parse_duration)]
     kill_after: Duration,
 
+    /// What a job's result is: nothing, or what the command writes to stdout, which is then not passed on
+    #[arg(long, value_name = "none|stdout", value_enum, hide_possible_values = true, default_value_t = JobResult::None,
+          env = "DJQS_WORKER_RESULT")]
+    result: JobResult,
+
     /// Begin each line of a command's output with the job's id, its shortened body and a TAB
     #[arg(long, env = "DJQS_WORKER_TAG", value_parser = BoolishValueParser::new())]
     tag: bool,
@@ -116,6 +121,7 @@ const RULES: Rules = Rules {
     needs: &[
         ["timeout", "command"],
         ["kill_after", "command"],
+        ["result", "command"],
         ["tag", "command"],
         ["group", "command"],
         ["drain_timeout", "drain"],
@@ -129,6 +135,12 @@ enum Drain {
     No,
     Ready,
     All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum JobResult {
+    None,
+    Stdout,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -172,6 +184,14 @@ What the command writes:
            stderr. More than 64 KiB of either are held in a file in TMPDIR
   Both work as in GNU parallel, and together. With --log json they are for
   stdout alone, since stderr goes to the log.
+
+  --result stdout  stdout is not written, but is the result of a job that is
+           done, for those who wait for it (WAIT, TASK keep=). Of more than 65535
+           bytes the rest is cut, and the log says so
+
+When somebody cancels a job (CANCEL):
+  The command's process group gets TERM at once, and KILL after --kill-after.
+  Nothing is reported. It is not a failure, and no reason to exit with 1.
 
 What the command's exit code means for the job:
   0          done
@@ -280,7 +300,12 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
         Some((program, arguments)) => {
             warn_of_shell(program, arguments);
             let stderr = if flags.log == LogForm::Json { Stderr::Log } else { Stderr::PassOn };
-            let mut program = Program::new(program, arguments).kill_after(flags.kill_after).stderr(stderr);
+            let stdout = match flags.result {
+                JobResult::None => Stdout::PassOn,
+                JobResult::Stdout => Stdout::Result,
+            };
+            let mut program = Program::new(program, arguments).kill_after(flags.kill_after);
+            program = program.stdout(stdout).stderr(stderr);
             if let Some(timeout) = flags.timeout {
                 program = program.timeout(timeout);
             }

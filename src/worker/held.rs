@@ -44,10 +44,30 @@ pub(super) struct Run {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RunEnd {
     Done,
-    Failed { retry_in: Duration, reason: String },
-    Dead { reason: String },
-    Returned { reason: String },
-    Lost { why: String },
+    Failed {
+        retry_in: Duration,
+        reason: String,
+    },
+    Dead {
+        reason: String,
+    },
+    Returned {
+        reason: String,
+    },
+    /// Somebody cancelled the job.
+    Cancelled {
+        why: String,
+    },
+    Lost {
+        why: String,
+    },
+}
+
+/// How a lease ended without a report, and why.
+#[derive(Clone, Debug)]
+enum LeaseEnd {
+    Cancelled(String),
+    Lost(String),
 }
 
 /// One lease.
@@ -63,8 +83,8 @@ pub(super) struct HeldLease<'a> {
     touch_at: Moment,
     /// When the TOUCH was sent that has no reply yet.
     touched: Option<Moment>,
-    /// Why the lease is lost.
-    lost: Option<String>,
+    /// Why the lease has ended without a report.
+    lost: Option<LeaseEnd>,
     /// Why the connection is closed.
     closed: Option<String>,
     /// When to abandon a handler that does not end.
@@ -133,6 +153,11 @@ impl<'a> HeldLease<'a> {
         match self.shared.control.phase() {
             Phase::Fetch | Phase::Pause => {}
             Phase::Finish { since } if since.after(self.shared.grace) > now => {}
+            Phase::Finish { .. } if self.job.is_called_off() => {
+                // Its program has had its TERM.
+                self.job.end_at_once();
+                self.abandon_at.get_or_insert(now.after(GENTLE_PATIENCE));
+            }
             Phase::Finish { .. } => {
                 self.job.end_gently();
                 self.abandon_at.get_or_insert(now.after(GENTLE_PATIENCE));
@@ -199,12 +224,30 @@ impl<'a> HeldLease<'a> {
                 self.valid_until = sent.after(self.job.ttr());
                 self.touch_at = sent.after(self.job.ttr() / 3);
             }
-            (Answer::Refused(refusal), Some(_)) if lease_is_gone(refusal) => self.lose(refusal.to_string()),
+            (Answer::Refused(refusal), Some(_)) if lease_is_gone(refusal) => self.end_of_lease(refusal),
             (Answer::Refused(refusal), Some(sent)) => {
                 debug!("TOUCH of job {} refused: {refusal}", self.job.id());
                 self.touch_at = sent.after(self.job.ttr() / 3);
             }
             (other, _) => self.connection.fail(format!("the server answered TOUCH with {other:?}")),
+        }
+    }
+
+    /// The server says that the lease has ended.
+    fn end_of_lease(&mut self, refusal: &Refusal) {
+        match refusal.cancelled {
+            true => self.call_off(refusal.text.to_string()),
+            false => self.lose(refusal.to_string()),
+        }
+    }
+
+    /// Somebody cancelled the job: its run has the time to end well, since no other worker will get it.
+    fn call_off(&mut self, why: String) {
+        if self.lost.is_none() {
+            let id = self.job.id();
+            info!(event = "cancelled", id = id.0; "job {id} was cancelled, ending its run");
+            self.job.end_called_off();
+            self.lost = Some(LeaseEnd::Cancelled(why));
         }
     }
 
@@ -214,7 +257,7 @@ impl<'a> HeldLease<'a> {
             warn!(event = "lease_lost", id = id.0, reason = why.as_str();
                 "lost the lease of job {id}, ending its run: {}", printable(why.as_bytes()));
             self.job.end_at_once();
-            self.lost = Some(why);
+            self.lost = Some(LeaseEnd::Lost(why));
         }
     }
 
@@ -228,8 +271,10 @@ impl<'a> HeldLease<'a> {
 
     /// Reports the handler's outcome.
     fn finish(&mut self, outcome: Outcome) -> RunEnd {
-        if let Some(why) = self.lost.take() {
-            return RunEnd::Lost { why };
+        match self.lost.take() {
+            Some(LeaseEnd::Cancelled(why)) => return RunEnd::Cancelled { why },
+            Some(LeaseEnd::Lost(why)) => return RunEnd::Lost { why },
+            None => {}
         }
         let id = self.job.id();
         let returned = |delay: Duration| Command::Return { id, delay: delay.min(MAX_DURATION) };
@@ -240,6 +285,7 @@ impl<'a> HeldLease<'a> {
         };
         let (command, reason) = match outcome {
             Outcome::Done => (Command::Ack { id, result: None }, String::new()),
+            Outcome::DoneWith { result } => (Command::Ack { id, result: Some(result.into()) }, String::new()),
             // It was asked to end, so it did not fail.
             Outcome::Retry { reason, .. } if self.job.cancelled() => (returned(Duration::ZERO), reason),
             Outcome::Retry { delay, reason } => (failed(delay, false, &reason), reason),
@@ -250,11 +296,27 @@ impl<'a> HeldLease<'a> {
                 (returned(Duration::ZERO), reason)
             }
         };
-        match self.ask(&command) {
+        let answer = match self.ask(&command) {
+            Ok(Answer::Refused(refusal)) if refusal.code == Code::TooBig => {
+                warn!(event = "result_dropped", id = id.0, reason = &*refusal.text;
+                    "job {id} is done without its result, which is too long for the server: {}", refusal.text);
+                self.ask(&Command::Ack { id, result: None })
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(Answer::ResultDropped) => {
+                warn!(event = "result_dropped", id = id.0;
+                    "job {id} is done without its result, for which the server has no room");
+                RunEnd::Done
+            }
             Ok(Answer::Done) if matches!(command, Command::Ack { .. }) => RunEnd::Done,
             Ok(Answer::Done) if matches!(command, Command::Return { .. }) => RunEnd::Returned { reason },
             Ok(Answer::RetryIn(retry_in)) => RunEnd::Failed { retry_in, reason },
             Ok(Answer::Dead) => RunEnd::Dead { reason },
+            Ok(Answer::Refused(refusal)) if refusal.cancelled => {
+                RunEnd::Cancelled { why: refusal.text.to_string() }
+            }
             Ok(Answer::Refused(refusal)) => RunEnd::Lost { why: refusal.to_string() },
             Ok(other) => {
                 self.connection.fail(format!("the server answered a report with {other:?}"));
@@ -326,6 +388,7 @@ fn log_end(job: &WorkerJob, took: Duration, end: &RunEnd) {
         RunEnd::Failed { retry_in, reason } => (log::Level::Warn, "failed", Some(*retry_in), reason.as_str()),
         RunEnd::Dead { reason } => (log::Level::Warn, "dead", None, reason.as_str()),
         RunEnd::Returned { reason } => (log::Level::Info, "returned", None, reason.as_str()),
+        RunEnd::Cancelled { why } => (log::Level::Info, "cancelled", None, why.as_str()),
         RunEnd::Lost { why } => (log::Level::Warn, "lost", None, why.as_str()),
     };
     let retry_in = retry_in.map(|wait| format_duration(wait).to_string()).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
@@ -27,12 +28,13 @@ pub struct WorkerJob {
     lease: Lease,
     gently: Latch,
     at_once: Latch,
+    called_off: AtomicBool,
 }
 
 impl WorkerJob {
     /// Makes a job from a lease. A worker does this itself; a test of a handler may need it.
     pub fn new(lease: Lease) -> WorkerJob {
-        WorkerJob { lease, gently: Latch::new(), at_once: Latch::new() }
+        WorkerJob { lease, gently: Latch::new(), at_once: Latch::new(), called_off: AtomicBool::new(false) }
     }
 
     /// The job's id.
@@ -81,10 +83,10 @@ impl WorkerJob {
         self.lease.json()
     }
 
-    /// Whether the job is cancelled: its lease is lost, or the worker has to stop now.
+    /// Whether the run should end: somebody cancelled the job, its lease is lost, or the worker has to stop now.
     ///
-    /// A long-running handler should check this now and then, and return early with any outcome. If the lease
-    /// is lost nothing is reported, since another worker has the job. If the worker has to stop, the job is
+    /// A long-running handler should check this now and then, and return early with any outcome. If the job
+    /// was cancelled or the lease is lost, nothing is reported, since nobody waits for it or another worker has it. If the worker has to stop, the job is
     /// returned without charging an attempt, unless it is [`super::Outcome::Done`].
     pub fn cancelled(&self) -> bool {
         self.gently.is_set()
@@ -105,6 +107,17 @@ impl WorkerJob {
     /// The task name and what follows its `: `. Without a task name, nothing and all of the body.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         self.lease.task_and_args()
+    }
+
+    /// Asks the run to end, because somebody cancelled the job. It has all the time that it needs.
+    pub(super) fn end_called_off(&self) {
+        self.called_off.store(true, Ordering::SeqCst);
+        self.gently.set();
+    }
+
+    /// Whether somebody cancelled the job.
+    pub(super) fn is_called_off(&self) -> bool {
+        self.called_off.load(Ordering::SeqCst)
     }
 
     /// Asks the run to end, and gives it time.

@@ -5,13 +5,20 @@ use std::time::Duration;
 
 /// What a handler returns for its job.
 ///
-/// A handler may also return `()`, which is [`Outcome::Done`], or a `Result<(), E>`, whose error is a failure
-/// with the error's text as the reason.
+/// A handler may also return `()`, which is [`Outcome::Done`], or a `Result<T, E>`. There `T` is `()` or the
+/// job's result, as a [`JobResult`], and the error is a failure with the error's text as the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// It is done; the job is removed.
     Done,
+    /// It is done, with a result for those who wait for the job, and, if its submitter asked for that, kept with
+    /// it. The job is done also if the server has no room for the result, or if the result is longer than the
+    /// server's limit for bodies.
+    DoneWith {
+        /// Any bytes.
+        result: Vec<u8>,
+    },
     /// It failed. It is tried again until its attempts are used up.
     Retry {
         /// The time until the next attempt; `None` for the job's own backoff.
@@ -43,6 +50,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Done, with a result.
+    pub fn done_with(result: impl Into<Vec<u8>>) -> Outcome {
+        Outcome::DoneWith { result: result.into() }
+    }
+
     /// A failure, to be tried again after the job's backoff.
     pub fn retry(reason: impl fmt::Display) -> Outcome {
         Outcome::Retry { delay: None, reason: reason.to_string() }
@@ -65,11 +77,42 @@ impl From<()> for Outcome {
     }
 }
 
-impl<E: fmt::Display> From<Result<(), E>> for Outcome {
-    fn from(result: Result<(), E>) -> Outcome {
-        match result {
-            Ok(()) => Outcome::Done,
+impl<T: Into<JobResult>, E: fmt::Display> From<Result<T, E>> for Outcome {
+    fn from(result: Result<T, E>) -> Outcome {
+        match result.map(Into::into) {
+            Ok(JobResult(None)) => Outcome::Done,
+            Ok(JobResult(Some(result))) => Outcome::DoneWith { result },
             Err(error) => Outcome::retry(error),
         }
+    }
+}
+
+/// A job's result, or none: what a handler may return in an `Ok`.
+///
+/// It is made from `()`, which is none, and from texts and bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobResult(Option<Vec<u8>>);
+
+impl From<()> for JobResult {
+    fn from((): ()) -> JobResult {
+        JobResult(None)
+    }
+}
+
+impl From<Vec<u8>> for JobResult {
+    fn from(result: Vec<u8>) -> JobResult {
+        JobResult(Some(result))
+    }
+}
+
+impl From<String> for JobResult {
+    fn from(result: String) -> JobResult {
+        JobResult(Some(result.into()))
+    }
+}
+
+impl From<&str> for JobResult {
+    fn from(result: &str) -> JobResult {
+        JobResult(Some(result.into()))
     }
 }

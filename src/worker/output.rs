@@ -32,6 +32,9 @@ const GROUP_BYTES_MAX: usize = 64 * 1024;
 /// How many bytes of a job's body are in its tag.
 const TAG_BODY_BYTES_MAX: usize = 40;
 
+/// A longer result is cut. It is the server's limit for bodies, unless that was changed.
+const RESULT_BYTES_MAX: usize = 65_535;
+
 /// How long to wait for the rest of a line after the program has exited. A process that it started may keep
 /// the pipe open for days.
 const QUIET_TIME: Duration = Duration::from_millis(100);
@@ -46,9 +49,20 @@ pub enum Stderr {
     Log,
 }
 
+/// Where a program's stdout goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stdout {
+    /// To this process's stdout.
+    PassOn,
+    /// It is the job's result, up to 65,535 bytes. What is longer is cut, with a warning in the log.
+    Result,
+}
+
 /// How a program's output is passed on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
+    pub(super) stdout: Stdout,
     pub(super) stderr: Stderr,
     /// Whether each line begins with a tag.
     pub(super) tags: bool,
@@ -63,6 +77,8 @@ pub(super) enum Target {
     Stderr,
     /// The log, with the job's id.
     Log(u64),
+    /// Kept as the result of the job with this id.
+    Result(u64),
 }
 
 /// One of the streams that a program writes. A thread reads it until every writer has closed it.
@@ -79,6 +95,8 @@ struct State {
     /// The lines that are held until the program ends; `None` if lines are passed on at once.
     group: Mutex<Option<Group>>,
     tail: Mutex<Vec<u8>>,
+    /// The job's result.
+    result: Mutex<Vec<u8>>,
     /// How many bytes the thread has read, and how many of them it has passed on.
     read: AtomicU64,
     passed_on: AtomicU64,
@@ -89,7 +107,7 @@ struct State {
 impl Form {
     /// Whether the program's stdout goes through this process.
     pub(super) fn reads_stdout(self) -> bool {
-        self.tags || self.groups
+        self.tags || self.groups || self.stdout == Stdout::Result
     }
 }
 
@@ -101,12 +119,13 @@ impl Stream {
         form: Form,
         job: &WorkerJob,
     ) -> io::Result<Stream> {
-        let is_log = matches!(target, Target::Log(_));
+        let is_text = matches!(target, Target::Stdout | Target::Stderr);
         let state = Arc::new(State {
             target,
-            tag: if form.tags && !is_log { tag(job) } else { Vec::new() },
-            group: Mutex::new((form.groups && !is_log).then(Group::default)),
+            tag: if form.tags && is_text { tag(job) } else { Vec::new() },
+            group: Mutex::new((form.groups && is_text).then(Group::default)),
             tail: Mutex::default(),
+            result: Mutex::default(),
             read: AtomicU64::new(0),
             passed_on: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -115,7 +134,10 @@ impl Stream {
         let (step, progress) = bounded(1);
         let closed = {
             let state = state.clone();
-            spawn("output", move || state.pass_on(from, &step))?
+            spawn("output", move || match target {
+                Target::Result(id) => state.keep_result(from, id, &step),
+                _ => state.pass_on(from, &step),
+            })?
         };
         Ok(Stream { state, pipe, closed, progress })
     }
@@ -155,6 +177,11 @@ impl Stream {
         }
     }
 
+    /// What was kept as the job's result.
+    pub(super) fn take_result(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state.result.lock())
+    }
+
     /// The last lines, as text.
     pub(super) fn last_lines(&self) -> String {
         last_lines(&self.state.tail.lock())
@@ -174,6 +201,31 @@ pub(super) fn write_held<'a>(streams: impl Iterator<Item = &'a Stream>) {
 }
 
 impl State {
+    /// Keeps what is written, and reads on when there is enough, so that the program is not held up.
+    fn keep_result(&self, from: impl Read, id: u64, step: &Sender<()>) {
+        let (mut reader, mut bytes) = (Counted { from, state: self }, [0; LINE_BYTES_MAX]);
+        let mut is_cut = false;
+        loop {
+            let read = match reader.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            let mut result = self.result.lock();
+            let room = RESULT_BYTES_MAX - result.len();
+            result.extend_from_slice(&bytes[..read.min(room)]);
+            drop(result);
+            if read > room && !is_cut {
+                is_cut = true;
+                warn!(event = "result_cut", id = id;
+                    "job {id} writes more than {RESULT_BYTES_MAX} bytes: its result is cut");
+            }
+            self.passed_on.fetch_add(read as u64, Ordering::SeqCst);
+            let _ = step.try_send(());
+        }
+    }
+
     fn pass_on(&self, from: impl Read, step: &Sender<()>) {
         let mut reader = BufReader::new(Counted { from, state: self });
         let (mut line, mut at_start) = (Vec::new(), true);
@@ -222,7 +274,7 @@ impl Target {
                 let mut stdout = io::stdout().lock();
                 write(&mut stdout).and_then(|()| stdout.flush())
             }
-            Target::Stderr | Target::Log(_) => write(&mut io::stderr().lock()),
+            Target::Stderr | Target::Log(_) | Target::Result(_) => write(&mut io::stderr().lock()),
         };
     }
 }

@@ -15,7 +15,7 @@ use log::debug;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::job::WorkerJob;
-use super::output::{Form, Stderr, Stream, Target, spawn, write_held};
+use super::output::{Form, Stderr, Stdout, Stream, Target, spawn, write_held};
 
 /// After the worker's grace period, KILL follows TERM within this time, because the worker itself should end
 /// soon after its grace period. (Kubernetes gives 30 s; the default grace period is 25 s.)
@@ -67,7 +67,11 @@ impl Process {
 
     fn start_threads(&mut self, job: &WorkerJob, output: Form) -> io::Result<()> {
         if let Some(stdout) = self.child.stdout.take() {
-            self.stdout = Some(Stream::read(stdout, Target::Stdout, output, job)?);
+            let target = match output.stdout {
+                Stdout::PassOn => Target::Stdout,
+                Stdout::Result => Target::Result(job.id().0),
+            };
+            self.stdout = Some(Stream::read(stdout, target, output, job)?);
         }
         if let Some(stderr) = self.child.stderr.take() {
             let target = match output.stderr {
@@ -91,7 +95,11 @@ impl Process {
             recv(self.exited) -> _ => Cause::Exited,
             recv(job.at_once()) -> _ => Cause::Cancelled,
             recv(job.gently()) -> _ => {
-                self.end(job, limits.kill_after.min(STOP_KILL_AFTER_MAX));
+                let kill_after = match job.is_called_off() {
+                    true => limits.kill_after,
+                    false => limits.kill_after.min(STOP_KILL_AFTER_MAX),
+                };
+                self.end(job, kill_after);
                 Cause::Cancelled
             }
             recv(timeout) -> _ => {
@@ -122,6 +130,11 @@ impl Process {
                 recv(patience) -> _ => return,
             }
         }
+    }
+
+    /// What it wrote to stdout, if that is the job's result.
+    pub(super) fn take_result(&self) -> Vec<u8> {
+        self.stdout.as_ref().map(Stream::take_result).unwrap_or_default()
     }
 
     /// The last lines that it wrote to stderr, as text.

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::printable::printable;
 use crate::protocol::native::format_duration;
 
-pub use super::output::Stderr;
+pub use super::output::{Stderr, Stdout};
 
 /// Exit code: another attempt would fail too. (`EX_DATAERR` of sysexits.h.)
 const EXIT_DEAD: i32 = 65;
@@ -38,7 +38,7 @@ const TASK_BYTES_MAX: usize = 4096;
 /// Runs a program for each job; its exit code is the outcome.
 ///
 /// - The program reads the job's body from stdin. It shares this process's stdout, unless its output is
-///   [tagged](Program::tag) or [grouped](Program::group). If it fails, the last lines of its stderr are the
+///   [tagged](Program::tag) or [grouped](Program::group), or is the job's [result](Program::stdout). If it fails, the last lines of its stderr are the
 ///   reason.
 /// - `{id}`, `{queue}`, `{attempt}`, `{task}`, `{args}` and `{body}` are replaced in its arguments, wherever
 ///   they occur: by the job's id, queue and attempt, its [task name](WorkerJob::task), the
@@ -53,7 +53,7 @@ const TASK_BYTES_MAX: usize = 4096;
 ///
 /// | exit | outcome |
 /// |---|---|
-/// | 0 | [`Outcome::Done`] |
+/// | 0 | [`Outcome::Done`], or [`Outcome::DoneWith`] its stdout: see [`Program::stdout`] |
 /// | 65 | [`Outcome::Dead`] |
 /// | 75, any other, death by a signal, timeout | [`Outcome::Retry`] after the job's backoff |
 /// | 126, 127, no such program, not executable | [`Outcome::Unfit`] |
@@ -113,7 +113,7 @@ impl Program {
             program: program.into(),
             arguments: arguments.into_iter().map(|argument| parts(argument.as_ref().as_bytes())).collect(),
             limits: Limits { timeout: None, kill_after: Duration::from_secs(10) },
-            output: Form { stderr: Stderr::PassOn, tags: false, groups: false },
+            output: Form { stdout: Stdout::PassOn, stderr: Stderr::PassOn, tags: false, groups: false },
             clock: Clock::system(),
         }
     }
@@ -127,6 +127,12 @@ impl Program {
     /// Sends KILL to the process group this long after TERM. Default 10 s; at most 3 s when the worker stops.
     pub fn kill_after(mut self, kill_after: Duration) -> Program {
         self.limits.kill_after = kill_after;
+        self
+    }
+
+    /// Where its stdout goes. Default [`Stdout::PassOn`].
+    pub fn stdout(mut self, stdout: Stdout) -> Program {
+        self.output.stdout = stdout;
         self
     }
 
@@ -190,7 +196,12 @@ impl Program {
             Err(error) => return self.not_started(&error),
         };
         match process.supervise(job, self.limits) {
-            Ok((cause, status)) => self.outcome(cause, status, &process.last_lines()),
+            Ok((cause, status)) => match self.outcome(cause, status, &process.last_lines()) {
+                Outcome::Done if self.output.stdout == Stdout::Result => {
+                    Outcome::done_with(process.take_result())
+                }
+                outcome => outcome,
+            },
             Err(error) => Outcome::retry(format_args!("cannot wait for the program: {error}")),
         }
     }

@@ -261,7 +261,7 @@ impl Slot {
         if let Some(unfinished) = &self.shared.unfinished {
             let mut unfinished = unfinished.lock();
             match end {
-                RunEnd::Done => unfinished.remove(&id),
+                RunEnd::Done | RunEnd::Cancelled { .. } => unfinished.remove(&id),
                 _ => unfinished.insert(id),
             };
         }
@@ -271,6 +271,7 @@ impl Slot {
             RunEnd::Failed { .. } => &mut summary.failed,
             RunEnd::Dead { .. } => &mut summary.dead,
             RunEnd::Returned { .. } => &mut summary.returned,
+            RunEnd::Cancelled { .. } => &mut summary.cancelled,
             RunEnd::Lost { .. } => &mut summary.lost,
         } += 1;
     }
@@ -340,10 +341,11 @@ fn refused(refusal: &Refusal) -> NoJob {
     NoJob::Unreachable { why: refusal.to_string(), retry_after: refusal.retry_after }
 }
 
-/// Whether the answer to a PEEK means that the job is done: it is gone, or kept as done.
+/// Whether the answer to a PEEK means that nothing is left to do of the job: it is gone, or kept as done or
+/// cancelled.
 fn is_done(answer: &Answer) -> bool {
     match answer {
-        Answer::Found(job) => job.state == JobState::Done,
+        Answer::Found(job) => matches!(job.state, JobState::Done | JobState::Cancelled),
         Answer::Refused(refusal) => refusal.code == Code::NotFound,
         _ => false,
     }

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 pub(crate) mod engine;
+pub(crate) mod worker;
 
 /// How long a test waits for what must come. It only passes if something is wrong, so it is generous.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
