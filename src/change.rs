@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::job::{BatchName, Counts, JobId, Key, Priority, QueueName};
+use crate::job::{Attempt, BatchName, Counts, JobId, Key, Priority, QueueName};
 
 /// The part of a job that never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +125,8 @@ pub enum Change {
     Batch(BatchCounts),
     /// A queue was paused or resumed.
     Pause(QueueName, PauseState),
+    /// A failed attempt of a job, to be remembered. Its number says which.
+    Attempt(JobId, Attempt),
     /// No id up to and including this one may be given again. Compaction writes it, since the job with the
     /// highest id may be gone.
     IdsUsed(JobId),
@@ -214,6 +216,16 @@ pub fn extra_end_bytes(keep: Duration, batch: Option<&BatchName>) -> u64 {
 
 /// What the numbers of a job that is done take in its record.
 const DONE_NUMBERS_BYTES: u64 = 32;
+
+/// What a remembered attempt adds to the bytes that the journal has to keep: the length of its record.
+pub fn attempt_bytes(id: JobId, attempt: &Attempt) -> u64 {
+    let Attempt { number, worker, started_ms, ended_ms, end: _, reason } = attempt;
+    let worker = worker.as_ref().map_or(0, |worker| worker.as_str().len());
+    let reason = reason.as_ref().map_or(1, |reason| int_length(reason.len() as u64 + 1) + reason.len());
+    let numbers: usize = [id.0, u64::from(*number), *started_ms, *ended_ms].into_iter().map(int_length).sum();
+    // The tag, the length of the worker's name, how it ended.
+    (3 + numbers + worker + reason) as u64
+}
 
 /// What a batch adds to the bytes that the journal has to keep.
 pub fn batch_bytes(batch: &BatchName) -> u64 {

@@ -472,6 +472,15 @@ impl Client {
         }
     }
 
+    /// Looks at a job as [`Client::list`] shows it: with the reason of its last failure and its last attempts.
+    ///
+    /// # Errors
+    /// As for [`Client::peek`].
+    pub fn show(&mut self, id: JobId) -> Result<Job, Error> {
+        let lines = self.lines(&Command::Show { id })?;
+        self.parsed(lines.first().and_then(|line| job_json::read(line.as_bytes())))
+    }
+
     /// Lists the jobs of a queue or a batch, oldest first: those in `state`, or all; at most `limit` (the server gives at
     /// most 1000, or about 1 MiB); those after the job `after`, or from the first. To get them all, repeat it
     /// with the last id as `after` until nothing comes.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+mod attempt;
 mod finished;
 mod fleet;
 #[cfg(feature = "serde")]
@@ -15,6 +16,7 @@ mod names;
 mod submission;
 mod why;
 
+pub use attempt::{ATTEMPT_REASON_BYTES_MAX, ATTEMPTS_REMEMBERED, Attempt, AttemptEnd};
 pub use finished::{Acked, Finished, Group};
 pub use fleet::{Hello, Order, Secret, Wish};
 #[cfg(feature = "serde")]
@@ -246,6 +248,9 @@ pub struct Job {
     pub reason: Option<Arc<str>>,
     /// The work. Empty once the job is done.
     pub body: Arc<[u8]>,
+    /// Its last failed attempts, the oldest first; at most [`ATTEMPTS_REMEMBERED`]. LIST and `PEEK form=json` show
+    /// them.
+    pub history: Vec<Attempt>,
     /// What its worker has said of it while it works on it.
     pub progress: Option<Progress>,
     /// What its worker returned; only of a job that is done. `None` also if there was no room for it.
@@ -273,6 +278,7 @@ impl Job {
             counts: Counts::default(),
             reason: None,
             body,
+            history: Vec::new(),
             progress: None,
             result: None,
         }

@@ -228,6 +228,7 @@ impl Journal {
             | Change::Done(..)
             | Change::Pause(..)
             | Change::Batch(_)
+            | Change::Attempt(..)
             | Change::IdsUsed(_) => Needed::Long,
         };
         self.inner.writer.append(needed, |out| record::encode(change, out))
@@ -400,6 +401,7 @@ fn id_of(change: &Change) -> Option<JobId> {
         | Change::Done(id, ..)
         | Change::Gone(id)
         | Change::GoneOf(id, _)
+        | Change::Attempt(id, _)
         | Change::IdsUsed(id) => Some(*id),
         Change::Pause(..) | Change::Batch(_) => None,
     }

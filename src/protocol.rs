@@ -129,6 +129,11 @@ pub enum Command {
         /// Which.
         id: JobId,
     },
+    /// Look at a job, with all that LIST shows of it.
+    Show {
+        /// Which.
+        id: JobId,
+    },
     /// Why is a job where it is?
     Why {
         /// Which.

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Server, aside, until};
-use djqs::job::{Acked, Finished, Group};
+use djqs::job::{Acked, AttemptEnd, Finished, Group};
 use djqs::protocol::Wait;
 use djqs::stats::BatchStats;
 use djqs::{Client, JobState, Submission};
@@ -209,4 +209,47 @@ fn why_tells_who_has_a_job_and_what_is_before_it() {
     assert!(operator.ask("WHY 99").starts_with("ERR not-found "));
     drop(worker);
     until("its connection is gone", || operator.ask("WHY 3").contains(" workers=0 "));
+}
+
+#[test]
+fn failed_attempts_are_remembered_and_survive_a_kill() {
+    let directory = TempDir::new().unwrap();
+    let server = durable(&directory);
+    let (mut operator, mut worker) = (client(&server), server.connect());
+    assert!(worker.ask("HELLO worker=w1 secret=00112233445566778899aabbccddeeff").starts_with("OK "));
+    let id = operator.submit(Submission::new("x").attempts(20).backoff(Duration::ZERO)).unwrap().id;
+    for n in 1..=12 {
+        assert!(worker.ask("GET").starts_with(&format!("JOB {id} queue=default attempt={n} ")));
+        if n == 11 {
+            assert_eq!(worker.ask(&format!("TOUCH {id} ttr=1ms")), "OK");
+        } else {
+            let reason = if n == 12 { "é".repeat(300) } else { format!("failure {n}") };
+            assert!(worker.ask(&format!("FAIL {id} delay=0: {reason}")).starts_with("OK "));
+        }
+    }
+    let expected = |server: &Server| {
+        let job = client(server).show(id).unwrap();
+        assert_eq!(job.history.len(), 10);
+        assert_eq!(job.reason.as_deref(), Some(&*"é".repeat(300)), "the last reason stays whole");
+        let listed = client(server).list(Group::Queue("default".parse().unwrap()), None, 1, None).unwrap();
+        assert_eq!(listed[0].history, job.history);
+        let last = job.history.last().unwrap();
+        assert_eq!(
+            (last.number, last.end, last.reason.as_deref()),
+            (12, AttemptEnd::Failed, Some(&*"é".repeat(100)))
+        );
+        let lapsed = &job.history[8];
+        assert_eq!((lapsed.number, lapsed.end, lapsed.reason.as_deref()), (11, AttemptEnd::Lapsed, None));
+        assert_eq!(job.history[0].reason.as_deref(), Some("failure 3"));
+        assert!(
+            job.history
+                .iter()
+                .all(|attempt| attempt.worker.as_ref().is_some_and(|name| name.as_str() == "w1"))
+        );
+        assert!(job.history.iter().all(|attempt| attempt.started_ms <= attempt.ended_ms));
+        job.history
+    };
+    let before = expected(&server);
+    drop(server);
+    assert_eq!(expected(&durable(&directory)), before);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use djqs::internal::change::{BatchCounts, Change, JobSpec, PauseState, Place};
 use djqs::internal::journal::storage::{CrashPlan, SimulatedDisk, Storage};
 use djqs::internal::journal::{Fsync, Journal, OpenError, Options, Recovered, read, salvage, verify};
-use djqs::job::{BatchName, JobId, QueueName};
+use djqs::job::{Attempt, AttemptEnd, BatchName, JobId, QueueName, WorkerName};
 use journal_common::{History, Owner, Random, World, exhaustive, in_line, job, random_change, spec, status};
 
 const HEADER_BYTES: usize = 4096;
@@ -122,6 +122,7 @@ fn the_corpus_holds_every_kind_of_record_in_64_kib() {
             Change::Gone(_) => "gone",
             Change::GoneOf(..) => "gone of a batch",
             Change::Batch(_) => "batch",
+            Change::Attempt(..) => "attempt",
             Change::Pause(..) => "pause",
             Change::IdsUsed(_) => "ids used",
         });
@@ -129,7 +130,7 @@ fn the_corpus_holds_every_kind_of_record_in_64_kib() {
             statuses.push(status);
         }
     });
-    assert_eq!(kinds.len(), 8);
+    assert_eq!(kinds.len(), 9);
     assert!(
         statuses.iter().any(|status| matches!(status.place, Place::Dead { .. }) && status.reason.is_some())
     );
@@ -424,10 +425,19 @@ fn a_directory_of_version_2_is_pinned_byte_by_byte() {
     let spec = JobSpec { keep: Duration::from_secs(60), batch: Some(name.clone()), ..spec(2, b"work") };
     let done = Place::Done { until_wall_ms: 1_700_000_000_000, ran_ms: 1500, result_dropped: false };
     let counts = BatchCounts { name, done: 1, cancelled: 0, deleted: 0, changed_wall_ms: 1_700_000_000_000 };
+    let attempt = Attempt {
+        number: 1,
+        worker: Some(WorkerName::new("w1").unwrap()),
+        started_ms: 1_700_000_000_000,
+        ended_ms: 1_700_000_001_000,
+        end: AttemptEnd::Failed,
+        reason: Some("no".into()),
+    };
     for change in [
         job(1, b"work"),
         Change::Status(JobId(1), status(Place::Dead { dead_seq: 1 })),
         Change::Job(spec, status(Place::Ready)),
+        Change::Attempt(JobId(2), attempt),
         Change::Done(JobId(2), status(done), b"result"[..].into()),
         Change::GoneOf(JobId(2), counts.clone()),
         Change::Status(JobId(1), status(Place::Cancelled { until_wall_ms: 1_700_000_000_000 })),
@@ -455,7 +465,7 @@ fn a_directory_of_version_2_is_pinned_byte_by_byte() {
     );
     let (recovered, world) = recover(&pinned(2));
     let recovered = recovered.unwrap();
-    assert!(recovered.clean && recovered.records == 10 && recovered.highest_id == 2);
+    assert!(recovered.clean && recovered.records == 11 && recovered.highest_id == 2);
     assert!(world.jobs.is_empty() && world.paused.len() == 1 && world.batches.len() == 1);
 }
 

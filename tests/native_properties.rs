@@ -231,6 +231,7 @@ fn command() -> impl Strategy<Value = Command> {
         )
             .prop_map(|(id, ttr, progress, note)| Command::Touch { id, ttr, progress, note }),
         job_id().prop_map(|id| Command::Why { id }),
+        job_id().prop_map(|id| Command::Show { id }),
         job_id().prop_map(|id| Command::Peek { id }),
         (group(), state(), limit, prop::option::of(job_id()))
             .prop_map(|(of, state, limit, after)| Command::List { of, state, limit, after }),

@@ -145,6 +145,8 @@ fn verbs_of_one_job_take_its_id_first() {
            WAIT 7 wait=0             -> = WAIT 7 wait=0s
            WAIT                      -> ERR usage WAIT needs a job's id: WAIT id
            PEEK 7                    -> = PEEK 7
+           PEEK 7 form=json          -> = PEEK 7 form=json
+           PEEK 7 form=xml           -> ERR usage form is json or not given, not "xml"
            DELETE 7                  -> = DELETE 7
            RETURN 7                  -> = RETURN 7
            RETURN 7 delay=5m         -> = RETURN 7 delay=5m

@@ -55,7 +55,8 @@ impl Drop for Engine {
 
 impl Engine {
     pub(super) fn in_memory(config: Config) -> Arc<Engine> {
-        let state = State::new(config.memory_max, config.seed);
+        let mut state = State::new(config.memory_max, config.seed);
+        state.remember_attempts();
         Engine::start(state, config, None).expect("the system starts one thread more")
     }
 
@@ -66,6 +67,7 @@ impl Engine {
     ) -> Result<(Arc<Engine>, Recovered), OpenError> {
         let mut state = State::new(config.memory_max, config.seed);
         state.sum_live_bytes();
+        state.remember_attempts();
         options.on_failure = options.on_failure.or_else(|| config.on_failure.clone());
         let now = config.clock.now();
         let path = storage.path("");
@@ -195,9 +197,15 @@ impl Engine {
 impl Keeper for Engine {
     fn rewrite(&self, ids: &[JobId]) {
         let _ = self.queue.with(self.queue.clock().now(), |state, now| {
-            let jobs = ids.iter().filter_map(|&id| state.export(now, id)).collect::<Vec<_>>();
-            self.rewritten.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-            state.effects().changes.extend(jobs);
+            let mut changes = Vec::new();
+            for &id in ids {
+                if let Some(job) = state.export(now, id) {
+                    self.rewritten.fetch_add(1, Ordering::Relaxed);
+                    changes.push(job);
+                    changes.extend(state.export_history(id));
+                }
+            }
+            state.effects().changes.extend(changes);
         });
     }
 

@@ -16,6 +16,7 @@
 //! | a job that is done, kept | 8 | id, status, result |
 //! | the end of a job of a batch | 9 | id, batch counts |
 //! | batch counts | 10 | batch counts |
+//! | a failed attempt | 11 | id, number, worker, when it began, when it ended, how, reason |
 //!
 //! Tags from 7 on, and places from 4 on, came with version 2. A job has extras if it is to be kept or is in a
 //! batch, and only then.
@@ -28,6 +29,9 @@
 //! time of submission in four bytes of seconds since 1970, the lowest first. Dead jobs had 2 before turns
 //! were recorded: replay puts them in line in the order of their records.
 //!
+//! A worker is one byte of length and its name; without one the length is 0. How an attempt ended is 0 failed, 1 lapsed or
+//! 2 lost. Its reason is as in a status.
+//!
 //! Each change has exactly one form, and the decoder accepts no other: encoding what it has accepted gives
 //! the same bytes. `bytes_are_pinned` keeps the format unchanged.
 
@@ -35,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::change::{BatchCounts, Change, JobSpec, JobStatus, PauseState, Place, has_extras, millis};
-use crate::job::{BatchName, Counts, JobId, Key, Priority, QueueName};
+use crate::job::{Attempt, AttemptEnd, BatchName, Counts, JobId, Key, Priority, QueueName, WorkerName};
 
 const TAG_JOB: u8 = 1;
 const TAG_STATUS: u8 = 2;
@@ -47,6 +51,7 @@ const TAG_JOB_WITH_EXTRAS: u8 = 7;
 const TAG_DONE: u8 = 8;
 const TAG_GONE_OF: u8 = 9;
 const TAG_BATCH: u8 = 10;
+const TAG_ATTEMPT: u8 = 11;
 
 const PLACE_READY: u8 = 0;
 const PLACE_DELAYED: u8 = 1;
@@ -96,6 +101,11 @@ pub(super) fn encode(change: &Change, out: &mut Vec<u8>) {
             out.push(TAG_GONE_OF);
             put_int(id.0, out);
             put_batch_counts(counts, out);
+        }
+        Change::Attempt(id, attempt) => {
+            out.push(TAG_ATTEMPT);
+            put_int(id.0, out);
+            put_attempt(attempt, out);
         }
         Change::Batch(counts) => {
             out.push(TAG_BATCH);
@@ -154,6 +164,7 @@ fn take_record(rest: &mut &[u8]) -> Result<Record, BadRecord> {
         TAG_DONE => Change::Done(take_id(rest)?, take_status(rest)?, take_bytes(rest)?.into()),
         TAG_GONE_OF => Change::GoneOf(take_id(rest)?, take_batch_counts(rest)?),
         TAG_BATCH => Change::Batch(take_batch_counts(rest)?),
+        TAG_ATTEMPT => Change::Attempt(take_id(rest)?, take_attempt(rest)?),
         TAG_STATUS => Change::Status(take_id(rest)?, take_status(rest)?),
         TAG_GONE => Change::Gone(take_id(rest)?),
         TAG_PAUSE => Change::Pause(take_queue(rest)?, take_pause(rest)?),
@@ -246,14 +257,52 @@ fn put_status(status: &JobStatus, out: &mut Vec<u8>) {
     put_int(u64::from(status.counts.failures), out);
     put_int(u64::from(status.counts.crashes), out);
     put_int(u64::from(status.counts.returns), out);
-    // One more than its length, so that no reason differs from an empty one.
-    match &status.reason {
+    put_reason(status.reason.as_deref(), out);
+}
+
+/// One more than its length, so that no reason differs from an empty one.
+fn put_reason(reason: Option<&str>, out: &mut Vec<u8>) {
+    match reason {
         None => out.push(0),
         Some(reason) => {
             put_int(reason.len() as u64 + 1, out);
             out.extend_from_slice(reason.as_bytes());
         }
     }
+}
+
+fn take_reason(rest: &mut &[u8]) -> Result<Option<Arc<str>>, BadRecord> {
+    match take_int(rest)? {
+        0 => Ok(None),
+        n => Ok(Some(Arc::from(text(take_long(rest, n - 1)?)?))),
+    }
+}
+
+fn put_attempt(attempt: &Attempt, out: &mut Vec<u8>) {
+    let Attempt { number, worker, started_ms, ended_ms, end, reason } = attempt;
+    put_int(u64::from(*number), out);
+    put_name(worker.as_ref().map_or("", WorkerName::as_str), out);
+    put_int(*started_ms, out);
+    put_int(*ended_ms, out);
+    out.push(*end as u8);
+    put_reason(reason.as_deref(), out);
+}
+
+fn take_attempt(rest: &mut &[u8]) -> Result<Attempt, BadRecord> {
+    Ok(Attempt {
+        number: take_u32(rest)?,
+        worker: match take_name(rest)? {
+            b"" => None,
+            name => Some(WorkerName::from_bytes(name).map_err(|_| BadRecord("not a worker's name"))?),
+        },
+        started_ms: take_int(rest)?,
+        ended_ms: take_int(rest)?,
+        end: match AttemptEnd::ALL.get(usize::from(take_byte(rest)?)) {
+            Some(end) => *end,
+            None => return Err(BadRecord("not the end of an attempt")),
+        },
+        reason: take_reason(rest)?,
+    })
 }
 
 fn take_status(rest: &mut &[u8]) -> Result<JobStatus, BadRecord> {
@@ -279,10 +328,7 @@ fn take_status(rest: &mut &[u8]) -> Result<JobStatus, BadRecord> {
         _ => return Err(BadRecord("not a place")),
     };
     let (failures, crashes, returns) = (take_u32(rest)?, take_u32(rest)?, take_u32(rest)?);
-    let reason = match take_int(rest)? {
-        0 => None,
-        n => Some(Arc::from(text(take_long(rest, n - 1)?)?)),
-    };
+    let reason = take_reason(rest)?;
     Ok(JobStatus { priority, place, counts: Counts { failures, crashes, returns }, reason })
 }
 

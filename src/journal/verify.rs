@@ -8,7 +8,7 @@ use super::recovery::{Scan, TornTail};
 use super::storage::Storage;
 use crate::change::{self, JobSize};
 use crate::change::{Change, JobStatus, PauseState};
-use crate::job::{BatchName, JobId, QueueName};
+use crate::job::{ATTEMPTS_REMEMBERED, BatchName, JobId, QueueName};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -80,6 +80,8 @@ struct Sizes {
     job: u64,
     status: u64,
     body: u64,
+    /// The numbers and lengths of its remembered attempts.
+    attempts: Vec<(u32, u64)>,
 }
 
 impl Sizes {
@@ -104,7 +106,8 @@ impl Tally {
             Change::Job(spec, status) => {
                 let job = change::job_bytes(&JobSize::of(spec, status));
                 let (status, body) = (status_bytes(status), body_bytes(&spec.body));
-                self.jobs.insert(spec.id, Sizes { job, status, body });
+                let attempts = self.jobs.remove(&spec.id).map(|sizes| sizes.attempts).unwrap_or_default();
+                self.jobs.insert(spec.id, Sizes { job, status, body, attempts });
                 self.highest_id = self.highest_id.max(spec.id.0);
             }
             Change::Status(id, status) => {
@@ -116,6 +119,15 @@ impl Tally {
                 if let Some(sizes) = self.jobs.get_mut(id) {
                     sizes.set_status(status);
                     sizes.set_body(result);
+                }
+            }
+            Change::Attempt(id, attempt) => {
+                if let Some(sizes) = self.jobs.get_mut(id) {
+                    sizes.attempts.retain(|(number, _)| *number != attempt.number);
+                    sizes.attempts.push((attempt.number, change::attempt_bytes(*id, attempt)));
+                    if sizes.attempts.len() > ATTEMPTS_REMEMBERED {
+                        sizes.attempts.remove(0);
+                    }
                 }
             }
             Change::Gone(id) => self.end(*id),
@@ -142,7 +154,9 @@ impl Tally {
     }
 
     fn live_bytes(&self) -> u64 {
+        let attempts = self.jobs.values().flat_map(|sizes| &sizes.attempts).map(|(_, bytes)| bytes);
         self.jobs.values().map(|sizes| sizes.job).sum::<u64>()
+            + attempts.sum::<u64>()
             + self.paused.values().sum::<u64>()
             + self.batches.values().sum::<u64>()
     }

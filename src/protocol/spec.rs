@@ -69,6 +69,7 @@ impl Command {
             Command::Delete { .. } => Spec::BRIEF.counted(C::Finish),
             Command::Peek { .. } => Spec::SHORT.counted(C::Peek).repeatable(),
             Command::List { .. } => Spec::LONG.repeatable(),
+            Command::Show { .. } => Spec::SHORT.counted(C::Peek).repeatable(),
             Command::Why { .. } => Spec::SHORT.repeatable(),
             Command::Wait { .. } => Spec::SHORT.repeatable(),
             Command::Batch { .. } => Spec::SHORT.repeatable(),

@@ -22,7 +22,7 @@ use crate::change::Change;
 use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
 use crate::job::{
-    Acked, BatchName, Counts, Finished, Group, Job, JobId, JobState, Key, Lease, MAX_BACKOFF,
+    Acked, AttemptEnd, BatchName, Counts, Finished, Group, Job, JobId, JobState, Key, Lease, MAX_BACKOFF,
     MAX_REASON_BYTES, OnDrained, Options, Priority, QueueName, Submission,
 };
 use crate::stats::{BatchStats, StateCounts, Totals};
@@ -32,7 +32,8 @@ use finish::Ending;
 pub use finish::{CANCELLED_KEPT_MIN, Returned};
 pub use fleet::HELD_JOBS_MAX;
 use fleet::{Fleet, LeaseEnd, WorkerIx};
-use moves::{cut, job_cost};
+use history::{history_bytes, history_cost};
+use moves::{cut, cut_to, job_cost};
 use names::Names;
 pub use sessions::{LAPSES_SOON, WATCHED_MAX, Warn};
 use shared_options::{SharedOptions, SharedOptionsTable};
@@ -46,6 +47,7 @@ mod drain;
 mod durable;
 mod finish;
 mod fleet;
+mod history;
 mod moves;
 mod names;
 mod operator;
@@ -176,6 +178,7 @@ pub struct State {
     /// Whether `live_bytes` is kept.
     sums_live_bytes: bool,
     journaled: bool,
+    remembers_attempts: bool,
     /// How many bytes the journal has to keep, and what the ends of jobs take beyond those of plain ones: see
     /// [`State::live`].
     live_bytes: u64,
@@ -235,8 +238,8 @@ enum PauseEnd {
 struct Session {
     /// Its leases, and since when it has each; the first to lapse comes first.
     leases: BTreeMap<(Moment, JobId), Moment>,
-    /// While it ends: the jobs that it had leased, most urgent first.
-    returning: BTreeSet<(Priority, JobId)>,
+    /// While it ends: the jobs that it had leased, most urgent first, and since when.
+    returning: BTreeMap<(Priority, JobId), Moment>,
     pending_wait: Option<PendingWait>,
     /// What it was given while it waited, and has not taken yet.
     handed: Option<Handed>,
@@ -329,6 +332,7 @@ impl State {
             totals: Totals::default(),
             sums_live_bytes: false,
             journaled: false,
+            remembers_attempts: false,
             live_bytes: 0,
             extra_end_bytes: 0,
             random: SplitMix(seed),
@@ -393,6 +397,7 @@ impl State {
             counts: slot.counts(),
             reason: slot.reason().cloned(),
             body,
+            history: slot.history().to_vec(),
             progress: progress_of(slot),
             result,
         }

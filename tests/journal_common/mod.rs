@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use djqs::internal::change::{BatchCounts, Change, JobSpec, JobStatus, PauseState, Place};
+use djqs::internal::change::{BatchCounts, Change, JobSpec, JobStatus, PauseState, Place, attempt_bytes};
 use djqs::internal::journal::storage::{SimulatedDisk, Storage};
 use djqs::internal::journal::{
     Fsync, JobSize, Journal, Keeper, Live, OpenError, Options, Position, Recovered, Unavailable, batch_bytes,
     job_bytes, pause_bytes,
 };
-use djqs::job::{BatchName, Counts, JobId, Key, Priority, QueueName};
+use djqs::job::{
+    ATTEMPTS_REMEMBERED, Attempt, AttemptEnd, BatchName, Counts, JobId, Key, Priority, QueueName, WorkerName,
+};
 
 /// The state after the changes of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct World {
     pub jobs: BTreeMap<u64, (JobSpec, JobStatus)>,
     pub paused: BTreeMap<QueueName, PauseState>,
     pub batches: BTreeMap<BatchName, BatchCounts>,
+    /// Of each job, by number.
+    pub attempts: BTreeMap<u64, BTreeMap<u32, Attempt>>,
     pub highest_id: u64,
 }
 
@@ -39,6 +43,15 @@ impl World {
                 if let Some(job) = self.jobs.get_mut(&id.0) {
                     job.0.body = result;
                     job.1 = status;
+                }
+            }
+            Change::Attempt(id, attempt) => {
+                if self.jobs.contains_key(&id.0) {
+                    let attempts = self.attempts.entry(id.0).or_default();
+                    attempts.insert(attempt.number, attempt);
+                    if attempts.len() > ATTEMPTS_REMEMBERED {
+                        attempts.pop_first();
+                    }
                 }
             }
             Change::Gone(id) => self.end(id),
@@ -62,13 +75,19 @@ impl World {
     fn end(&mut self, id: JobId) {
         self.highest_id = self.highest_id.max(id.0);
         self.jobs.remove(&id.0);
+        self.attempts.remove(&id.0);
     }
 
     pub fn live(&self) -> Live {
         let jobs: u64 = self.jobs.values().map(|(spec, status)| job_bytes(&JobSize::of(spec, status))).sum();
         let pauses: u64 = self.paused.keys().map(pause_bytes).sum();
         let batches: u64 = self.batches.keys().map(batch_bytes).sum();
-        Live { jobs: self.jobs.len() as u64, extra_end_bytes: 0, bytes: jobs + pauses + batches }
+        let attempts: u64 = self
+            .attempts
+            .iter()
+            .flat_map(|(id, attempts)| attempts.values().map(|attempt| attempt_bytes(JobId(*id), attempt)))
+            .sum();
+        Live { jobs: self.jobs.len() as u64, extra_end_bytes: 0, bytes: jobs + pauses + batches + attempts }
     }
 }
 
@@ -122,6 +141,9 @@ impl Keeper for Owner {
         for id in ids {
             if let Some((spec, status)) = world.jobs.get(&id.0) {
                 self.journal.append(&Change::Job(spec.clone(), status.clone()));
+                for attempt in world.attempts.get(&id.0).into_iter().flat_map(BTreeMap::values) {
+                    self.journal.append(&Change::Attempt(*id, attempt.clone()));
+                }
             }
         }
     }
@@ -212,7 +234,21 @@ pub fn random_change(random: &mut Random, world: &World, body_max: u64) -> Chang
             let spec = JobSpec { queue: queue(), key, keep, batch, ..spec(id, &body) };
             Change::Job(spec, if random.below(3) == 0 { some_status(random) } else { status(Place::Ready) })
         }
-        (8..12, Some(id)) => Change::Status(JobId(id), some_status(random)),
+        (8..11, Some(id)) => Change::Status(JobId(id), some_status(random)),
+        (11, Some(id)) => {
+            let last = world.attempts.get(&id).and_then(|attempts| attempts.last_key_value());
+            Change::Attempt(
+                JobId(id),
+                Attempt {
+                    number: last.map_or(1, |(number, _)| number + 1),
+                    worker: (random.below(2) == 0).then(|| WorkerName::new("w1").unwrap()),
+                    started_ms: 1_700_000_000_000 + random.below(1_000_000),
+                    ended_ms: 1_700_001_000_000,
+                    end: AttemptEnd::ALL[random.below(3) as usize],
+                    reason: (random.below(2) == 0).then(|| "x".repeat(random.below(60) as usize).into()),
+                },
+            )
+        }
         (12, Some(id)) => {
             let place = Place::Done {
                 until_wall_ms: 1_700_000_000_000 + random.below(1_000_000),

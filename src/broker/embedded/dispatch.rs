@@ -109,6 +109,10 @@ impl Client {
                 };
                 call.with(touch).map(done)
             }
+            Command::Show { id } => {
+                let found = call.with(|state, now| state.peek(now, id));
+                found.map(|job| Reply::Jobs(vec![job])).ok_or_else(|| no_job(id))
+            }
             Command::Why { id } => {
                 call.with(|state, now| state.why(now, id)).map(|why| Reply::Why(Box::new(why)))
             }
@@ -215,7 +219,13 @@ impl Client {
             for job in slice {
                 let key = job.key.as_ref().map_or(0, |key| key.as_str().len());
                 let result = job.result.as_ref().map_or(0, |result| result.len());
-                bytes += job.body.len() + result + key + job.reason.as_ref().map_or(0, |reason| reason.len());
+                let reasons = job.history.iter().filter_map(|attempt| attempt.reason.as_ref());
+                let history = job.history.len() * 100 + reasons.map(|reason| reason.len()).sum::<usize>();
+                bytes += job.body.len()
+                    + result
+                    + history
+                    + key
+                    + job.reason.as_ref().map_or(0, |reason| reason.len());
                 jobs.push(job);
                 if bytes >= LIST_BYTES_MAX {
                     return true;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::change::Change;
+use crate::change::{Change, attempt_bytes};
 use crate::job::JobId;
 use crate::journal::{Journal, Live, Position};
 use crate::queue::Recorder;
@@ -47,12 +47,19 @@ impl Recorder for Recording {
         let Recording::Journal { journal, unsettled } = self else { return };
         unsettled.forget_up_to(journal.durable());
         for change in changes {
+            // Remembered attempts are the first thing that a full disk has no room for.
+            if let Change::Attempt(id, attempt) = change
+                && !journal.has_room_for_reason(attempt_bytes(*id, attempt))
+            {
+                continue;
+            }
             let position = journal.append(change);
             match change {
                 Change::Job(spec, _) => unsettled.note(spec.id, position),
                 Change::Status(id, _) | Change::Done(id, ..) => unsettled.note(*id, position),
                 Change::Gone(_)
                 | Change::GoneOf(..)
+                | Change::Attempt(..)
                 | Change::Batch(_)
                 | Change::Pause(..)
                 | Change::IdsUsed(_) => {}

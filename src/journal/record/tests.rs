@@ -1,7 +1,7 @@
 //! Round trips, sizes, and the pinned bytes of version 1.
 
 use super::*;
-use crate::change::{JobSize, int_length, job_bytes};
+use crate::change::{JobSize, attempt_bytes, int_length, job_bytes};
 use proptest::prelude::*;
 
 fn status() -> impl Strategy<Value = JobStatus> {
@@ -37,6 +37,17 @@ fn queue() -> impl Strategy<Value = QueueName> {
 
 fn batch() -> impl Strategy<Value = BatchName> {
     queue().prop_map(|name| BatchName::new(name.as_str()).unwrap())
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    let worker = proptest::option::of(queue().prop_map(|name| WorkerName::new(name.as_str()).unwrap()));
+    let end = proptest::sample::select(&AttemptEnd::ALL[..]);
+    (any::<(u32, u64, u64)>(), worker, end, proptest::option::of(".{0,200}")).prop_map(
+        |((number, started_ms, ended_ms), worker, end, reason)| {
+            let reason = reason.map(Into::into);
+            Attempt { number, worker, started_ms, ended_ms, end, reason }
+        },
+    )
 }
 
 fn batch_counts() -> impl Strategy<Value = BatchCounts> {
@@ -83,6 +94,7 @@ fn change() -> impl Strategy<Value = Change> {
         any::<u64>().prop_map(|id| Change::Gone(JobId(id))),
         (any::<u64>(), batch_counts()).prop_map(|(id, counts)| Change::GoneOf(JobId(id), counts)),
         batch_counts().prop_map(Change::Batch),
+        (any::<u64>(), attempt()).prop_map(|(id, attempt)| Change::Attempt(JobId(id), attempt)),
         (queue(), pause).prop_map(|(queue, state)| Change::Pause(queue, state)),
         any::<u64>().prop_map(|id| Change::IdsUsed(JobId(id))),
     ]
@@ -115,6 +127,12 @@ proptest! {
         prop_assert!(size <= whole && whole <= size + 25, "{} of {}", size, whole);
         let least = JobStatus { place: Place::Ready, counts: Counts::default(), ..status };
         prop_assert_eq!(size, encoded(&Change::Job(spec, least)).len() as u64);
+    }
+
+    #[test]
+    fn the_size_of_an_attempt_is_that_of_its_record(id in any::<u64>(), attempt in attempt()) {
+        let size = attempt_bytes(JobId(id), &attempt);
+        prop_assert_eq!(size, encoded(&Change::Attempt(JobId(id), attempt)).len() as u64);
     }
 
     #[test]
@@ -198,7 +216,18 @@ fn bytes_are_pinned() {
     let queue = || QueueName::new("mail").unwrap();
     let job_with_extras =
         b"\x07\xac\x02\x04mail\xe0\xd4\x03\x0a\xe8\x07\0\x04\x03\x02\x01\xe8\x07\x02b1\x80\x08\0\0\0\0\0\0";
-    let pinned: [(Change, &[u8]); 15] = [
+    let attempt = Attempt {
+        number: 3,
+        worker: Some(WorkerName::new("w1").unwrap()),
+        started_ms: 128,
+        ended_ms: 129,
+        end: AttemptEnd::Lapsed,
+        reason: Some("no".into()),
+    };
+    let bare = Attempt { worker: None, end: AttemptEnd::Lost, reason: None, ..attempt.clone() };
+    let pinned: [(Change, &[u8]); 17] = [
+        (Change::Attempt(JobId(5), attempt), b"\x0b\x05\x03\x02w1\x80\x01\x81\x01\x01\x03no"),
+        (Change::Attempt(JobId(5), bare), b"\x0b\x05\x03\0\x80\x01\x81\x01\x02\0"),
         (Change::Job(kept, ready.clone()), job_with_extras),
         (
             Change::Done(JobId(5), done(false), b"4"[..].into()),

@@ -464,6 +464,7 @@ impl JobFields {
             counts,
             reason: None,
             body,
+            history: Vec::new(),
             progress: match self.progress_at {
                 Some(at) => {
                     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at))?;

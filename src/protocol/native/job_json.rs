@@ -7,7 +7,10 @@ use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
 use super::base64;
-use crate::job::{BatchName, Counts, Job, JobId, JobState, Key, Priority, Progress, QueueName};
+use crate::job::{
+    Attempt, AttemptEnd, BatchName, Counts, Job, JobId, JobState, Key, Priority, Progress, QueueName,
+    WorkerName,
+};
 
 /// Writes a job as one object.
 pub(super) fn write(job: &Job, out: &mut Vec<u8>) {
@@ -53,6 +56,9 @@ pub(crate) fn members<M: SerializeMap>(map: &mut M, job: &Job) -> Result<(), M::
     if let Some(reason) = job.reason.as_deref() {
         map.serialize_entry("reason", reason)?;
     }
+    if !job.history.is_empty() {
+        map.serialize_entry("history", &job.history.iter().map(Shown).collect::<Vec<_>>())?;
+    }
     if let Some(Progress { percent, note, at }) = &job.progress {
         if let Some(percent) = percent {
             map.serialize_entry("progress", percent)?;
@@ -67,6 +73,40 @@ pub(crate) fn members<M: SerializeMap>(map: &mut M, job: &Job) -> Result<(), M::
         (JobState::Done, None) => map.serialize_entry("result_dropped", &true),
         _ => body_member(map, &job.body),
     }
+}
+
+struct Shown<'a>(&'a Attempt);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Attempt { number, worker, started_ms, ended_ms, end, reason } = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("number", number)?;
+        if let Some(worker) = worker.as_ref().map(WorkerName::as_str) {
+            map.serialize_entry("worker", worker)?;
+        }
+        map.serialize_entry("started_ms", started_ms)?;
+        map.serialize_entry("ended_ms", ended_ms)?;
+        map.serialize_entry("end", end.as_str())?;
+        if let Some(reason) = reason.as_deref() {
+            map.serialize_entry("reason", reason)?;
+        }
+        map.end()
+    }
+}
+
+fn read_attempt(object: &Value) -> Option<Attempt> {
+    let number = |name| object.get(name).and_then(Value::as_u64);
+    let text = |name| object.get(name).and_then(Value::as_str);
+    let end = text("end")?;
+    Some(Attempt {
+        number: number("number")?.try_into().ok()?,
+        worker: text("worker").map(WorkerName::new).transpose().ok()?,
+        started_ms: number("started_ms")?,
+        ended_ms: number("ended_ms")?,
+        end: AttemptEnd::ALL.into_iter().find(|known| known.as_str() == end)?,
+        reason: text("reason").map(Into::into),
+    })
 }
 
 /// Reads a job's object; `None` if it is none. Unknown members are ignored: they are how the protocol grows.
@@ -107,6 +147,10 @@ pub(crate) fn read(json: &[u8]) -> Option<Job> {
             returns: number_u32("returns")?,
         },
         reason: text("reason").map(Into::into),
+        history: match object.get("history").and_then(Value::as_array) {
+            Some(attempts) => attempts.iter().map(read_attempt).collect::<Option<_>>()?,
+            None => Vec::new(),
+        },
         progress: match number("progress_at") {
             Some(at) => Some(Progress::new(
                 number("progress").and_then(|percent| percent.try_into().ok()),
@@ -170,6 +214,24 @@ mod tests {
             counts: Counts { failures: 1, crashes: 2, returns: 3 },
             reason: Some("line\nend".into()),
             body: Arc::from(&b"\"text\"\n"[..]),
+            history: vec![
+                Attempt {
+                    number: 1,
+                    worker: Some(WorkerName::new("w1").unwrap()),
+                    started_ms: 5,
+                    ended_ms: 6,
+                    end: AttemptEnd::Failed,
+                    reason: Some("no\nroom".into()),
+                },
+                Attempt {
+                    number: 2,
+                    worker: None,
+                    started_ms: 7,
+                    ended_ms: 8,
+                    end: AttemptEnd::Lost,
+                    reason: None,
+                },
+            ],
             progress: Some(Progress::new(
                 Some(50),
                 Some("half".into()),

@@ -124,6 +124,14 @@ pub(super) fn job_state(name: &'static str, value: &[u8]) -> Result<JobState, Re
     })
 }
 
+/// The form of a reply that is JSON.
+pub(super) fn json(name: &'static str, value: &[u8]) -> Result<(), Refusal> {
+    match value {
+        b"json" => Ok(()),
+        _ => Err(Refusal::usage(format!("{name} is json or not given, not {}", quoted(value)))),
+    }
+}
+
 pub(super) fn yes(name: &'static str, value: &[u8]) -> Result<(), Refusal> {
     match value {
         b"yes" => Ok(()),

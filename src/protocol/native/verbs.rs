@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::options::percent;
 use super::options::{
-    any_duration, batch_name, batch_total, job_id, job_ids, job_state, label, lease_duration, list_limit,
-    not_an_id, number_u32, queue_name, queue_names, retry_limit, secret, unique_key, worker_name, yes,
+    any_duration, batch_name, batch_total, job_id, job_ids, job_state, json, label, lease_duration,
+    list_limit, not_an_id, number_u32, queue_name, queue_names, retry_limit, secret, unique_key, worker_name,
+    yes,
 };
 use super::text::{
     number, push_body, push_duration_option, push_number, push_number_option, push_queues_option,
@@ -160,9 +161,13 @@ static VERBS: [Verb; 29] = [
     },
     Verb {
         name: "PEEK",
-        form: "PEEK id",
-        what: "look at a job: JOB id queue=Q state=S ...: body",
-        make: |given| Ok(Command::Peek { id: given.id()? }),
+        options: &["form"],
+        form: "PEEK id [form=json]",
+        what: "look at a job: JOB id queue=Q state=S ...: body; or as LIST shows it",
+        make: |given| match given.option("form", json)? {
+            None => Ok(Command::Peek { id: given.id()? }),
+            Some(()) => Ok(Command::Show { id: given.id()? }),
+        },
         ..ID_LINE
     },
     Verb {
@@ -603,6 +608,10 @@ pub fn write_command(command: &Command, out: &mut Vec<u8>) {
             if let Some(note) = note {
                 return push_body(out, note.as_bytes());
             }
+        }
+        Command::Show { id } => {
+            push_verb_id(out, "PEEK", *id);
+            push_text_option(out, "form", "json");
         }
         Command::Why { id } => push_verb_id(out, "WHY", *id),
         Command::Peek { id } => push_verb_id(out, "PEEK", *id),

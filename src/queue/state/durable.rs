@@ -27,6 +27,11 @@ impl State {
                 self.restore_batch(now, counts);
             }
             Change::Batch(counts) => self.restore_batch(now, counts),
+            Change::Attempt(id, attempt) => {
+                if self.jobs.get(id).is_some() {
+                    self.remember(id, attempt);
+                }
+            }
             Change::Pause(name, pause) => self.restore_pause(now, &name, pause),
             Change::IdsUsed(id) => self.last_id = self.last_id.max(id),
         }

@@ -92,7 +92,9 @@ impl State {
     /// When a leased job was leased.
     pub(super) fn leased_since(&self, id: JobId) -> Option<Moment> {
         let Place::Leased { until, holder } = self.jobs.get(id)?.place() else { return None };
-        self.session(holder).leases.get(&(until, id)).copied()
+        let (session, priority) = (self.session(holder), self.slot(id).priority);
+        let since = session.leases.get(&(until, id)).or_else(|| session.returning.get(&(priority, id)));
+        since.copied()
     }
 
     /// Cancels a ready, delayed or leased job; others are left as they are. Returns the state that the job

@@ -58,6 +58,11 @@ impl State {
         if let Place::Leased { holder, .. } = self.slot(id).place() {
             self.note_lease_end(holder, id, LeaseEnd::Lost);
         }
+        let end = match crash {
+            Crash::Lapsed => AttemptEnd::Lapsed,
+            Crash::Lost => AttemptEnd::Lost,
+        };
+        self.note_attempt(now, id, end, None);
         self.count(queue, |totals| totals.crashed += 1);
         self.record_counts(id, counts);
         self.set_crash(id, crash);
@@ -176,7 +181,7 @@ impl State {
             priority: slot.priority,
             reason: slot.reason().map(|reason| &**reason),
             body_bytes: slot.body.len(),
-        })
+        }) + history_bytes(id, slot.history())
     }
 
     fn extra_end_size(&self, options: SharedOptionsIx) -> u64 {
@@ -477,15 +482,16 @@ fn extra_cost(extra: Option<&Extra>) -> u64 {
         let said = extra.said.as_ref().map_or(0, |said| {
             super::slot::SAID_OVERHEAD_BYTES + said.note.as_ref().map_or(0, |note| note.len() as u64)
         });
-        EXTRA_OVERHEAD_BYTES + (key + reason) as u64 + said
+        EXTRA_OVERHEAD_BYTES + (key + reason) as u64 + said + history_cost(&extra.history)
     })
 }
 
 /// A reason of at most [`MAX_REASON_BYTES`].
 pub(super) fn cut(reason: Arc<str>) -> Arc<str> {
-    if reason.len() <= MAX_REASON_BYTES {
-        reason
-    } else {
-        reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].into()
-    }
+    cut_to(&reason, MAX_REASON_BYTES)
+}
+
+/// A text of at most `most` bytes.
+pub(super) fn cut_to(text: &Arc<str>, most: usize) -> Arc<str> {
+    if text.len() <= most { Arc::clone(text) } else { text[..text.floor_char_boundary(most)].into() }
 }

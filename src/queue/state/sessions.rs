@@ -51,26 +51,25 @@ impl State {
             return true;
         }
         for _ in 0..most {
-            let Some(((_, id), _)) = self.session_mut(session).leases.pop_first() else { break };
+            let Some(((_, id), since)) = self.session_mut(session).leases.pop_first() else { break };
             let priority = self.slot(id).priority;
-            self.session_mut(session).returning.insert((priority, id));
+            self.session_mut(session).returning.insert((priority, id), since);
         }
         if !self.session(session).leases.is_empty() {
             return false;
         }
         for _ in 0..most {
-            let Some((_, id)) = self.session_mut(session).returning.pop_first() else { break };
-            if !self.is_leased_by(session, id) {
-                // It was cancelled since it was sorted.
-                continue;
-            }
+            let Some((&(_, id), _)) = self.session(session).returning.first_key_value() else { break };
             // The session has never seen a job that it has not taken, so that job did not fail.
             let handed = &self.session(session).handed;
             let seen = !matches!(handed, Some(Handed::Lease(handed)) if *handed == id);
             match ending {
+                // It was cancelled since it was sorted.
+                _ if !self.is_leased_by(session, id) => {}
                 SessionEnd::Lost if seen => self.crash(now, id, Crash::Lost),
                 SessionEnd::Lost | SessionEnd::Quit => self.return_to_queue(now, id, Duration::ZERO),
             }
+            self.session_mut(session).returning.pop_first();
         }
         let ended = self.session(session).returning.is_empty();
         if ended {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::shared_options::SharedOptionsIx;
 use super::{QueueIx, SessionId};
 use crate::clock::{Moment, Now};
-use crate::job::{Counts, JobState, Key, Priority};
+use crate::job::{Attempt, Counts, JobState, Key, Priority};
 
 /// A job's part in the table.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Extra {
     pub(super) reason: Option<Arc<str>>,
     pub(super) past: Past,
     pub(super) said: Option<Box<Said>>,
+    /// Its last failed attempts, the oldest first.
+    pub(super) history: Vec<Attempt>,
 }
 
 /// What a worker has said of a job that it works on. It does not outlive the process.
@@ -228,6 +230,10 @@ impl Slot {
         let (returns, more_returns) = split(counts.returns);
         self.place = Packed { failures, crashes, returns, ..self.place };
         Counts { failures: more_failures, crashes: more_crashes, returns: more_returns }
+    }
+
+    pub(super) fn history(&self) -> &[Attempt] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.history)
     }
 
     pub(super) fn key(&self) -> Option<&Key> {

@@ -199,6 +199,7 @@ impl State {
         counts.failures = counts.failures.saturating_add(1);
         self.count(queue, |totals| totals.failed += 1);
         self.count_report(session, false);
+        self.note_attempt(now, id, AttemptEnd::Failed, reason.as_ref());
         self.record_counts(id, counts);
         if let Some(reason) = reason {
             self.note_reason(id, cut(reason));
