@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use djqs::internal::change::Change;
+use djqs::internal::change::{BatchCounts, Change};
 use djqs::internal::clock::{ManualClock, Moment, Now};
 use djqs::internal::queue::state::{
     BATCH_KEPT, BATCH_OVERHEAD_BYTES, Returned, SessionEnd, SessionId, State,
 };
 use djqs::job::{BatchName, Finished};
-use djqs::{Code, JobId, Options, QueueName, Submission};
+use djqs::{Code, JobId, JobState, Options, QueueName, Submission};
 
 /// How many sessions wait for the same end.
 const MANY: usize = 200;
@@ -51,7 +51,7 @@ fn result(text: &str) -> Returned {
 fn tick_all(state: &mut State, now: Now) -> Vec<SessionId> {
     let mut all = Vec::new();
     while state.next_deadline().is_some_and(|next| next <= now.mono) {
-        state.tick(now, 1);
+        state.tick(now, 256);
         let woken = woken(state);
         assert!(woken.len() <= AT_ONCE, "one call wakes {}", woken.len());
         all.extend(woken);
@@ -172,6 +172,24 @@ fn all_who_wait_for_a_batch_are_woken_a_few_at_a_time() {
 }
 
 #[test]
+fn jobs_with_a_few_waiters_each_that_end_in_one_call_wake_them_in_turn() {
+    let now = at(0);
+    let mut state = State::new(u64::MAX, 0);
+    let options = Options::default().batch(batch("b"));
+    let jobs: Vec<_> = (0..MANY / 20).map(|_| submit(&mut state, now, &options)).collect();
+    let waiters: Vec<_> = (0..MANY).map(|_| state.open_session()).collect();
+    for (number, &waiter) in waiters.iter().enumerate() {
+        state.wait_for_end(waiter, jobs[number / 20]);
+    }
+    let last = *jobs.last().expect("there are some");
+    let of = batch("b").into();
+    let slice = state.cancel_all(now, &of, JobState::Ready, None, last, 256);
+    assert!(slice.finished);
+    assert_eq!(woken(&mut state), waiters[..AT_ONCE]);
+    assert_eq!(tick_all(&mut state, now), waiters[AT_ONCE..]);
+}
+
+#[test]
 fn batch_is_forgotten_once_nobody_waits_for_more_of_it() {
     let (mut state, id, worker) = leased(at(0), 1);
     state.ack(at(0), worker, id, result("")).expect("it is leased");
@@ -260,4 +278,16 @@ fn result_that_does_not_fit_is_dropped_and_its_job_is_done() {
     tick_all(&mut state, at(1_000));
     assert_eq!(state.finished(id), Ok(Some(Finished::Gone)));
     assert_eq!(state.memory().0, 0);
+}
+
+#[test]
+fn counts_of_a_forged_journal_do_not_overflow() {
+    let (name, all) = (batch("b"), u64::MAX);
+    let counts = BatchCounts { name, done: all, cancelled: all, deleted: all, changed_wall_ms: all };
+    let mut state = State::new(u64::MAX, 0);
+    state.restore(at(0), Change::Batch(counts));
+    let id = submit(&mut state, at(0), &Options::default().batch(batch("b")));
+    let session = state.open_session();
+    state.delete(at(0), session, id).expect("it is there");
+    assert!(state.batch_stats(&batch("b")).is_complete(1));
 }

@@ -20,6 +20,9 @@ pub const BATCH_OVERHEAD_BYTES: u64 = 512;
 /// How long a batch is remembered after its last change, once its jobs have ended and are gone.
 pub const BATCH_KEPT: Duration = Duration::from_secs(3600);
 
+/// The most jobs that are restored as gone. Only a forged journal has more, and sums must not overflow.
+const GONE_MAX: u64 = 1 << 56;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct BatchIx(pub(super) u32);
 
@@ -259,18 +262,20 @@ impl State {
         }
     }
 
-    /// Wakes some of those who wait for the batch, if it is complete. The timers continue.
-    fn wake_batch_waiters(&mut self, now: Now, batch: BatchIx) {
+    /// Wakes some of those who wait for the batch, if it is complete. The timers continue. Returns whether all
+    /// are woken.
+    fn wake_batch_waiters(&mut self, now: Now, batch: BatchIx) -> bool {
         let stats = self.batch(batch).stats();
-        for _ in 0..finish::WOKEN_AT_ONCE_MAX {
-            let first = self.batch(batch).waiters.first_key_value();
-            let Some((&(total, _), &session)) = first else { return };
-            if !stats.is_complete(total) {
-                return;
+        while let Some((&(total, _), &session)) = self.batch(batch).waiters.first_key_value()
+            && stats.is_complete(total)
+        {
+            if self.wakes_left() == 0 {
+                self.schedule_batch(batch, now.mono);
+                return false;
             }
             self.wake_with(session, Handed::Batch(Box::new(stats)));
         }
-        self.schedule_batch(batch, now.mono);
+        true
     }
 
     fn schedule_batch(&mut self, batch: BatchIx, at: Moment) {
@@ -279,17 +284,20 @@ impl State {
         self.batch_mut(batch).scheduled_at = scheduled_at;
     }
 
-    pub(super) fn tick_batch(&mut self, now: Now, batch: BatchIx) {
+    /// Returns whether all whose wait is over are woken.
+    pub(super) fn tick_batch(&mut self, now: Now, batch: BatchIx) -> bool {
         self.batch_mut(batch).scheduled_at = None;
-        self.wake_batch_waiters(now, batch);
+        if !self.wake_batch_waiters(now, batch) {
+            return false;
+        }
         let found = self.batch(batch);
-        if !found.is_empty() || !found.waiters.is_empty() {
-            return;
+        if found.is_empty() && found.waiters.is_empty() {
+            match found.forget_at {
+                at if at <= now.mono => self.drop_batch(batch),
+                at => self.schedule_batch(batch, at),
+            }
         }
-        match found.forget_at {
-            at if at <= now.mono => self.drop_batch(batch),
-            at => self.schedule_batch(batch, at),
-        }
+        true
     }
 
     /// Records that a batch begins, before its first job. Its name may be that of a batch that was forgotten,
@@ -312,6 +320,7 @@ impl State {
         let batch = self.batch_named(&name);
         let age = Duration::from_millis(now.wall_ms.saturating_sub(changed_wall_ms));
         let found = self.batch_mut(batch);
+        let [done, cancelled, deleted] = [done, cancelled, deleted].map(|count| count.min(GONE_MAX));
         found.gone = Gone { done, cancelled, deleted };
         found.changed_wall_ms = changed_wall_ms;
         // Not reckoned from when it changed, which may be before the beginning of this process's clock.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::slot::ResultIs;
 use super::*;
 
-/// How many sessions one call wakes at the end of a job or a batch. The timers wake the others.
-pub(super) const WOKEN_AT_ONCE_MAX: usize = 64;
+/// How many sessions the ends of jobs and batches wake before the caller has taken [`Effects::wakes`]. The timers
+/// wake the others.
+const WOKEN_AT_ONCE_MAX: usize = 64;
 
 /// How long a cancelled job is kept at least.
 pub const CANCELLED_KEPT_MIN: Duration = Duration::from_secs(3600);
@@ -230,9 +231,15 @@ impl State {
         }
     }
 
-    /// Wakes some of those who wait for a job that has ended. The timers continue.
-    pub(super) fn wake_endings(&mut self, now: Now) {
-        let mut left = WOKEN_AT_ONCE_MAX;
+    /// How many more sessions may be woken now by the end of a job or a batch.
+    pub(super) fn wakes_left(&self) -> usize {
+        WOKEN_AT_ONCE_MAX.saturating_sub(self.effects.wakes.len())
+    }
+
+    /// Wakes some of those who wait for a job that has ended. The timers continue. Returns whether all are
+    /// woken.
+    pub(super) fn wake_endings(&mut self, now: Now) -> bool {
+        let mut left = self.wakes_left();
         while let Some(mut ending) = self.endings.pop_front() {
             while left > 0
                 && let Some((ticket, session)) = ending.waiters.pop_first()
@@ -245,9 +252,10 @@ impl State {
             if !ending.waiters.is_empty() {
                 self.endings.push_front(ending);
                 self.timers.insert((now.mono, Owner::Endings));
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Whether this session still waits with this ticket: it may have stopped, or have been replaced.

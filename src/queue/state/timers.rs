@@ -23,13 +23,20 @@ impl State {
             && at <= now.mono
         {
             self.timers.pop_first();
-            match owner {
-                Owner::Queue(queue) => self.tick_queue(now, queue, &mut budget),
-                Owner::Session(session) => self.tick_session(now, session, &mut budget),
+            let all_woken = match owner {
+                Owner::Queue(queue) => {
+                    self.tick_queue(now, queue, &mut budget);
+                    true
+                }
+                Owner::Session(session) => {
+                    self.tick_session(now, session, &mut budget);
+                    true
+                }
                 Owner::Batch(batch) => self.tick_batch(now, batch),
                 Owner::Endings => self.wake_endings(now),
-            }
-            budget = budget.saturating_sub(1);
+            };
+            // If not, its timer is still there, for the next call.
+            budget = if all_woken { budget.saturating_sub(1) } else { 0 };
         }
     }
 
