@@ -5,6 +5,7 @@
 //!   reply.
 //! - [`Client::submit_all`] pipelines many submissions, which is much faster.
 //! - [`retry`] connects again after a failure, and says which commands may be repeated.
+//! - [`follow`] submits jobs and follows them to their end, also if the server restarts meanwhile.
 //! - [`feed`] runs a text of commands, for the `client` program; [`print`](mod@print) shows the replies as
 //!   text or as JSON.
 //!
@@ -26,6 +27,7 @@ mod address;
 mod batch;
 pub mod feed;
 mod figures;
+pub mod follow;
 mod json;
 pub mod print;
 pub mod retry;

@@ -5,13 +5,15 @@ use std::ffi::OsString;
 use std::io::{self, Cursor, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use djqs::client::feed::{FeedError, Sink, Tally, feed};
 use djqs::client::print::{Format, Printer, Refusals};
 use djqs::client::{Address, Client};
-use djqs::protocol::native::{Answer, write_text};
+use djqs::job::BatchName;
+use djqs::protocol::native::{Answer, parse_duration, write_text};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lines::Lines;
 use name::named;
@@ -19,6 +21,8 @@ use session::Purge;
 use typed::{upper_case_verb, verb};
 use waiting::Waiting;
 
+#[path = "client/follow.rs"]
+mod follow;
 #[path = "client/lines.rs"]
 mod lines;
 #[path = "common/name.rs"]
@@ -68,8 +72,35 @@ struct Flags {
     #[arg(short, long)]
     yes: bool,
 
-    /// One command: the arguments joined by spaces. Its body may contain line feeds. Put the options before
-    /// it
+    /// Submit TASKs and wait until the jobs have ended
+    ///
+    /// With one TASK as arguments, its result is printed to standard output, and the reason of a failure to standard
+    /// error. TASK lines from standard input are submitted as one batch; on a terminal a bar shows its progress. Jobs
+    /// that have no keep= are kept for 5 minutes once they are done, and those that have no key= get one, so that none
+    /// runs twice if the connection breaks. Ctrl-C leaves the jobs running and says how to go on waiting
+    #[arg(long, conflicts_with = "json")]
+    wait: bool,
+
+    /// With --wait: print a JSON line for each job
+    ///
+    /// The lines have the order of the TASK lines. An object has line (the line number of the TASK), id and state: done
+    /// (then attempt, seconds, and result, or result_base64 if it is not UTF-8, or result_dropped), dead (failures,
+    /// reason), cancelled (reason), or gone (deleted, or not kept for long enough). Jobs that have no keep= are kept for
+    /// an hour once they are done
+    #[arg(long, requires = "wait")]
+    results: bool,
+
+    /// With --wait: the name of the batch. Default: a new one
+    #[arg(long, requires = "wait", value_name = "NAME", hide_short_help = true, value_parser = batch_name)]
+    batch: Option<BatchName>,
+
+    /// With --wait: how long to try to reach a server that went away
+    #[arg(long, requires = "wait", value_name = "TIME", default_value = "1m", hide_short_help = true, value_parser = parse_duration)]
+    connect_timeout: Duration,
+
+    /// One command, joined by spaces. Put the options before it
+    ///
+    /// The arguments are joined by spaces. Its body may contain line feeds
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
 }
@@ -132,12 +163,17 @@ Output:
 Exit codes:
   0 all accepted   1 some refused   2 wrong usage   74 input or output failed
   69 server unreachable, or connection lost: standard error says which lines
-     were answered, and from which line to go on";
+     were answered, and from which line to go on
+  With --wait: 0 all jobs are done   1 some are not, or some lines were refused
+  75 the server went away: standard error says how to go on waiting";
 
 fn main() -> ExitCode {
     let mut matches = named(Flags::command()).get_matches();
     let flags = Flags::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     let at_terminal = io::stdin().is_terminal();
+    if flags.wait {
+        return follow::run(&flags);
+    }
     let typed = flags.command.is_empty() && at_terminal;
     let mut terminal = Terminal::new(&flags, flags.command.is_empty() && !typed);
     let outcome = if typed {
@@ -158,6 +194,10 @@ fn main() -> ExitCode {
     };
     terminal.bar.finish_and_clear();
     exit_code(outcome)
+}
+
+fn batch_name(text: &str) -> Result<BatchName, String> {
+    BatchName::new(text).map_err(|bad| bad.to_string())
 }
 
 /// Whether a command need not be confirmed, or is. If the server can't be reached, sending it says so.

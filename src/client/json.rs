@@ -20,7 +20,7 @@ pub(super) fn write(line: u64, answer: &Answer, out: &mut Vec<u8>) {
 
 /// Appends JSON in which what a terminal may obey is escaped. serde_json escapes only the control characters that JSON
 /// forbids. The others can only be in strings, where every character may be escaped.
-fn push_escaped(json: &str, out: &mut Vec<u8>) {
+pub(super) fn push_escaped(json: &str, out: &mut Vec<u8>) {
     let mut rest = json;
     while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe_on_terminal(*c)) {
         out.extend_from_slice(&rest.as_bytes()[..at]);
@@ -131,7 +131,7 @@ impl Serialize for Reply<'_> {
 }
 
 /// Writes the members that say how a job ended.
-fn finished<M: SerializeMap>(map: &mut M, how: &Finished) -> Result<(), M::Error> {
+pub(super) fn finished<M: SerializeMap>(map: &mut M, how: &Finished) -> Result<(), M::Error> {
     match how {
         Finished::Done { attempt, ran, result } => {
             map.serialize_entry("attempt", attempt)?;

@@ -67,7 +67,7 @@ impl Client {
         Client::connect_to_within(&parse(server)?, patience)
     }
 
-    fn connect_to_within(server: &Address, patience: Duration) -> Result<Client, Error> {
+    pub(super) fn connect_to_within(server: &Address, patience: Duration) -> Result<Client, Error> {
         let clock = Clock::system();
         let deadline = clock.now().mono.after(patience);
         let mut waits = Backoff::default();
