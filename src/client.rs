@@ -16,17 +16,17 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, Refusal};
-use crate::job::{
-    Acked, BatchName, Finished, Group, Hello, Job, JobId, JobState, Lease, Order, QueueName, Submission,
-};
+use crate::job::{Acked, Group, Job, JobId, JobState, Lease, QueueName, Submission};
 use crate::protocol::native::{Answer, job_json, write_command};
-use crate::protocol::{Cancel, Command, OnDrained, Retry, Wait};
-use crate::stats::{BatchStats, QueueStats, ServerStats};
+use crate::protocol::{Command, OnDrained, Retry, Wait};
+use crate::stats::{QueueStats, ServerStats};
 
 mod address;
 mod batch;
+mod ends;
 pub mod feed;
 mod figures;
+mod fleet;
 pub mod follow;
 mod json;
 pub mod print;
@@ -272,145 +272,6 @@ impl Client {
         }
     }
 
-    /// Waits for the end of a job, for at most `wait`. `None` if it has not ended by then.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) for an id that was never given;
-    /// otherwise see [`Client::call`].
-    pub fn wait(&mut self, id: JobId, wait: Wait) -> Result<Option<Finished>, Error> {
-        match self.call(&Command::Wait { id, wait })? {
-            Answer::Finished { how, .. } => Ok(Some(how)),
-            Answer::Empty => Ok(None),
-            _ => self.unexpected_reply(),
-        }
-    }
-
-    /// Submits a job and waits for its end, for as long as that takes.
-    ///
-    /// ```
-    /// use djqs::{Client, Submission, job::Finished};
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let broker = djqs::Broker::in_memory(djqs::broker::Config::default());
-    /// # let server = djqs::server::Server::bind("127.0.0.1:0".parse()?, broker, Default::default())?;
-    /// # let address = server.local_addr()?.to_string();
-    /// # std::thread::spawn(move || server.run());
-    /// # let at = address.clone();
-    /// # std::thread::spawn(move || {
-    /// #     let mut worker = Client::connect(&at).unwrap();
-    /// #     let lease = worker.get(&[], djqs::protocol::Wait::Forever).unwrap().unwrap();
-    /// #     worker.ack_with(lease.id, "4").unwrap();
-    /// # });
-    /// let mut client = Client::connect(&address)?;
-    /// match client.run(Submission::new("ADD: 2 2"))? {
-    ///     Finished::Done { result: Some(result), .. } => assert_eq!(&*result, b"4"),
-    ///     other => panic!("{other:?}"),
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Client::submit`].
-    pub fn run(&mut self, submission: Submission) -> Result<Finished, Error> {
-        let accepted = self.submit(submission)?;
-        match self.wait(accepted.id, Wait::Forever)? {
-            Some(finished) => Ok(finished),
-            None => self.unexpected_reply(),
-        }
-    }
-
-    /// The counts of a batch, and whether it is complete with at least `total` jobs: at once if it is, otherwise
-    /// after `wait` at the latest. A batch that is not known has no jobs.
-    ///
-    /// # Errors
-    /// See [`Client::call`].
-    pub fn batch(&mut self, name: &BatchName, total: u64, wait: Wait) -> Result<(BatchStats, bool), Error> {
-        match self.call(&Command::Batch { name: name.clone(), total, wait })? {
-            Answer::Batch { stats, complete } => Ok((stats, complete)),
-            _ => self.unexpected_reply(),
-        }
-    }
-
-    /// Cancels a job that is ready, delayed or leased; others are left as they are. Returns the state that it was
-    /// in.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) if there is no such job; otherwise
-    /// see [`Client::call`].
-    pub fn cancel(&mut self, id: JobId, reason: Option<&str>) -> Result<JobState, Error> {
-        match self.call(&Command::Cancel { what: Cancel::Job(id), reason: reason.map(Into::into) })? {
-            Answer::Was(state) => Ok(state),
-            _ => self.unexpected_reply(),
-        }
-    }
-
-    /// Cancels the ready, delayed and leased jobs of a queue or a batch, or those in one of these states. Returns
-    /// how many.
-    ///
-    /// # Errors
-    /// See [`Client::call`].
-    pub fn cancel_all(
-        &mut self,
-        of: impl Into<Group>,
-        state: Option<JobState>,
-        reason: Option<&str>,
-    ) -> Result<u64, Error> {
-        let what = Cancel::All { of: of.into(), state };
-        self.count(&Command::Cancel { what, reason: reason.map(Into::into) })
-    }
-
-    /// Introduces the connection as one of a worker's. Returns the verbs that the server knows.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`Code::UnknownVerb`](crate::Code::UnknownVerb) if the server is of a version that
-    /// knows no workers; otherwise see [`Client::call`].
-    pub fn hello(&mut self, hello: Hello) -> Result<Vec<String>, Error> {
-        match self.call(&Command::Hello(Box::new(hello)))? {
-            Answer::Hello { verbs, .. } => Ok(verbs),
-            _ => self.unexpected_reply(),
-        }
-    }
-
-    /// Takes over the leases that lost connections of this worker had on these jobs, which must be all that it still
-    /// works on: its other leases of lost connections are returned. Returns the jobs that it does not have.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`Code::Usage`](crate::Code::Usage) without [`Client::hello`]; otherwise see
-    /// [`Client::call`].
-    pub fn hold(&mut self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
-        self.lost(&Command::Hold { ids: ids.to_vec() })
-    }
-
-    /// Renews the leases of these jobs, whichever connection of the worker has them, each for the job's own time to
-    /// run. Returns the jobs that it does not have.
-    ///
-    /// # Errors
-    /// As for [`Client::hold`].
-    pub fn beat(&mut self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
-        self.lost(&Command::Beat { ids: ids.to_vec() })
-    }
-
-    fn lost(&mut self, command: &Command) -> Result<Vec<JobId>, Error> {
-        match self.call(command)? {
-            Answer::Held { lost, .. } => Ok(lost),
-            Answer::Count(_) => Ok(Vec::new()),
-            _ => self.unexpected_reply(),
-        }
-    }
-
-    /// Waits for something that the worker should do, for at most `wait`. Use a connection of its own for that.
-    ///
-    /// # Errors
-    /// As for [`Client::hold`].
-    pub fn order(&mut self, wait: Wait) -> Result<Option<Order>, Error> {
-        match self.call(&Command::Orders { wait })? {
-            Answer::Order(order) => Ok(Some(order)),
-            Answer::Empty => Ok(None),
-            _ => self.unexpected_reply(),
-        }
-    }
-
     /// Reports that a leased job failed. It is tried again after its backoff, until its attempts are spent,
     /// unless the [`Failure`] says otherwise.
     ///
@@ -441,27 +302,6 @@ impl Client {
         self.done(&Command::Touch { id, ttr, progress: None, note: None })
     }
 
-    /// Renews a lease, and says how far the job is, from 0 to 100, and what is being done, for people.
-    ///
-    /// # Errors
-    /// As for [`Client::ack`].
-    pub fn progress(&mut self, id: JobId, percent: Option<u8>, note: Option<&str>) -> Result<(), Error> {
-        let note = note.map(Into::into);
-        self.done(&Command::Touch { id, ttr: None, progress: percent.map(|n| n.min(100)), note })
-    }
-
-    /// Why a job is where it is, as a sentence for people.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) for an id that was never given;
-    /// otherwise see [`Client::call`].
-    pub fn why(&mut self, id: JobId) -> Result<String, Error> {
-        match self.call(&Command::Why { id })? {
-            Answer::Why { sentence, .. } => Ok(sentence),
-            _ => self.unexpected_reply(),
-        }
-    }
-
     /// Looks at a job without leasing it. The reason of its last failure is only in [`Client::list`].
     ///
     /// # Errors
@@ -472,15 +312,6 @@ impl Client {
             Answer::Found(found) => Ok(*found),
             _ => self.unexpected_reply(),
         }
-    }
-
-    /// Looks at a job as [`Client::list`] shows it: with the reason of its last failure and its last attempts.
-    ///
-    /// # Errors
-    /// As for [`Client::peek`].
-    pub fn show(&mut self, id: JobId) -> Result<Job, Error> {
-        let lines = self.lines(&Command::Show { id })?;
-        self.parsed(lines.first().and_then(|line| job_json::read(line.as_bytes())))
     }
 
     /// Lists the jobs of a queue or a batch, oldest first: those in `state`, or all; at most `limit` (the server gives at
