@@ -33,6 +33,37 @@ fn start_up_lines_are_short_and_show_the_address_and_what_is_promised() {
 }
 
 #[test]
+fn short_help_is_a_screen_and_names_the_long_one() {
+    let help = |flag| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        String::from_utf8(command.arg(flag).env("COLUMNS", "80").output().unwrap().stdout).unwrap()
+    };
+    let [short, long] = ["-h", "--help"].map(help);
+    assert!(short.lines().count() <= 24 && short.lines().all(|line| line.len() <= 80), "{short}");
+    assert!(short.contains("--help explains more"), "{short}");
+    for part in ["--fsync", "-F", "DJQS_FSYNC", "Signals:", "Exit codes:"] {
+        assert!(long.contains(part), "no {part} in\n{long}");
+    }
+}
+
+#[test]
+fn help_and_version_have_the_name_that_the_program_was_called_by() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let installed = directory.path().join("djqs-server");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_server"), &installed).unwrap();
+    let page = |flag| String::from_utf8(Command::new(&installed).arg(flag).output().unwrap().stdout).unwrap();
+    assert!(page("--version").starts_with("djqs-server "), "{}", page("--version"));
+    for flag in ["-h", "--help"] {
+        assert!(
+            page(flag).contains("Usage: djqs-server ") && !page(flag).contains("{name}"),
+            "{}",
+            page(flag)
+        );
+    }
+    assert!(page("--help").contains("$ djqs-server --memory"), "{}", page("--help"));
+}
+
+#[test]
 fn every_thread_is_scheduled_as_batch_unless_another_policy_was_chosen() {
     let policies = |server: &Server| {
         let tasks = format!("/proc/{}/task", server.child.id());

@@ -6,6 +6,10 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
+use name::named;
+
+#[path = "name.rs"]
+mod name;
 
 /// The rules, with flags given by their ids, which clap takes from the names of the fields.
 pub(super) struct Rules {
@@ -15,11 +19,19 @@ pub(super) struct Rules {
     pub(super) needs: &'static [[&'static str; 2]],
 }
 
-/// The program's flags. Ends the process if they are wrong, or if help or the version was asked for.
+/// The program's flags. Ends the process if they are wrong, or if help or the version was asked for. The short
+/// help does not show the variables of the environment: it is a screen.
 pub(super) fn parse<F: Parser>(rules: &Rules) -> F {
-    let mut command = F::command();
+    let mut command = named(F::command());
     // First without the environment. Errors are reported below, with the environment.
-    let line = F::command().mut_args(|arg| arg.env(Resettable::Reset)).try_get_matches();
+    let mut bare = command.clone().mut_args(|arg| arg.env(Resettable::Reset));
+    let line = bare.try_get_matches_from_mut(std::env::args_os());
+    if let Err(help) = &line
+        && help.kind() == ErrorKind::DisplayHelp
+        && help.to_string() == bare.render_help().to_string()
+    {
+        help.exit();
+    }
     for id in line.iter().flat_map(|line| rules.losers(line)) {
         command = command.mut_arg(id, |arg| arg.env(Resettable::Reset));
     }
