@@ -133,7 +133,7 @@ Commands ({name} HELP shows all of them):
                                         report on a leased job
   WAIT id, BATCH name [total=N]         follow a job, or many
   CANCEL id, CANCEL queue=Q             take back jobs that are not done
-  PEEK id, LIST queue=Q [state=S]       look at jobs
+  PEEK id, WHY id, LIST queue=Q         look at jobs
   RETRY id, DELETE id, PURGE queue=Q    change jobs
   STATS [queue=Q], QUEUES, PAUSE queue=Q, RESUME queue=Q
   WORKERS, QUIET worker=W, STOP worker=W, RESUME worker=W
