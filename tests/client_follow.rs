@@ -1,5 +1,6 @@
 //! `client --wait`: jobs are followed to their end, through the real client and the real server.
 
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -12,6 +13,8 @@ use djqs::client::Failure;
 use djqs::protocol::Wait;
 use djqs::{Client, Lease};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -238,6 +241,93 @@ fn results_are_printed_in_order_of_the_lines_as_soon_as_they_are_there() {
     let mut stderr = String::new();
     waiting.stderr.unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(stderr, "2 of 4 done, 1 cancelled, 1 deleted, 1 without a result\n");
+}
+
+#[test]
+fn bar_on_a_terminal_shows_how_far_the_batch_is() {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    tcsetwinsize(&controller, Winsize { ws_row: 24, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let server = Server::start(&[]);
+    let mut command = client(server.address, &[]);
+    let mut waiting = command.env("TERM", "xterm").stderr(terminal).spawn().unwrap();
+    drop(command);
+    waiting.stdin.take().unwrap().write_all(b"TASK: a\nTASK: b\n").unwrap();
+    let (mut screen, mut shown) = (File::from(controller), Vec::new());
+    let mut sees = |text: &str| {
+        while !String::from_utf8_lossy(&shown).contains(text) {
+            let mut bytes = [0; 1024];
+            let count = screen.read(&mut bytes).unwrap();
+            shown.extend_from_slice(&bytes[..count]);
+        }
+        shown.clear();
+    };
+    sees("0/2  0 done, 0 running");
+    let mut worker = Client::connect(&server.address.to_string()).unwrap();
+    let first = worker.get(&[], Wait::Forever).unwrap().unwrap();
+    sees("0 done, 1 running");
+    report(&mut worker, &first).unwrap();
+    sees("1 done, 0 running");
+    work(server.address);
+    sees("2 of 2 done");
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+}
+
+/// `client watch`, with its standard output as lines.
+fn watch(server: SocketAddr, what: &str) -> (Child, impl FnMut() -> String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_client"));
+    command.env_remove("DJQS_SERVER").arg("-s").arg(server.to_string()).args(["watch", what]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let next = move || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        line
+    };
+    (child, next)
+}
+
+#[test]
+fn batch_is_watched_until_it_is_complete() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    talk.ask("TASK batch=night: a");
+    talk.ask("TASK batch=night: FAIL: no such file");
+    let (mut child, mut next) = watch(server.address, "batch=night");
+    assert_eq!(next(), "0 of 2 done, 0 running, 2 ready, 0 delayed, 0 dead\n");
+    work(server.address);
+    let end = loop {
+        let line = next();
+        if line.starts_with("1 of 2 done, 0 running, 0 ready, 0 delayed, 1 dead, ") {
+            break next();
+        }
+        assert!(line.contains(" of 2 done, ") || line.starts_with("  dead "), "{line:?}");
+    };
+    assert_eq!(end, "  dead 2: no such file\n");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn queue_is_watched_across_a_restart_of_the_server() {
+    let directory = TempDir::new().unwrap();
+    let server = durable(directory.path(), 0);
+    let address = server.address;
+    server.connect().ask("TASK queue=mail: a");
+    let (mut child, mut next) = watch(address, "queue=mail");
+    assert_eq!(next(), "0 ended, 0 running, 1 ready, 0 delayed, 0 dead\n");
+    drop(server);
+    let lost = next();
+    assert!(lost.ends_with("; connecting again\n"), "{lost:?}");
+    let server = durable(directory.path(), address.port());
+    assert!(next().starts_with("0 ended, 0 running, 1 ready, 0 delayed, 0 dead"));
+    server.connect().ask("PAUSE queue=mail");
+    server.connect().ask("TASK queue=mail delay=1h: b");
+    assert!(next().starts_with("0 ended, 0 running, 1 ready, 1 delayed, 0 dead"));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    child.wait().unwrap();
 }
 
 /// Workers that connect again when the server is back. Two of them lose their connections now and then, with a job.

@@ -35,6 +35,8 @@ mod session;
 mod typed;
 #[path = "client/waiting.rs"]
 mod waiting;
+#[path = "client/watch.rs"]
+mod watch;
 
 /// The server refused a command, or the input ended inside one.
 const EXIT_REFUSED: u8 = 1;
@@ -141,6 +143,11 @@ Commands ({name} HELP shows all of them):
   HELLO, HOLD, BEAT, ORDERS             for the connections of workers
   PING, HELP, QUIT
 
+  {name} watch [queue=Q | batch=B] is the client's own: as an argument only, it
+  shows the counts of a queue, a batch or the server, every second if they
+  change, until the batch is complete or Ctrl-C. On a terminal it is a screen
+  that follows. Exit code 1 if some jobs of the batch are not done.
+
 Input:
   Blank lines and lines that begin with # are ignored. If a line has len=N, its
   body is the N bytes after it, followed by a line feed. QUIT ends the input.
@@ -173,6 +180,12 @@ fn main() -> ExitCode {
     let at_terminal = io::stdin().is_terminal();
     if flags.wait {
         return follow::run(&flags);
+    }
+    if let Some(arguments) = watch::arguments(&flags.command) {
+        return match watch::parse(arguments) {
+            Ok(of) => watch::run(&flags.server, of.as_ref()),
+            Err(why) => named(Flags::command()).error(ErrorKind::InvalidValue, why).exit(),
+        };
     }
     let typed = flags.command.is_empty() && at_terminal;
     let mut terminal = Terminal::new(&flags, flags.command.is_empty() && !typed);

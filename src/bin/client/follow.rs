@@ -64,7 +64,7 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
 }
 
 /// Tells the user something. If standard error is closed, the exit code still reports a failure.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
