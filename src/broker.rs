@@ -50,6 +50,13 @@ mod verbs;
 /// The most jobs that one LIST returns.
 pub const LIST_JOBS_MAX: u32 = 1000;
 
+/// The most jobs that one search looks at.
+pub const SEARCH_JOBS_MAX: u64 = 10_000;
+
+/// The most bytes of bodies, results and reasons in which one search looks for a text. It ends early then, and says
+/// from where to go on.
+pub const SEARCH_BYTES_MAX: u64 = 64 << 20;
+
 /// A LIST ends early when its jobs, with their keys and reasons, have reached this many bytes, so that a
 /// reply stays bounded.
 pub const LIST_BYTES_MAX: usize = 1 << 20;

@@ -16,7 +16,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, Refusal};
-use crate::job::{Acked, Group, Job, JobId, JobState, Lease, QueueName, Submission};
+use crate::job::{Acked, Group, Job, JobId, JobState, Lease, QueueName, Search, Submission};
 use crate::protocol::native::{Answer, job_json, write_command};
 use crate::protocol::{Command, OnDrained, Retry, Wait};
 use crate::stats::{QueueStats, ServerStats};
@@ -329,6 +329,27 @@ impl Client {
     ) -> Result<Vec<Job>, Error> {
         let lines = self.lines(&Command::List { of: of.into(), state, limit, after })?;
         self.parsed(lines.iter().map(|line| job_json::read(line.as_bytes())).collect())
+    }
+
+    /// Looks for jobs, the newest first: at most `limit` (and 1000), with ids below `before`. One call looks at the
+    /// newest 10,000 at most. Returns what it has found and, if it has not looked at all, the `before` with which to go
+    /// on.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub fn search(
+        &mut self,
+        search: Search,
+        limit: u32,
+        before: Option<JobId>,
+    ) -> Result<(Vec<Job>, Option<JobId>), Error> {
+        match self.call(&Command::Search { search: Box::new(search), limit, before })? {
+            Answer::Searched { lines, before, .. } => {
+                let jobs = lines.iter().map(|line| job_json::read(line)).collect();
+                Ok((self.parsed(jobs)?, before))
+            }
+            _ => self.unexpected_reply(),
+        }
     }
 
     /// Makes a dead job, or a queue's dead jobs, ready again. Returns how many.

@@ -13,6 +13,7 @@ mod fleet;
 #[cfg(feature = "serde")]
 mod json;
 mod names;
+mod search;
 mod submission;
 mod why;
 
@@ -25,6 +26,7 @@ pub use names::{
     BadKey, BadQueueName, BatchName, JobId, Key, MAX_KEY_BYTES, MAX_QUEUE_NAME_BYTES, Priority, QueueName,
     WorkerName,
 };
+pub use search::Search;
 pub use submission::{MAX_BACKOFF, MAX_DURATION, Options, Submission};
 pub use why::{AHEAD_MAX, Pause, Progress, Rate, Why};
 

@@ -15,7 +15,7 @@ use crate::error::Refusal;
 pub use crate::job::OnDrained;
 use crate::job::{
     BatchName, Finished, Group, Hello, Job, JobId, JobState, Lease, Options, Order, Priority, QueueName,
-    Submission, Why, Wish, WorkerName,
+    Search, Submission, Why, Wish, WorkerName,
 };
 use crate::stats::{BatchStats, JobStats, QueueDetails, QueueStats, ServerDetails, ServerStats, WorkerStats};
 
@@ -57,6 +57,17 @@ pub enum Retry {
         /// The most jobs; `None` for all.
         limit: Option<u64>,
     },
+}
+
+/// What [`Command::Several`] does to each job, as DELETE, RETRY or CANCEL does to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Each {
+    /// Remove it.
+    Delete,
+    /// Make it ready again.
+    Retry,
+    /// Cancel it, for this reason.
+    Cancel(Option<Arc<str>>),
 }
 
 /// What [`Command::Cancel`] cancels.
@@ -172,6 +183,22 @@ pub enum Command {
         limit: u32,
         /// Only jobs with higher ids than this.
         after: Option<JobId>,
+    },
+    /// Look for jobs, the newest first.
+    Search {
+        /// Which.
+        search: Box<Search>,
+        /// The most jobs.
+        limit: u32,
+        /// Only jobs with lower ids than this.
+        before: Option<JobId>,
+    },
+    /// Delete, retry or cancel several jobs.
+    Several {
+        /// Which.
+        ids: Vec<JobId>,
+        /// What is done to each.
+        what: Each,
     },
     /// Make dead or cancelled jobs ready again.
     Retry(Retry),
@@ -410,6 +437,22 @@ pub enum Reply {
     Found(Box<Job>),
     /// Jobs looked at.
     Jobs(Vec<Job>),
+    /// Jobs that were found.
+    Searched {
+        /// They, the newest first.
+        jobs: Vec<Job>,
+        /// How many jobs were looked at.
+        searched: u64,
+        /// If not all were looked at: only jobs with lower ids are left.
+        before: Option<JobId>,
+    },
+    /// How many of several jobs the command changed, and which it did not.
+    Several {
+        /// How many it changed.
+        count: u64,
+        /// Those that it did not change.
+        refused: Vec<JobId>,
+    },
     /// The server's counters.
     ServerStats(Box<ServerStats>),
     /// One queue's counters.

@@ -4,10 +4,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Server, aside, until};
-use djqs::job::{Acked, AttemptEnd, Finished, Group};
+use djqs::job::{Acked, AttemptEnd, Finished, Group, Search};
 use djqs::protocol::Wait;
 use djqs::stats::BatchStats;
-use djqs::{Client, JobState, Submission};
+use djqs::{Client, JobState, Key, Submission};
 use tempfile::TempDir;
 
 mod common;
@@ -252,4 +252,55 @@ fn failed_attempts_are_remembered_and_survive_a_kill() {
     let before = expected(&server);
     drop(server);
     assert_eq!(expected(&durable(&directory)), before);
+}
+
+#[test]
+fn jobs_are_found_by_what_is_known_of_them_the_newest_first() {
+    let server = Server::start(&[]);
+    let mut client = client(&server);
+    for n in 0..600 {
+        let submission =
+            Submission::new(format!("RESIZE: {n}.png")).queue(if n % 2 == 0 { "even" } else { "odd" });
+        let submission = submission.unwrap().batch("night").unwrap();
+        let submission = if n == 321 { submission.key("k").unwrap() } else { submission };
+        client.submit(submission).unwrap();
+    }
+    let mut broken = client.get(&["odd".parse().unwrap()], AT_ONCE).unwrap().unwrap();
+    client.fail(broken.id, djqs::job::Failure::new("no space left").dead()).unwrap();
+    broken = client.get(&["even".parse().unwrap()], AT_ONCE).unwrap().unwrap();
+    client.fail(broken.id, djqs::job::Failure::new("no such file").dead()).unwrap();
+
+    let mut ids = |fill: &dyn Fn(&mut Search), limit, before| {
+        let mut search = Search::default();
+        fill(&mut search);
+        let (jobs, more) = client.search(search, limit, before).unwrap();
+        (jobs.iter().map(|job| job.id.0).collect::<Vec<_>>(), more)
+    };
+    assert_eq!(ids(&|search| search.state = Some(JobState::Dead), 10, None), (vec![2, 1], None));
+    assert_eq!(ids(&|search| search.text = Some(b"no space"[..].into()), 10, None), (vec![2], None));
+    assert_eq!(ids(&|search| search.key = Some(Key::new("k").unwrap()), 10, None), (vec![322], None));
+    assert_eq!(ids(&|search| search.age = Some(HOUR), 10, None), (vec![], None));
+    let odd = |search: &mut Search| search.of = Some(Group::Queue("odd".parse().unwrap()));
+    let (first, more) = ids(&odd, 2, None);
+    assert_eq!((first, more), (vec![600, 598], Some(djqs::JobId(598))));
+    assert_eq!(ids(&odd, 2, more).0, [596, 594]);
+    let png = |search: &mut Search| {
+        search.of = Some(Group::Batch("night".try_into().unwrap()));
+        search.text = Some(b"59.png"[..].into());
+    };
+    assert_eq!(ids(&png, 10, None).0, [560, 460, 360, 260, 160, 60]);
+}
+
+#[test]
+fn several_ids_are_worked_on_at_once() {
+    let server = Server::start(&[]);
+    let mut talk = server.connect();
+    for id in 1..=5 {
+        assert_eq!(talk.ask("TASK: x"), format!("ACK {id}"));
+    }
+    assert_eq!(talk.ask("CANCEL 1,2,99: not needed"), "OK count=2 refused=99");
+    assert_eq!(talk.ask("WAIT 2"), "CANCELLED 2: not needed");
+    assert_eq!(talk.ask("RETRY 1,2,3"), "OK count=2 refused=3");
+    assert_eq!(talk.ask("DELETE 1,2,3,4"), "OK count=4");
+    assert_eq!(talk.ask("DELETE 4,5"), "OK count=1 refused=4");
 }

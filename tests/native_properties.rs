@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use decoding::{Event, Outcome, decode, pieces};
 use djqs::job::{
-    AHEAD_MAX, BatchName, Counts, Finished, Group, Hello, MAX_DURATION, Order, Pause, Progress, Rate, Secret,
-    Why, Wish, WorkerName,
+    AHEAD_MAX, BatchName, Counts, Finished, Group, Hello, MAX_DURATION, Order, Pause, Progress, Rate, Search,
+    Secret, Why, Wish, WorkerName,
 };
 use djqs::protocol::native::{
     Answer, format_duration, parse_duration, read_answer, write_command, write_reply,
 };
-use djqs::protocol::{Cancel, Command, Dialect, FrameLimits, LIST_LIMIT_MAX, OnDrained, Reply, Retry, Wait};
+use djqs::protocol::{
+    Cancel, Command, Dialect, Each, FrameLimits, LIST_LIMIT_MAX, OnDrained, Reply, Retry, Wait,
+};
 use djqs::stats::{BatchStats, QueueStats, ServerStats, StateCounts};
 use djqs::{Code, Job, JobId, JobState, Key, Lease, Options, QueueName, Refusal, Submission};
 use proptest::prelude::*;
@@ -145,6 +147,22 @@ fn hello() -> impl Strategy<Value = Hello> {
         })
 }
 
+fn search() -> impl Strategy<Value = Search> {
+    let parts = (prop::option::of(group()), prop::option::of(job_state()), prop::option::of(key()));
+    (parts, prop::option::of(duration()), prop::option::of(body())).prop_map(
+        |((of, state, key), age, text)| {
+            let mut search = Search::default();
+            (search.of, search.state, search.key) = (of, state, key);
+            (search.age, search.text) = (age, text);
+            search
+        },
+    )
+}
+
+fn each() -> impl Strategy<Value = Each> {
+    prop_oneof![Just(Each::Delete), Just(Each::Retry), prop::option::of(text()).prop_map(Each::Cancel)]
+}
+
 fn progress() -> impl Strategy<Value = Progress> {
     (prop::option::of(0..=100_u8), prop::option::of(text()), any::<u32>()).prop_map(|(percent, note, at)| {
         Progress::new(percent, note, SystemTime::UNIX_EPOCH + Duration::from_secs(at.into()))
@@ -241,6 +259,13 @@ fn command() -> impl Strategy<Value = Command> {
         job_id().prop_map(|id| Command::Delete { id }),
         (group(), state()).prop_map(|(of, state)| Command::Purge { of, state }),
         cancel(),
+        (search(), 1..=LIST_LIMIT_MAX, job_id()).prop_map(|(search, limit, before)| Command::Search {
+            search: Box::new(search),
+            limit,
+            before: Some(before),
+        }),
+        (prop::collection::vec(job_id(), 2..50), each())
+            .prop_map(|(ids, what)| Command::Several { ids, what }),
         hello().prop_map(|hello| Command::Hello(Box::new(hello))),
         prop::collection::vec(job_id(), 0..50).prop_map(|ids| Command::Hold { ids }),
         prop::collection::vec(job_id(), 0..50).prop_map(|ids| Command::Beat { ids }),
@@ -346,6 +371,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         Just(Reply::ResultDropped),
         why().prop_map(|why| Reply::Why(Box::new(why))),
         Just(Reply::Hello),
+        (prop::collection::vec(job(), 0..5), any::<u64>(), prop::option::of(job_id()))
+            .prop_map(|(jobs, searched, before)| Reply::Searched { jobs, searched, before }),
+        (any::<u64>(), prop::collection::vec(job_id(), 1..20))
+            .prop_map(|(count, refused)| Reply::Several { count, refused }),
         (any::<u64>(), prop::collection::vec(job_id(), 1..20))
             .prop_map(|(count, lost)| Reply::Held { count, lost }),
         order().prop_map(Reply::Order),
@@ -384,6 +413,13 @@ fn expected(reply: &Reply, read: &Answer) -> Answer {
         }
         Reply::Held { count, lost } => Answer::Held { count: *count, lost: lost.clone() },
         Reply::Order(order) => Answer::Order(*order),
+        Reply::Several { count, refused } => Answer::Several { count: *count, refused: refused.clone() },
+        Reply::Searched { jobs, searched, before } => {
+            let Answer::Searched { lines, .. } = read else { panic!("{read:?} is no search") };
+            assert_eq!(lines.len(), jobs.len());
+            lines.iter().zip(jobs).for_each(|(line, job)| check_json(line, job));
+            Answer::Searched { lines: lines.clone(), searched: *searched, before: *before }
+        }
         Reply::Hello => {
             let Answer::Hello { version, verbs } = read else { panic!("{read:?} is no hello") };
             assert_eq!(version, env!("CARGO_PKG_VERSION"));

@@ -186,8 +186,15 @@ fn verbs_of_a_queue_name_it() {
            LIST queue=q limit=0                    -> ERR usage limit is a whole number from 1 to 1000, not "0"
            LIST queue=q limit=1001                 -> ERR usage limit is a whole number from 1 to 1000, not "1001"
            LIST queue=q state=buried               -> ERR usage state is ready, delayed, leased, dead, done or cancelled, not "buried"
-           LIST                                    -> ERR usage LIST needs a queue or a batch: queue=Q or batch=B
-           LIST q                                  -> ERR usage LIST does not take "q"; options are written name=value, and it has queue, batch, state, limit, after
+           LIST                                    -> = LIST
+           LIST state=dead age=1h: no space        -> = LIST state=dead age=1h: no space
+           LIST queue=q key=k before=9             -> = LIST queue=q key=k before=9
+           LIST key=k after=9                      -> ERR usage LIST of a queue or a batch has after; a search, newest first, has before
+           DELETE 7,8                              -> = DELETE 7,8
+           DELETE 7,x                              -> ERR usage "x" is no job's id; an id is a whole number up to 18446744073709551615
+           RETRY 7,8                               -> = RETRY 7,8
+           CANCEL 7,8: why                         -> = CANCEL 7,8: why
+           LIST q                                  -> ERR usage LIST does not take "q"; options are written name=value, and the body goes behind a colon: LIST queue=Q|batch=B [state=S] [limit=N] [after=id] | LIST [queue=Q|batch=B] [state=S] [key=K] [age=D] [limit=N] [before=id] [len=N][: text]
            RETRY 7                                 -> = RETRY 7
            RETRY queue=q                           -> = RETRY queue=q
            RETRY queue=q limit=18446744073709551615 -> = RETRY queue=q limit=18446744073709551615

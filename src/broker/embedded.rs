@@ -19,6 +19,7 @@ pub(super) use session::{Canceller, Session};
 use tallies::Tallies;
 
 mod dispatch;
+mod lengthy;
 mod recording;
 mod session;
 mod tallies;

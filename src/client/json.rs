@@ -86,6 +86,17 @@ impl Serialize for Reply<'_> {
                 }
                 map.serialize_entry("text", sentence)?;
             }
+            Answer::Searched { lines, searched, before } => {
+                map.serialize_entry("searched", searched)?;
+                if let Some(before) = before {
+                    map.serialize_entry("before", &before.0)?;
+                }
+                map.serialize_entry("lines", &lines.iter().map(|line| Line::of(line)).collect::<Vec<_>>())?;
+            }
+            Answer::Several { count, refused } => {
+                map.serialize_entry("count", count)?;
+                map.serialize_entry("refused", &refused.iter().map(|id| id.0).collect::<Vec<_>>())?;
+            }
             Answer::Held { count, lost } => {
                 map.serialize_entry("count", count)?;
                 map.serialize_entry("lost", &lost.iter().map(|id| id.0).collect::<Vec<_>>())?;
@@ -159,6 +170,7 @@ fn first_word(answer: &Answer) -> &'static str {
         Answer::Empty | Answer::Drained { .. } => "EMPTY",
         Answer::Done | Answer::RetryIn(_) | Answer::Dead | Answer::Count(_) | Answer::Lines(_) => "OK",
         Answer::ResultDropped | Answer::Batch { .. } | Answer::Was(_) => "OK",
+        Answer::Searched { .. } | Answer::Several { .. } => "OK",
         Answer::Held { .. } | Answer::Hello { .. } | Answer::Why { .. } => "OK",
         Answer::Order(_) => "ORDER",
         Answer::Finished { how: Finished::Done { .. }, .. } => "DONE",

@@ -12,6 +12,7 @@
 
 mod answer;
 mod base64;
+mod command;
 mod duration;
 pub(crate) mod job_json;
 mod options;
@@ -22,10 +23,10 @@ mod verbs;
 mod worker_json;
 
 pub use answer::{Answer, BadAnswer, read_answer};
+pub use command::write_command;
 pub use duration::{BadDuration, format_duration, parse_duration};
 pub use reply::write_reply;
 pub use request::{BadText, body_behind, write_text};
 pub use text::QUOTED_BYTES_MAX;
-pub use verbs::write_command;
 
 pub(super) use request::{decode, no_line_end, outgrown};

@@ -74,6 +74,8 @@ impl Command {
             Command::Wait { .. } => Spec::SHORT.repeatable(),
             Command::Batch { .. } => Spec::SHORT.repeatable(),
             Command::Cancel { what: Cancel::Job(_) | Cancel::All { .. }, .. } => Spec::SHORT.repeatable(),
+            Command::Search { .. } => Spec::LONG.repeatable(),
+            Command::Several { .. } => Spec::SHORT,
             Command::Retry(Retry::Job(_) | Retry::All { .. }) => Spec::SHORT,
             Command::Purge { .. } => Spec::SHORT,
             Command::Pause { .. } => Spec::SHORT.counted(C::Pause).repeatable(),

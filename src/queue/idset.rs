@@ -103,6 +103,31 @@ impl<G: Ord + Copy> IdSet<G> {
         count.min(most)
     }
 
+    /// The highest id of `group` that is lower than `before`.
+    pub(crate) fn previous(&self, group: G, before: Option<JobId>) -> Option<JobId> {
+        let to = match before {
+            None => u64::MAX,
+            Some(JobId(0)) => return None,
+            Some(JobId(id)) => id - 1,
+        };
+        let (high, low) = (to / 64, to % 64);
+        let (least, most) = ((group, 0), (group, high));
+        let highest = |((_, at), word): Entry<G>| {
+            let word = if at == high { word & (u64::MAX >> (63 - low)) } else { word };
+            (word != 0).then(|| JobId(at * 64 + 63 - u64::from(word.leading_zeros())))
+        };
+        match self {
+            IdSet::Few(few) => {
+                let entries = few.iter().rev().filter(|entry| entry.0 >= least && entry.0 <= most);
+                entries.copied().find_map(highest)
+            }
+            IdSet::Many(many) => {
+                let range = many.range((Bound::Included(least), Bound::Included(most))).rev();
+                range.map(|(&key, &word)| (key, word)).find_map(highest)
+            }
+        }
+    }
+
     /// The lowest id of `group` that is larger than `after`.
     pub(crate) fn next(&self, group: G, after: Option<JobId>) -> Option<JobId> {
         let from = after.map_or(0, |id| id.0.saturating_add(1));
@@ -161,6 +186,12 @@ mod tests {
                         let above = (Bound::Excluded(pair), Bound::Included((pair.0, JobId(u64::MAX))));
                         let expected = model.range(above).next().map(|found| found.1);
                         assert_eq!(set.next(pair.0, Some(pair.1)), expected, "seed {seed}, step {step}");
+                        let below = (pair.0, JobId(0))..pair;
+                        let expected = model.range(below).next_back().map(|found| found.1);
+                        assert_eq!(set.previous(pair.0, Some(pair.1)), expected, "seed {seed}, step {step}");
+                        let last = (pair.0, JobId(0))..=(pair.0, JobId(u64::MAX));
+                        let expected = model.range(last).next_back().map(|found| found.1);
+                        assert_eq!(set.previous(pair.0, None), expected, "seed {seed}, step {step}");
                     }
                 }
                 assert_eq!(set.first(), model.first().copied(), "seed {seed}, step {step}");

@@ -58,6 +58,20 @@ impl<T> Table<T> {
         (page.present & bit != 0).then(|| &mut page.values[index])
     }
 
+    /// The highest id that exists and is lower than `before`.
+    pub(crate) fn previous(&self, before: Option<JobId>) -> Option<JobId> {
+        let to = match before {
+            None => u64::MAX,
+            Some(JobId(0)) => return None,
+            Some(JobId(id)) => id - 1,
+        };
+        let (high, low) = (to / PAGE_IDS, to % PAGE_IDS);
+        self.pages.range(..=high).rev().find_map(|(&number, page)| {
+            let present = if number == high { page.present & (u64::MAX >> (63 - low)) } else { page.present };
+            (present != 0).then(|| JobId(number * PAGE_IDS + 63 - u64::from(present.leading_zeros())))
+        })
+    }
+
     /// Puts a value where there is none yet.
     pub(crate) fn insert(&mut self, id: JobId, value: T) {
         let (number, bit) = split(id);
@@ -117,6 +131,9 @@ mod tests {
             let other = JobId(random.next() % 400);
             assert_eq!(table.get(other), model.get(&other), "seed 11, step {step}");
             assert_eq!(table.get_mut(other).copied(), model.get(&other).copied());
+            let previous = model.range(..other).next_back().map(|(&id, _)| id);
+            assert_eq!(table.previous(Some(other)), previous, "seed 11, step {step}");
+            assert_eq!(table.previous(None), model.keys().next_back().copied());
         }
     }
 }

@@ -2,7 +2,7 @@
 //! [`Reply`].
 //!
 //! Most commands are one call under the queue's lock ([`Client::execute`]). Those that touch any number of
-//! jobs or queues run in slices, and take the lock for each ([`Client::execute_at_length`]).
+//! jobs or queues are in `lengthy` ([`Client::execute_at_length`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,27 +11,23 @@ use std::time::Duration;
 use super::Engine;
 use super::recording::Recording;
 use super::tallies::Tally;
-use crate::broker::{LIST_BYTES_MAX, LIST_JOBS_MAX, Outcome, RECORD_BYTES_MAX, Wanted};
+use crate::broker::{Outcome, RECORD_BYTES_MAX, Wanted};
 use crate::clock::{Moment, Now};
 use crate::error::{Code, Refusal};
-use crate::job::{Acked, BatchName, Group, Job, JobId, JobState, OnDrained, QueueName, Submission};
+use crate::job::{Acked, BatchName, JobId, OnDrained, QueueName, Submission};
 use crate::journal::{Position, Room};
 use crate::protocol::{Cancel, Command, Compat, FEW_QUEUES, Reply, Retry, Wait};
-use crate::queue::state::{Accepted, Failed, Returned, SessionId, Slice, State, Warn};
-use crate::queue::{Locked, SLICE_JOBS};
-use crate::stats::{QueueStats, WorkerStats};
+use crate::queue::Locked;
+use crate::queue::state::{Accepted, Failed, Returned, SessionId, State, Warn};
 
 /// When a submission that was refused because the disk is full is worth trying again.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// How many workers are looked at under one taking of the lock. Each may hold many jobs.
-const WORKERS_IN_SLICE: usize = 16;
 
 /// What the engine knows of a session's client, apart from what the state machine keeps.
 pub(super) struct Client {
     pub(super) id: SessionId,
     /// The queue that it uses, in the second dialect.
-    using: QueueName,
+    pub(super) using: QueueName,
     /// How many queues it watches, in the second dialect.
     watching: usize,
     /// Whether its last command was a lease that looked at many queues, and so kept the lock for long: others
@@ -146,6 +142,8 @@ impl Client {
             Command::Ping => Ok(Reply::Pong),
             Command::Compat(compat) => return call.compat(engine, compat, room),
             Command::List { .. }
+            | Command::Search { .. }
+            | Command::Several { .. }
             | Command::Retry(Retry::All { .. })
             | Command::Cancel { what: Cancel::All { .. }, .. }
             | Command::Purge { .. }
@@ -176,6 +174,8 @@ impl Client {
             Command::List { of, state, limit, after } => {
                 self.list(engine, &of, state, limit, after).map(Reply::Jobs)
             }
+            Command::Search { search, limit, before } => self.search(engine, &search, limit, before),
+            Command::Several { ids, what } => self.several(engine, &ids, &what),
             Command::Retry(Retry::All { of, limit }) => self.retry_all(engine, &of, limit).map(Reply::Count),
             Command::Cancel { what: Cancel::All { of, state }, reason } => {
                 self.cancel_all(engine, &of, state, reason).map(Reply::Count)
@@ -199,231 +199,6 @@ impl Client {
             other => return Err(other),
         };
         Ok(answer(reply))
-    }
-
-    fn list(
-        &mut self,
-        engine: &Engine,
-        of: &Group,
-        state: Option<JobState>,
-        limit: u32,
-        after: Option<JobId>,
-    ) -> Result<Vec<Job>, Refusal> {
-        let limit = limit.min(LIST_JOBS_MAX) as usize;
-        let (mut jobs, mut bytes) = (Vec::new(), 0);
-        self.in_slices(engine, |shared, now| {
-            let after = jobs.last().map(|job: &Job| job.id).or(after);
-            let most = (limit - jobs.len()).min(SLICE_JOBS as usize);
-            let slice = shared.list(now, of, state, most, after);
-            let finished = slice.len() < SLICE_JOBS as usize;
-            for job in slice {
-                let key = job.key.as_ref().map_or(0, |key| key.as_str().len());
-                let result = job.result.as_ref().map_or(0, |result| result.len());
-                let reasons = job.history.iter().filter_map(|attempt| attempt.reason.as_ref());
-                let history = job.history.len() * 100 + reasons.map(|reason| reason.len()).sum::<usize>();
-                bytes += job.body.len()
-                    + result
-                    + history
-                    + key
-                    + job.reason.as_ref().map_or(0, |reason| reason.len());
-                jobs.push(job);
-                if bytes >= LIST_BYTES_MAX {
-                    return true;
-                }
-            }
-            finished || jobs.len() == limit
-        })?;
-        Ok(jobs)
-    }
-
-    fn retry_all(&mut self, engine: &Engine, of: &Group, limit: Option<u64>) -> Result<u64, Refusal> {
-        let mut left = None;
-        self.slices_up_to_now(engine, |state, now, last| {
-            // At most as many as are dead now: some may be dead again before this ends, and it has to end.
-            let left = left.get_or_insert_with(|| state.dead_of(of).min(limit.unwrap_or(u64::MAX)));
-            let slice = state.retry_all(now, of, last, SLICE_JOBS.min(*left));
-            *left -= slice.count;
-            Slice { finished: slice.finished || *left == 0, ..slice }
-        })
-    }
-
-    fn cancel_all(
-        &mut self,
-        engine: &Engine,
-        of: &Group,
-        state: Option<JobState>,
-        reason: Option<Arc<str>>,
-    ) -> Result<u64, Refusal> {
-        let states = match state {
-            // Ready jobs are leased meanwhile, and delayed ones become ready: leased ones last.
-            None => &[JobState::Delayed, JobState::Ready, JobState::Leased][..],
-            Some(state) if state.is_final() => {
-                return Err(Refusal::usage(
-                    "CANCEL takes ready, delayed or leased jobs: the others have ended",
-                ));
-            }
-            Some(ref state) => std::slice::from_ref(state),
-        };
-        let mut count = 0;
-        for &state in states {
-            count += self.slices_up_to_now(engine, |shared, now, last| {
-                let reason = reason.as_ref().filter(|reason| engine.has_room_for_reason(reason.len()));
-                shared.cancel_all(now, of, state, reason, last, SLICE_JOBS)
-            })?;
-        }
-        Ok(count)
-    }
-
-    fn purge(&mut self, engine: &Engine, of: &Group, state: Option<JobState>) -> Result<u64, Refusal> {
-        let states = match state {
-            // Ready jobs last: others become ready meanwhile, delayed ones as they come due.
-            None => &[JobState::Delayed, JobState::Dead, JobState::Ready][..],
-            Some(JobState::Leased) => {
-                return Err(Refusal::usage(
-                    "leased jobs belong to their workers: CANCEL takes them, PURGE takes jobs in other states",
-                ));
-            }
-            Some(ref state) => std::slice::from_ref(state),
-        };
-        let mut count = 0;
-        for &state in states {
-            count += self.slices_up_to_now(engine, |shared, now, last| {
-                shared.purge(now, of, state, last, SLICE_JOBS)
-            })?;
-        }
-        Ok(count)
-    }
-
-    fn resume(&mut self, engine: &Engine, queue: &QueueName) -> Result<(), Refusal> {
-        self.in_slices(engine, |state, now| state.resume(now, queue))
-    }
-
-    fn queues(&mut self, engine: &Engine) -> Result<Vec<QueueStats>, Refusal> {
-        let (mut all, mut after) = (Vec::new(), 0);
-        self.in_slices(engine, |state, now| {
-            let slice = state.queues(now, after, SLICE_JOBS as usize);
-            let finished = slice.len() < SLICE_JOBS as usize;
-            for (age, stats) in slice {
-                after = age;
-                all.push(stats);
-            }
-            finished
-        })?;
-        Ok(all)
-    }
-
-    /// Takes over leases, and then returns what else parked sessions of the worker have.
-    fn hold(&mut self, engine: &Engine, ids: &[JobId]) -> Result<Reply, Refusal> {
-        let session = self.id;
-        let held = self.of_ids(engine, ids, |state, _, ids| state.hold(session, ids))?;
-        self.in_slices(engine, |state, now| state.end_parked(now, session, SLICE_JOBS))?;
-        Ok(held)
-    }
-
-    fn beat(&mut self, engine: &Engine, ids: &[JobId]) -> Result<Reply, Refusal> {
-        let session = self.id;
-        self.of_ids(engine, ids, |state, now, ids| state.beat(now, session, ids))
-    }
-
-    /// Calls a verb that returns which ids the worker does not hold, for some of them at a time.
-    fn of_ids(
-        &mut self,
-        engine: &Engine,
-        ids: &[JobId],
-        mut verb: impl FnMut(&mut State, Now, &[JobId]) -> Result<Vec<JobId>, Refusal>,
-    ) -> Result<Reply, Refusal> {
-        let (mut left, mut lost, mut refused) = (ids, Vec::new(), None);
-        self.in_slices(engine, |state, now| {
-            let slice;
-            (slice, left) = left.split_at(left.len().min(SLICE_JOBS as usize));
-            match verb(state, now, slice) {
-                Ok(more) => lost.extend(more),
-                Err(refusal) => refused = Some(refusal),
-            }
-            left.is_empty() || refused.is_some()
-        })?;
-        match refused {
-            Some(refusal) => Err(refusal),
-            None => Ok(Reply::Held { count: (ids.len() - lost.len()) as u64, lost }),
-        }
-    }
-
-    fn workers(&mut self, engine: &Engine) -> Result<Vec<WorkerStats>, Refusal> {
-        let (mut all, mut from) = (Vec::new(), 0);
-        self.in_slices(engine, |state, now| {
-            let slice = state.workers(now, from, WORKERS_IN_SLICE);
-            let finished = slice.len() < WORKERS_IN_SLICE;
-            for (next, stats) in slice {
-                from = next;
-                all.push(stats);
-            }
-            finished
-        })?;
-        Ok(all)
-    }
-
-    // ---- only the second dialect says these ----
-
-    fn kick(&mut self, engine: &Engine, limit: u64) -> Result<u64, Refusal> {
-        let (queue, mut plan, mut count) = (self.using.clone(), None, 0);
-        self.in_slices(engine, |state, now| {
-            // The jobs that exist now, and not later ones, so that it ends.
-            let (from, there) = *plan.get_or_insert_with(|| state.kickable(&queue));
-            let most = (there.min(limit) - count).min(SLICE_JOBS);
-            let kicked = state.kick(now, &queue, from, most);
-            count += kicked;
-            kicked < most || count == there.min(limit)
-        })?;
-        Ok(count)
-    }
-
-    fn end_pause_of_existing(&mut self, engine: &Engine, queue: &QueueName) -> Result<(), Refusal> {
-        let mut exists = None;
-        // If very many sessions wait, not all of them are served at once.
-        self.in_slices(engine, |state, now| {
-            let exists = *exists.get_or_insert_with(|| state.pause_existing(now, queue, Duration::ZERO));
-            !exists || state.resume(now, queue)
-        })?;
-        if exists == Some(true) { Ok(()) } else { Err(no_queue(queue)) }
-    }
-
-    /// `default` comes first: it exists for everybody.
-    fn queue_names(&mut self, engine: &Engine) -> Result<Vec<QueueName>, Refusal> {
-        let (mut all, mut after) = (vec![QueueName::default()], 0);
-        self.in_slices(engine, |state, _| {
-            let slice = state.queue_names(after, SLICE_JOBS as usize);
-            let finished = slice.len() < SLICE_JOBS as usize;
-            after = slice.last().map_or(after, |(age, _)| *age);
-            all.extend(slice.into_iter().map(|(_, name)| name).filter(|name| *name != QueueName::default()));
-            finished
-        })?;
-        Ok(all)
-    }
-
-    /// Works on the jobs that exist now, and not on later ones, so that it ends. Returns how many it changed.
-    fn slices_up_to_now(
-        &mut self,
-        engine: &Engine,
-        mut slice: impl FnMut(&mut State, Now, JobId) -> Slice,
-    ) -> Result<u64, Refusal> {
-        let (mut last, mut count) = (None, 0);
-        self.in_slices(engine, |state, now| {
-            let last = *last.get_or_insert(state.last_id());
-            let done = slice(state, now, last);
-            count += done.count;
-            done.finished
-        })?;
-        Ok(count)
-    }
-
-    fn in_slices(
-        &mut self,
-        engine: &Engine,
-        slice: impl FnMut(&mut State, Now) -> bool,
-    ) -> Result<(), Refusal> {
-        let position = engine.queue.in_slices(slice)?;
-        self.note(position);
-        Ok(())
     }
 }
 
@@ -642,7 +417,7 @@ impl Engine {
     }
 
     /// Whether the disk has room for a reason. A failure is recorded without it if not.
-    fn has_room_for_reason(&self, bytes: usize) -> bool {
+    pub(super) fn has_room_for_reason(&self, bytes: usize) -> bool {
         self.journal.as_ref().is_none_or(|journal| journal.has_room_for_reason(bytes as u64))
     }
 }
@@ -658,7 +433,7 @@ fn no_job(id: JobId) -> Refusal {
     Refusal::new(Code::NotFound, format!("there is no job {id}"))
 }
 
-fn no_queue(queue: &QueueName) -> Refusal {
+pub(super) fn no_queue(queue: &QueueName) -> Refusal {
     Refusal::new(Code::NotFound, format!("there is no queue {queue}: it is empty and unused"))
 }
 

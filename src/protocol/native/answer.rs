@@ -84,6 +84,22 @@ pub enum Answer {
         /// The verbs that it knows.
         verbs: Vec<String>,
     },
+    /// `OK lines=2 searched=10000 before=71` and the lines after it: jobs that were found.
+    Searched {
+        /// The lines, each without its LF.
+        lines: Vec<Vec<u8>>,
+        /// How many jobs were looked at.
+        searched: u64,
+        /// If not all were looked at: only jobs with lower ids are left.
+        before: Option<JobId>,
+    },
+    /// `OK count=3 refused=8,9`: how many of several jobs were changed, and which were not.
+    Several {
+        /// How many were changed.
+        count: u64,
+        /// Those that were not.
+        refused: Vec<JobId>,
+    },
     /// `ORDER cancel 7`: what a worker should do.
     Order(Order),
     /// `OK lines=2` and the lines after it, each without its LF.
@@ -219,7 +235,7 @@ fn read_ok(line: &[u8], rest: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer>
                 )));
             }
             b"version" => return Ok(Some((0, read_hello(rest)))),
-            b"lines" => return Ok(read_lines(number()?, behind)),
+            b"lines" => return Ok(read_searched(rest, read_lines(number()?, behind))),
             b"retry" => {
                 let wait = duration(value).map_err(|_| bad("retry with a duration", line))?;
                 return Ok(Some((0, Answer::RetryIn(wait))));
@@ -238,10 +254,30 @@ fn read_ok(line: &[u8], rest: &[u8], behind: &[u8]) -> Result<Behind, BadAnswer>
 }
 
 fn read_count(count: u64, rest: &[u8]) -> Option<Answer> {
-    let lost = words(rest).filter_map(name_and_value).find(|(name, _)| *name == b"lost");
-    let Some((_, ids)) = lost else { return Some(Answer::Count(count)) };
-    let lost: Option<Vec<_>> = ids.split(|byte| *byte == b',').map(|id| number(id).map(JobId)).collect();
-    Some(Answer::Held { count, lost: lost? })
+    let mut named = words(rest).filter_map(name_and_value);
+    let Some((name, ids)) = named.find(|(name, _)| matches!(*name, b"lost" | b"refused")) else {
+        return Some(Answer::Count(count));
+    };
+    let ids: Option<Vec<_>> = ids.split(|byte| *byte == b',').map(|id| number(id).map(JobId)).collect();
+    Some(match name {
+        b"lost" => Answer::Held { count, lost: ids? },
+        _ => Answer::Several { count, refused: ids? },
+    })
+}
+
+/// The lines of a search, if the reply says that they are.
+fn read_searched(rest: &[u8], lines: Behind) -> Behind {
+    let value = |wanted: &[u8]| {
+        let found = words(rest).filter_map(name_and_value).find(|(name, _)| *name == wanted);
+        found.and_then(|(_, value)| number(value))
+    };
+    match (value(b"searched"), lines) {
+        (Some(searched), Some((used, Answer::Lines(lines)))) => {
+            let before = value(b"before").map(JobId);
+            Some((used, Answer::Searched { lines, searched, before }))
+        }
+        (_, lines) => lines,
+    }
 }
 
 fn read_hello(rest: &[u8]) -> Answer {

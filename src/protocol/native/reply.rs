@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::command::push_ids;
 use super::duration::format_duration;
 use super::job_json::{self, seconds_since_1970};
 use super::text::{
@@ -36,7 +37,7 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
             push_number_option(out, "count", *count);
             if !lost.is_empty() {
                 push_name(out, "lost");
-                verbs::push_ids(out, lost);
+                push_ids(out, lost);
             }
         }),
         Reply::Order(order) => write_order(*order, out),
@@ -45,6 +46,21 @@ pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
         Reply::Why(why) => write_why(why, out),
         Reply::Found(job) => write_found(job, out),
         Reply::Jobs(jobs) => write_objects(jobs, job_json::write, out),
+        Reply::Searched { jobs, searched, before } => {
+            write_ok(out, |out| {
+                push_number_option(out, "lines", jobs.len() as u64);
+                push_number_option(out, "searched", *searched);
+                before.inspect(|before| push_number_option(out, "before", before.0));
+            });
+            push_objects(jobs, job_json::write, out);
+        }
+        Reply::Several { count, refused } => write_ok(out, |out| {
+            push_number_option(out, "count", *count);
+            if !refused.is_empty() {
+                push_name(out, "refused");
+                push_ids(out, refused);
+            }
+        }),
         Reply::ServerStats(stats) => write_lines(stats.list().iter().map(line), out),
         Reply::QueueStats(stats) => write_lines(stats.list(pause_text(stats.paused)).iter().map(line), out),
         Reply::Queues(queues) => write_lines(queues.iter().map(queue_line), out),
@@ -271,6 +287,10 @@ fn write_found(job: &Job, out: &mut Vec<u8>) {
 
 fn write_objects<T>(objects: &[T], write: fn(&T, &mut Vec<u8>), out: &mut Vec<u8>) {
     write_ok(out, |out| push_number_option(out, "lines", objects.len() as u64));
+    push_objects(objects, write, out);
+}
+
+fn push_objects<T>(objects: &[T], write: fn(&T, &mut Vec<u8>), out: &mut Vec<u8>) {
     for object in objects {
         write(object, out);
         out.push(b'\n');

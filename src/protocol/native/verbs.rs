@@ -1,30 +1,26 @@
-//! The verbs as text: one table, from which requests are read, errors say what there is, and HELP is written;
-//! and [`write_command`], which writes them for a client. Over 500 lines because a verb is read, explained
-//! and written here.
+//! The verbs as text: one table, from which requests are read, errors say what there is, and HELP
+//! is written. Over 500 lines because the table is one piece.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::options::percent;
 use super::options::{
     any_duration, batch_name, batch_total, job_id, job_ids, job_state, json, label, lease_duration,
-    list_limit, not_an_id, number_u32, queue_name, queue_names, retry_limit, secret, unique_key, worker_name,
-    yes,
+    list_limit, not_an_id, number_u32, percent, queue_name, queue_names, retry_limit, secret, unique_key,
+    worker_name, yes,
 };
-use super::text::{
-    number, push_body, push_duration_option, push_number, push_number_option, push_queues_option,
-    push_text_option, quoted,
-};
+use super::text::{number, quoted};
 use crate::error::{Code, Refusal};
-use crate::job::{
-    Group, Hello, JobId, MAX_DURATION, Options, Priority, QueueName, Submission, Wish, WorkerName,
-};
-use crate::protocol::{Cancel, Command, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
+use crate::job::{Group, Hello, JobId, Options, Priority, QueueName, Search, Submission, Wish, WorkerName};
+use crate::protocol::{Cancel, Command, Each, LIST_LIMIT_DEFAULT, OnDrained, Retry, Wait};
 
 /// One verb of the dialect.
 pub(super) struct Verb {
     pub(super) name: &'static str,
     pub(super) body: TakesBody,
     id: TakesId,
+    /// Whether it takes several ids, with commas between them.
+    several: bool,
     options: &'static [&'static str],
     /// How it is written, for HELP.
     form: &'static str,
@@ -59,6 +55,7 @@ const LINE: Verb = Verb {
     name: "",
     body: TakesBody::Never,
     id: TakesId::Never,
+    several: false,
     options: &[],
     form: "",
     what: "",
@@ -203,11 +200,15 @@ static VERBS: [Verb; 29] = [
         name: "CANCEL",
         body: TakesBody::IfGiven,
         id: TakesId::InsteadOfOptions,
+        several: true,
         options: &["queue", "batch", "state", "len"],
-        form: "CANCEL id [len=N][: reason] | CANCEL queue=Q|batch=B [state=S] [len=N][: reason]",
+        form: "CANCEL id[,id...] [len=N][: reason] | CANCEL queue=Q|batch=B [state=S] [len=N][: reason]",
         what: "take back jobs that are not done: OK state=S, what it was, or OK count=N",
         make: |given| {
-            let reason = given.body.map(|body| String::from_utf8_lossy(body).into());
+            let reason: Option<Arc<str>> = given.body.map(|body| String::from_utf8_lossy(body).into());
+            if let Some(several) = given.several(|| Each::Cancel(reason.clone())) {
+                return Ok(several);
+            }
             let what = match given.id {
                 Some(id) => Cancel::Job(id),
                 None => Cancel::All { of: given.group()?, state: given.option("state", job_state)? },
@@ -217,10 +218,14 @@ static VERBS: [Verb; 29] = [
     },
     Verb {
         name: "LIST",
-        options: &["queue", "batch", "state", "limit", "after"],
-        form: "LIST queue=Q|batch=B [state=S] [limit=N] [after=id]",
-        what: "look at jobs, oldest first: OK lines=N, one JSON object a line",
+        body: TakesBody::IfGiven,
+        options: &["queue", "batch", "state", "limit", "after", "key", "age", "before", "len"],
+        form: "LIST queue=Q|batch=B [state=S] [limit=N] [after=id] | LIST [queue=Q|batch=B] [state=S] [key=K] [age=D] [limit=N] [before=id] [len=N][: text]",
+        what: "look at jobs, oldest first, or look for jobs, newest first: OK lines=N, one JSON object a line",
         make: |given| {
+            if let Some(search) = given.search()? {
+                return Ok(search);
+            }
             let of = given.group()?;
             let state = given.option("state", job_state)?;
             let limit = given.option("limit", list_limit)?.unwrap_or(LIST_LIMIT_DEFAULT);
@@ -232,11 +237,13 @@ static VERBS: [Verb; 29] = [
         name: "RETRY",
         id: TakesId::InsteadOfOptions,
         options: &["queue", "batch", "limit"],
-        form: "RETRY id | RETRY queue=Q|batch=B [limit=N]",
+        form: "RETRY id[,id...] | RETRY queue=Q|batch=B [limit=N]",
         what: "make dead jobs ready again, or a cancelled one: OK count=N",
-        make: |given| match given.id {
-            Some(id) => Ok(Command::Retry(Retry::Job(id))),
-            None => {
+        several: true,
+        make: |given| match (given.several(|| Each::Retry), given.id) {
+            (Some(several), _) => Ok(several),
+            (None, Some(id)) => Ok(Command::Retry(Retry::Job(id))),
+            (None, None) => {
                 let limit = given.option("limit", retry_limit)?;
                 Ok(Command::Retry(Retry::All { of: given.group()?, limit }))
             }
@@ -245,9 +252,13 @@ static VERBS: [Verb; 29] = [
     },
     Verb {
         name: "DELETE",
-        form: "DELETE id",
-        what: "remove a job: OK",
-        make: |given| Ok(Command::Delete { id: given.id()? }),
+        form: "DELETE id[,id...]",
+        what: "remove a job: OK; or several: OK count=N",
+        several: true,
+        make: |given| {
+            let one = || Ok(Command::Delete { id: given.id()? });
+            given.several(|| Each::Delete).map_or_else(one, Ok)
+        },
         ..ID_LINE
     },
     Verb {
@@ -424,7 +435,8 @@ impl Header<'_> {
             _ => {}
         }
         let values = [None; OPTIONS_MAX];
-        let mut given = Given { verb, id: None, batch: None, body: self.body, values, any: false };
+        let mut given =
+            Given { verb, id: None, ids: Vec::new(), batch: None, body: self.body, values, any: false };
         let mut words = self.words.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).peekable();
         let takes_id = match verb.id {
             TakesId::Always => true,
@@ -435,7 +447,11 @@ impl Header<'_> {
             given.batch = words.next_if(|word| !word.contains(&b'='));
         }
         if takes_id {
-            given.id = Some(verb.read_id(words.next())?);
+            let word = words.next();
+            match word.filter(|word| verb.several && word.contains(&b',')) {
+                Some(word) => given.ids = job_ids(word)?,
+                None => given.id = Some(verb.read_id(word)?),
+            }
             let no_options = verb.options.iter().all(|option| *option == "len");
             let alone = no_options || verb.id == TakesId::InsteadOfOptions;
             if alone && words.peek().is_some_and(|word| !word.starts_with(b"len=")) {
@@ -453,6 +469,8 @@ impl Header<'_> {
 struct Given<'a> {
     verb: &'static Verb,
     id: Option<JobId>,
+    /// The ids, if there are several.
+    ids: Vec<JobId>,
     batch: Option<&'a [u8]>,
     body: Option<&'a [u8]>,
     /// The values of the verb's options, in the order of its table.
@@ -493,12 +511,43 @@ impl<'a> Given<'a> {
 
     /// The queue or the batch that was given.
     fn group(&self) -> Result<Group, Refusal> {
+        self.any_group()?.ok_or_else(|| self.usage("needs a queue or a batch: queue=Q or batch=B"))
+    }
+
+    /// The queue or the batch, if one was given.
+    fn any_group(&self) -> Result<Option<Group>, Refusal> {
         match (self.option("queue", queue_name)?, self.option("batch", batch_name)?) {
-            (Some(queue), None) => Ok(Group::Queue(queue)),
-            (None, Some(batch)) => Ok(Group::Batch(batch)),
+            (Some(queue), None) => Ok(Some(Group::Queue(queue))),
+            (None, Some(batch)) => Ok(Some(Group::Batch(batch))),
             (Some(_), Some(_)) => Err(self.usage("takes a queue or a batch, not both")),
-            (None, None) => Err(self.usage("needs a queue or a batch: queue=Q or batch=B")),
+            (None, None) => Ok(None),
         }
+    }
+
+    /// A LIST that is a search: it asks for more than the jobs of a queue or a batch in their order.
+    fn search(&self) -> Result<Option<Command>, Refusal> {
+        let search = Search {
+            of: self.any_group()?,
+            state: self.option("state", job_state)?,
+            key: self.option("key", unique_key)?,
+            age: self.option("age", any_duration)?,
+            text: self.body.map(Into::into),
+        };
+        let before = self.option("before", job_id)?;
+        let asks = search.key.is_some() || search.age.is_some() || search.text.is_some() || before.is_some();
+        if !asks && search.of.is_some() {
+            return Ok(None);
+        }
+        if self.option("after", job_id)?.is_some() {
+            return Err(self.usage("of a queue or a batch has after; a search, newest first, has before"));
+        }
+        let limit = self.option("limit", list_limit)?.unwrap_or(LIST_LIMIT_DEFAULT);
+        Ok(Some(Command::Search { search: Box::new(search), limit, before }))
+    }
+
+    /// The command for several ids, if more than one was given.
+    fn several(&self, what: impl FnOnce() -> Each) -> Option<Command> {
+        (self.ids.len() > 1).then(|| Command::Several { ids: self.ids.clone(), what: what() })
     }
 
     fn worker(&self) -> Result<WorkerName, Refusal> {
@@ -569,232 +618,9 @@ impl Verb {
     }
 }
 
-/// Writes a command as a line, with its body behind it where it can't be in it.
-///
-/// What is not asked for is not written: options at their defaults, and the default queue of a TASK.
-///
-/// # Panics
-/// On a command that only the beanstalkd dialect has words for.
-pub fn write_command(command: &Command, out: &mut Vec<u8>) {
-    match command {
-        Command::Submit(submission) => return write_task(submission, out),
-        Command::Lease { queues, wait, on_drained } => write_get(queues, *wait, *on_drained, out),
-        Command::Ack { id, result } => {
-            push_verb_id(out, "ACK", *id);
-            if let Some(result) = result {
-                return push_body(out, result);
-            }
-        }
-        Command::Fail { id, delay, dead, reason } => {
-            push_verb_id(out, "FAIL", *id);
-            delay.inspect(|delay| push_duration_option(out, "delay", *delay));
-            if *dead {
-                push_text_option(out, "dead", "yes");
-            }
-            if let Some(reason) = reason {
-                return push_body(out, reason.as_bytes());
-            }
-        }
-        Command::Return { id, delay } => {
-            push_verb_id(out, "RETURN", *id);
-            if !delay.is_zero() {
-                push_duration_option(out, "delay", *delay);
-            }
-        }
-        Command::Touch { id, ttr, progress, note } => {
-            push_verb_id(out, "TOUCH", *id);
-            ttr.inspect(|ttr| push_duration_option(out, "ttr", *ttr));
-            progress.inspect(|progress| push_number_option(out, "progress", u64::from(*progress)));
-            if let Some(note) = note {
-                return push_body(out, note.as_bytes());
-            }
-        }
-        Command::Show { id } => {
-            push_verb_id(out, "PEEK", *id);
-            push_text_option(out, "form", "json");
-        }
-        Command::Why { id } => push_verb_id(out, "WHY", *id),
-        Command::Peek { id } => push_verb_id(out, "PEEK", *id),
-        Command::Wait { id, wait } => {
-            push_verb_id(out, "WAIT", *id);
-            push_wait(out, *wait, Wait::Forever);
-        }
-        Command::Batch { name, total, wait } => {
-            out.extend_from_slice(b"BATCH ");
-            out.extend_from_slice(name.as_str().as_bytes());
-            if *total != 1 {
-                push_number_option(out, "total", *total);
-            }
-            push_wait(out, *wait, Wait::AtMost(Duration::ZERO));
-        }
-        Command::Cancel { what, reason } => {
-            match what {
-                Cancel::Job(id) => push_verb_id(out, "CANCEL", *id),
-                Cancel::All { of, state } => {
-                    push_verb_group(out, "CANCEL", of);
-                    state.inspect(|state| push_text_option(out, "state", state.as_str()));
-                }
-            }
-            if let Some(reason) = reason {
-                return push_body(out, reason.as_bytes());
-            }
-        }
-        Command::List { of, state, limit, after } => {
-            push_verb_group(out, "LIST", of);
-            state.inspect(|state| push_text_option(out, "state", state.as_str()));
-            if *limit != LIST_LIMIT_DEFAULT {
-                push_number_option(out, "limit", u64::from(*limit));
-            }
-            after.inspect(|after| push_number_option(out, "after", after.0));
-        }
-        Command::Retry(Retry::Job(id)) => push_verb_id(out, "RETRY", *id),
-        Command::Retry(Retry::All { of, limit }) => {
-            push_verb_group(out, "RETRY", of);
-            limit.inspect(|limit| push_number_option(out, "limit", *limit));
-        }
-        Command::Delete { id } => push_verb_id(out, "DELETE", *id),
-        Command::Purge { of, state } => {
-            push_verb_group(out, "PURGE", of);
-            state.inspect(|state| push_text_option(out, "state", state.as_str()));
-        }
-        Command::Pause { queue, time } => {
-            push_verb_queue(out, "PAUSE", queue);
-            time.inspect(|time| push_duration_option(out, "for", *time));
-        }
-        Command::Resume { queue } => push_verb_queue(out, "RESUME", queue),
-        Command::Hello(hello) => write_hello(hello, out),
-        Command::Hold { ids } => return write_ids(out, "HOLD", ids),
-        Command::Beat { ids } => return write_ids(out, "BEAT", ids),
-        Command::Orders { wait } => {
-            out.extend_from_slice(b"ORDERS");
-            push_wait(out, *wait, Wait::Forever);
-        }
-        Command::Wish { worker, wish } => {
-            out.extend_from_slice(match wish {
-                Wish::Work => b"RESUME",
-                Wish::Quiet => b"QUIET",
-                Wish::Stop => b"STOP",
-            });
-            push_text_option(out, "worker", worker.as_str());
-        }
-        Command::Workers => out.extend_from_slice(b"WORKERS"),
-        Command::Stats { queue: Some(queue) } => push_verb_queue(out, "STATS", queue),
-        Command::Stats { queue: None } => out.extend_from_slice(b"STATS"),
-        Command::Queues => out.extend_from_slice(b"QUEUES"),
-        Command::Ping => out.extend_from_slice(b"PING"),
-        Command::Help => out.extend_from_slice(b"HELP"),
-        Command::Quit => out.extend_from_slice(b"QUIT"),
-        Command::Compat(_) => panic!("{command:?} can't be said in the native dialect"),
-    }
-    out.push(b'\n');
-}
-
-fn write_task(submission: &Submission, out: &mut Vec<u8>) {
-    let Submission { queue, options, body } = submission;
-    let default = Options::default();
-    out.extend_from_slice(b"TASK");
-    if *queue != QueueName::default() {
-        push_text_option(out, "queue", queue.as_str());
-    }
-    if options.priority != default.priority {
-        push_number_option(out, "priority", u64::from(options.priority.0));
-    }
-    if options.delay != default.delay {
-        push_duration_option(out, "delay", options.delay);
-    }
-    if options.ttr != default.ttr {
-        push_duration_option(out, "ttr", options.ttr);
-    }
-    if options.attempts != default.attempts {
-        push_number_option(out, "attempts", u64::from(options.attempts));
-    }
-    if options.backoff != default.backoff {
-        push_duration_option(out, "backoff", options.backoff);
-    }
-    if let Some(key) = &options.key {
-        push_text_option(out, "key", key.as_str());
-    }
-    if options.keep != default.keep {
-        push_duration_option(out, "keep", options.keep);
-    }
-    if let Some(batch) = &options.batch {
-        push_text_option(out, "batch", batch.as_str());
-    }
-    push_body(out, body);
-}
-
-fn write_get(queues: &[QueueName], wait: Wait, on_drained: OnDrained, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"GET");
-    push_queues_option(out, "queue", queues);
-    push_wait(out, wait, Wait::Forever);
-    if on_drained == OnDrained::End {
-        push_text_option(out, "drain", "yes");
-    }
-}
-
-fn write_hello(hello: &Hello, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"HELLO");
-    push_text_option(out, "worker", hello.name.as_str());
-    push_text_option(out, "secret", &format!("{:032x}", hello.secret.0));
-    hello.host.as_deref().inspect(|host| push_text_option(out, "host", host));
-    hello.pid.inspect(|pid| push_number_option(out, "pid", u64::from(*pid)));
-    hello.slots.inspect(|slots| push_number_option(out, "slots", u64::from(*slots)));
-    hello.version.as_deref().inspect(|version| push_text_option(out, "version", version));
-    if !hello.resume.is_zero() {
-        push_duration_option(out, "resume", hello.resume);
-    }
-}
-
-fn write_ids(out: &mut Vec<u8>, verb: &str, ids: &[JobId]) {
-    out.extend_from_slice(verb.as_bytes());
-    let mut body = Vec::new();
-    push_ids(&mut body, ids);
-    push_body(out, &body);
-}
-
-/// Writes ids with commas between them.
-pub(super) fn push_ids(out: &mut Vec<u8>, ids: &[JobId]) {
-    for (at, id) in ids.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        push_number(out, id.0);
-    }
-}
-
 /// The names of all verbs.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     VERBS.iter().map(|verb| verb.name)
-}
-
-/// Writes how long to wait, unless that is the verb's default.
-fn push_wait(out: &mut Vec<u8>, wait: Wait, default: Wait) {
-    match wait {
-        Wait::AtMost(time) if wait != default => push_duration_option(out, "wait", time),
-        Wait::AtMost(_) => {}
-        // No verb that looks at once by default has a word for waiting for ever.
-        Wait::Forever if default != Wait::Forever => push_duration_option(out, "wait", MAX_DURATION),
-        Wait::Forever => {}
-    }
-}
-
-fn push_verb_group(out: &mut Vec<u8>, verb: &str, of: &Group) {
-    out.extend_from_slice(verb.as_bytes());
-    match of {
-        Group::Queue(queue) => push_text_option(out, "queue", queue.as_str()),
-        Group::Batch(batch) => push_text_option(out, "batch", batch.as_str()),
-    }
-}
-
-fn push_verb_id(out: &mut Vec<u8>, verb: &str, id: JobId) {
-    out.extend_from_slice(verb.as_bytes());
-    out.push(b' ');
-    push_number(out, id.0);
-}
-
-fn push_verb_queue(out: &mut Vec<u8>, verb: &str, queue: &QueueName) {
-    out.extend_from_slice(verb.as_bytes());
-    push_text_option(out, "queue", queue.as_str());
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl State {
     }
 
     /// The jobs of a queue or a batch by state, if there is such a queue or batch.
-    fn listed(&self, of: &Group) -> Option<&IdSet<JobState>> {
+    pub(super) fn listed(&self, of: &Group) -> Option<&IdSet<JobState>> {
         match of {
             Group::Queue(name) => self.named(name).map(|queue| &self.queue(queue).listed),
             Group::Batch(name) => self.known_batch(name).map(|batch| &self.batch(batch).listed),
