@@ -2,13 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::{Server, aside, until};
+use common::{Server, Talk, aside, until};
 use djqs::client::Failure;
 use djqs::protocol::Wait;
 use djqs::{Client, Lease};
@@ -328,6 +328,52 @@ fn queue_is_watched_across_a_restart_of_the_server() {
     assert!(next().starts_with("0 ended, 0 running, 1 ready, 1 delayed, 0 dead"));
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn tasks_whose_replies_were_lost_are_submitted_again_and_run_once() {
+    let server = Server::start(&[]);
+    let address = server.address;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let between = listener.local_addr().unwrap();
+    aside(move || {
+        let mut first = BufReader::new(listener.accept().unwrap().0);
+        let mut talk = Talk::to(address);
+        let mut worker = Client::connect(&address.to_string()).unwrap();
+        for _ in 0..2 {
+            let mut line = String::new();
+            first.read_line(&mut line).unwrap();
+            assert!(talk.ask(line.trim_end()).starts_with("ACK "));
+            let lease = worker.get(&[], Wait::Forever).unwrap().unwrap();
+            worker.ack(lease.id).unwrap();
+        }
+        // The jobs are done, and the submitter has seen nothing of that.
+        drop(first);
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(address).unwrap());
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            aside(move || std::io::copy(&mut from, &mut to));
+            let (mut from, mut to) = (server, client);
+            aside(move || std::io::copy(&mut from, &mut to));
+        }
+    });
+    check(&run(between, &[], "TASK: a\nTASK: b\n"), 0, "", "2 of 2 done\n");
+    assert_eq!((server.stat("jobs_done"), server.stat("jobs_ready")), ("2".into(), "0".into()));
+}
+
+#[test]
+fn batch_that_the_server_has_forgotten_is_not_waited_for() {
+    let server = Server::start(&[]);
+    let address = server.address;
+    let mut waiting = start(address, &[]);
+    waiting.stdin.take().unwrap().write_all(b"TASK: a\n").unwrap();
+    until("it waits", || server.stat("waiting") == "1");
+    drop(server);
+    let mut again = Command::new(env!("CARGO_BIN_EXE_server"));
+    let _server = Server::of(again.args(["--memory", "-p", &address.port().to_string()]));
+    let forgotten = "0 of 0 done\n\
+        client: the server has forgotten some of these jobs: does it keep them in memory only?\n";
+    check(&waiting.wait_with_output().unwrap(), 1, "", forgotten);
 }
 
 /// Workers that connect again when the server is back. Two of them lose their connections now and then, with a job.

@@ -9,7 +9,7 @@
 //! | `TASK` without a key | no: there could be two jobs |
 //! | `GET` | yes: the lease ended with the connection, and the job was charged an attempt |
 //! | `ACK`, `FAIL`, `RETURN`, `TOUCH` | no: the lease ended with the connection, and another worker may have the job |
-//! | `PEEK`, `LIST`, `STATS`, `QUEUES`, `PING`, `HELP` | yes: they change nothing |
+//! | `PEEK`, `LIST`, `WAIT`, `BATCH`, `STATS`, `QUEUES`, `PING`, `HELP` | yes: they change nothing |
 //! | `PAUSE`, `RESUME` | yes: the second has the same effect; the time of a pause starts again |
 //! | `DELETE`, `RETRY`, `PURGE` | no: the second may find nothing, or affect jobs that came in between |
 
