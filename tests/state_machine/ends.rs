@@ -33,7 +33,7 @@ impl Run {
         if self.random.percent(50) {
             return Op::Wait { session, id: self.random_id(None), wait };
         }
-        let batch = self.random_batch();
+        let batch = self.batches[self.random.below(self.batches.len() as u64) as usize].clone();
         let total = match self.random.below(3) {
             0 => 0,
             _ => self.model.batch_stats(&batch).total().saturating_sub(1) + self.random.below(5),
@@ -42,7 +42,12 @@ impl Run {
     }
 
     pub(super) fn random_batch(&mut self) -> BatchName {
-        let number = self.random.pick(&[0, 0, 0, 0, 0, 0, 1, 1, 1, 2]).expect("there are some");
+        let number = match self.random.below(100) {
+            0..60 => 0,
+            60..85 => 1,
+            85..95 => 2,
+            _ => 3,
+        };
         self.batches[number].clone()
     }
 

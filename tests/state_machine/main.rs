@@ -203,6 +203,7 @@ fn run_profile(profile: usize) {
             *counted.entry(what).or_default() += count;
         }
     }
+    println!("{}: {counted:?}", profile.name);
     // If hardly anything happens, agreement proves nothing.
     let rare: Vec<_> =
         WORTH_COMPARING.iter().filter(|&what| counted.get(what).unwrap_or(&0) < &(all / 40_000)).collect();
@@ -439,7 +440,7 @@ struct Run {
     random: Random,
     names: Arc<[QueueName]>,
     keys: Vec<Key>,
-    /// The batches; most jobs are of the first.
+    /// The batches. The later ones have fewer jobs, often none.
     batches: Vec<BatchName>,
     now: Now,
     state: State,
@@ -478,7 +479,7 @@ impl Run {
             (1..profile.queues).map(|n| QueueName::new(&format!("q{n}")).unwrap()).collect();
         let names: Arc<[QueueName]> = [QueueName::default()].into_iter().chain(names).collect();
         let keys = (0..3).map(|n| Key::new(&"key".repeat(n + 1)).unwrap()).collect();
-        let batches = (0..3).map(|n| BatchName::new(&"b".repeat(n + 1)).unwrap()).collect();
+        let batches = (0..4).map(|n| BatchName::new(&"b".repeat(n + 1)).unwrap()).collect();
         let memory_max = random_memory_max(profile, &mut random);
         let mut state = State::new(memory_max, random.next());
         let journal = random.percent(profile.journal_percent).then(Vec::new);
@@ -742,10 +743,19 @@ impl Run {
     fn random_pass(&mut self) -> u64 {
         let now = self.now.mono;
         let next = self.model.deadlines().iter().map(|&(at, _)| at).filter(|&at| at > now).min();
-        match (self.random.below(200), next) {
+        let forgotten = self.model.forgotten_batches().map(|(at, _)| at).filter(|&at| at > now).min();
+        match (self.random.below(200), forgotten.or(next)) {
             (0, _) => self.random.below(2 * 3_600_000),
-            (1..40, Some(next)) => next.as_millis() - now.as_millis(),
-            (1..60, _) => self.random.within(0..=self.profile.longest_ms),
+            (1..4, Some(next)) => next.as_millis() - now.as_millis(),
+            _ => self.random_short_pass(next),
+        }
+    }
+
+    fn random_short_pass(&mut self, next: Option<Moment>) -> u64 {
+        let now = self.now.mono;
+        match (self.random.below(200), next) {
+            (0..40, Some(next)) => next.as_millis() - now.as_millis(),
+            (0..60, _) => self.random.within(0..=self.profile.longest_ms),
             _ => self.random.within(1..=3),
         }
     }

@@ -92,7 +92,7 @@ impl Model {
         });
     }
 
-    pub(super) fn forgotten_batches(&self) -> impl Iterator<Item = (Moment, Due)> {
+    pub(crate) fn forgotten_batches(&self) -> impl Iterator<Item = (Moment, Due)> {
         let unused = self.batches.iter().filter(|batch| !self.is_used(batch));
         unused.map(|batch| (batch.forgotten_at, Due::BatchForgotten(batch.name.clone())))
     }
