@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::engine::{Bench, SECOND, delayed, get, options};
+use common::engine::{Bench, SECOND, delayed, get, options, tell};
 use djqs::broker::{Config, DiskStorage, JournalOptions, Outcome, Session, Waited};
 use djqs::job::Failure;
 use djqs::protocol::{Command, OnDrained, Reply, Wait};
@@ -15,13 +15,6 @@ mod common;
 
 fn submission(options: &Options) -> Command {
     Command::Submit(Submission::new("work").options(options))
-}
-
-/// Executes a command and settles, as a connection does.
-fn tell(session: &mut Session, command: Command) -> Reply {
-    let Outcome::Reply(reply) = session.execute(command) else { panic!("it waits") };
-    session.settle().unwrap();
-    reply
 }
 
 fn remaining(session: &mut Session, id: u64) -> Option<Duration> {

@@ -7,13 +7,17 @@ use std::time::Duration;
 use djqs::broker::{Accepted, Canceller, Config, Failed, Outcome, Session, Waited};
 use djqs::internal::clock::{Clock, ManualClock};
 use djqs::job::{Counts, Failure};
-use djqs::protocol::{Command, OnDrained, Wait};
+use djqs::protocol::{Command, OnDrained, Reply, Wait};
 use djqs::{Broker, Code, Job, JobId, JobState, Key, Lease, Options, QueueName, Refusal, Submission};
 
 use super::{PATIENCE, aside};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// A wait that looks, and does not wait.
+pub(crate) const AT_ONCE: Wait = Wait::AtMost(Duration::ZERO);
 
 /// The one place that makes an engine.
 fn broker(clock: &ManualClock, memory_max: u64) -> Broker {
@@ -126,9 +130,14 @@ impl Bench {
         self.begin_wait(session, queues, OnDrained::End)
     }
 
-    fn begin_wait(&self, mut session: Session, queues: &[&str], on_drained: OnDrained) -> Waiting {
+    fn begin_wait(&self, session: Session, queues: &[&str], on_drained: OnDrained) -> Waiting {
         let get = Command::Lease { queues: names(queues), wait: Wait::Forever, on_drained };
-        let Outcome::Wait(wanted) = session.execute(get) else { panic!("there is nothing to wait for") };
+        self.begin(session, get)
+    }
+
+    /// Executes a command that has to wait, in a thread. Returns once the broker counts the session as waiting.
+    pub(crate) fn begin(&self, mut session: Session, command: Command) -> Waiting {
+        let Outcome::Wait(wanted) = session.execute(command) else { panic!("there is nothing to wait for") };
         let (before, canceller) = (self.waiting(), session.canceller());
         let ended = aside(move || {
             let waited = session.wait(&wanted);
@@ -182,6 +191,13 @@ impl Waiting {
         self.canceller.cancel();
         assert_eq!(self.ended().1, Waited::Cancelled);
     }
+}
+
+/// Executes a command and settles, as a connection does.
+pub(crate) fn tell(session: &mut Session, command: Command) -> Reply {
+    let Outcome::Reply(reply) = session.execute(command) else { panic!("it waits") };
+    session.settle().expect("the journal can be written");
+    reply
 }
 
 /// Leases the next job of these queues, without waiting.

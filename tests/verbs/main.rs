@@ -2,10 +2,14 @@
 //! (src/broker.rs). Tests of the state machine itself are in tests/state.rs; tests/state_machine asks whether
 //! all rules hold at once.
 
+mod batches;
 #[path = "../common/mod.rs"]
 mod common;
+mod ends;
+mod fleet;
 mod jobs;
 mod leases;
 mod operators;
 mod pauses;
 mod waiting;
+mod why;
