@@ -130,6 +130,20 @@ fn beat_renews_each_lease_for_its_own_time_whichever_connection_has_it() {
     assert_eq!(beat(&mut control, &[long]), held(0, &[long]), "the other one is cancelled");
 }
 
+#[test]
+fn second_hello_of_a_connection_forgets_nothing() {
+    let mut bench = Bench::new();
+    let mut session = member(&bench, 1, Duration::ZERO);
+    let (acked, leased) = (bench.leased(&mut session, options()), bench.leased(&mut session, options()));
+    session.ack(acked).expect("it is leased");
+    assert_eq!(wish(&mut bench, "w1", Wish::Quiet), 1);
+    introduce(&mut session, 1, HOUR);
+    let [worker] = &workers(&mut bench)[..] else { panic!("there is one") };
+    assert_eq!((worker.wish, worker.done, worker.held, worker.connections), (Wish::Quiet, 1, 1, 1));
+    drop(session);
+    assert_eq!(bench.is(leased), JobState::Leased, "what it said last is what counts");
+}
+
 // ---- leases that wait for their process ----
 
 #[test]

@@ -58,11 +58,12 @@ pub(super) enum LeaseEnd {
 impl State {
     /// Introduces a session as one of a worker's.
     pub fn hello(&mut self, now: Now, session: SessionId, hello: Hello) {
-        self.leave_fleet(session);
-        let worker = match self.fleet.by_secret.get(&hello.secret) {
-            Some(&worker) => worker,
-            None => self.make_worker(now, &hello),
-        };
+        let known = self.fleet.by_secret.get(&hello.secret).copied();
+        // A worker is forgotten with its last session: one that says the same again must not leave first.
+        if known.is_none() || self.session(session).worker != known {
+            self.leave_fleet(session);
+        }
+        let worker = known.unwrap_or_else(|| self.make_worker(now, &hello));
         let found = self.worker_mut(worker);
         found.sessions.insert(session);
         let before = std::mem::replace(&mut found.hello, hello).name;
