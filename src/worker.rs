@@ -40,17 +40,24 @@ mod control;
 mod demo;
 mod handlers;
 mod held;
+mod identity;
 mod job;
+mod link;
+mod orders;
 mod outcome;
 mod output;
 mod presence;
 mod process;
 mod program;
+mod renewal;
+mod run_log;
+mod running;
 mod slot;
+mod summary;
 mod turns;
 
 use std::collections::HashSet;
-use std::fmt;
+use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -58,24 +65,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::{error, info, warn};
 use parking_lot::Mutex;
 
-use crate::client::{Address, BadAddress};
+use crate::client::Address;
 use crate::clock::{Clock, Moment};
-use crate::error::Refusal;
-use crate::job::{JobId, QueueName};
+use crate::job::{Hello, JobId, MAX_DURATION, QueueName, WorkerName};
 
 pub use control::Control;
 pub use demo::demonstrate;
 pub use job::WorkerJob;
 pub use outcome::{JobResult, Outcome};
 pub use program::{Program, Stderr, Stdout};
+pub use summary::{Summary, WorkerError};
 
 use handlers::Handlers;
 use held::Run;
 use presence::Presence;
+use running::Running;
 use slot::Slot;
 use turns::{Drain, Turns};
 
@@ -83,8 +91,10 @@ use turns::{Drain, Turns};
 #[derive(Debug)]
 pub struct Worker {
     server: String,
+    name: Option<WorkerName>,
     queues: Vec<QueueName>,
     concurrency: usize,
+    resume: Duration,
     grace: Duration,
     jobs: Option<u64>,
     drain: Drain,
@@ -94,98 +104,6 @@ pub struct Worker {
     clock: Clock,
 }
 
-/// How many jobs ended in which way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Summary {
-    /// Done.
-    pub done: u64,
-    /// Failed; they will be tried again.
-    pub failed: u64,
-    /// Failed for good.
-    pub dead: u64,
-    /// Returned; no attempt was charged.
-    pub returned: u64,
-    /// Cancelled by somebody while they ran here.
-    pub cancelled: u64,
-    /// The lease was lost, or the report got no reply: another worker has the job, or will get it.
-    pub lost: u64,
-    /// How many jobs had not ended as done or cancelled when this worker last had them. A job that failed first
-    /// and was done later is not among them. After [`Worker::drain`], nor is one that is gone by then because another
-    /// worker has done it. Counted with [`Worker::drain`] and [`Worker::stop_after`] only; otherwise 0.
-    pub unfinished: u64,
-    /// Whether a worker that drains its queues may have left jobs there: its [time](Worker::drain_timeout)
-    /// was up, or a queue is paused and has jobs.
-    pub jobs_left: bool,
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { done, failed, dead, returned, cancelled, lost, unfinished: _, jobs_left: _ } = self;
-        write!(f, "{done} done, {failed} failed, {dead} dead, {returned} returned, ")?;
-        match cancelled {
-            0 => write!(f, "{lost} lost"),
-            _ => write!(f, "{cancelled} cancelled, {lost} lost"),
-        }
-    }
-}
-
-/// Why a worker ended by itself.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum WorkerError {
-    /// A handler said [`Outcome::Unfit`]: this worker can't do such jobs.
-    Unfit {
-        /// The handler's reason.
-        reason: String,
-        /// The exit code for the program, from the handler.
-        exit_code: u8,
-    },
-    /// The server's address is not one.
-    Address {
-        /// What was given.
-        server: String,
-        /// Why it is not an address.
-        source: BadAddress,
-    },
-    /// The server refuses this worker's GET, and would refuse it again.
-    Refused(Refusal),
-    /// The server is of a version that can't say when its queues are drained: see [`Worker::drain`].
-    NoDrain(Refusal),
-    /// A thread could not be started.
-    Thread(io::Error),
-    /// One of the worker's threads ended early: a fault in this library.
-    Internal,
-}
-
-impl fmt::Display for WorkerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WorkerError::Unfit { reason, .. } => f.write_str(reason),
-            WorkerError::Address { server, source } => write!(f, "{server:?}: {source}"),
-            WorkerError::Refused(refusal) => write!(f, "the server refused GET: {refusal}"),
-            WorkerError::NoDrain(refusal) => write!(
-                f,
-                "the server is too old for --drain, it does not know GET drain=yes: upgrade it, or use --drain=ready, \
-                 which does not wait for delayed jobs (it said: {refusal})"
-            ),
-            WorkerError::Thread(source) => write!(f, "cannot start a thread: {source}"),
-            WorkerError::Internal => f.write_str("a thread of the worker ended early"),
-        }
-    }
-}
-
-impl std::error::Error for WorkerError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            WorkerError::Refused(refusal) | WorkerError::NoDrain(refusal) => Some(refusal),
-            WorkerError::Address { source, .. } => Some(source),
-            WorkerError::Thread(source) => Some(source),
-            WorkerError::Unfit { .. } | WorkerError::Internal => None,
-        }
-    }
-}
-
 impl Worker {
     /// A worker for the queue `default` of the server at this [`Address`], which is `HOST`, `HOST:PORT` or
     /// `unix:PATH`; one job at a time, without end.
@@ -193,8 +111,10 @@ impl Worker {
         let clock = Clock::system();
         Worker {
             server: server.into(),
+            name: None,
             queues: Vec::new(),
             concurrency: 1,
+            resume: Duration::ZERO,
             grace: Duration::from_secs(25),
             jobs: None,
             drain: Drain::No,
@@ -203,6 +123,21 @@ impl Worker {
             control: Control::new(clock.clone()),
             clock,
         }
+    }
+
+    /// Gives the worker a name, by which the server shows it and people give it orders. Several workers may have
+    /// the same. Default: the name of the host.
+    pub fn name(mut self, name: WorkerName) -> Worker {
+        self.name = Some(name);
+        self
+    }
+
+    /// How long the leases of a lost connection wait for the worker to connect again, without a charged attempt.
+    /// Meanwhile its jobs run on. If the worker dies, its jobs wait for that time too. Default: zero, so that
+    /// they do not wait.
+    pub fn resume(mut self, time: Duration) -> Worker {
+        self.resume = time;
+        self
     }
 
     /// Takes jobs from these queues, the most urgent job of all of them first. Default: `default`.
@@ -299,11 +234,19 @@ impl Worker {
             Ok(server) => server,
             Err(source) => return Err(WorkerError::Address { server: self.server, source }),
         };
+        let resume =
+            if slots > renewal::HOLD_IDS_MAX { Duration::ZERO } else { self.resume.min(MAX_DURATION) };
+        let hello = identity::introduction(self.name, slots).inspect_err(|error| {
+            warn!("the worker does not introduce itself to the server: no random bits: {error}");
+        });
         let drain_until = self.drain_timeout.filter(|_| self.drain != Drain::No);
         let drain_until = drain_until.map(|time| self.clock.now().mono.after(time));
         let shared = Arc::new(Shared {
             presence: Presence::new(server.as_str()),
             server,
+            hello: hello.ok().map(|hello| Hello { resume, ..hello }),
+            resume,
+            running: Running::new(),
             queues: self.queues,
             grace: self.grace,
             drain: self.drain,
@@ -319,12 +262,14 @@ impl Worker {
         });
         shared.log_begin(slots);
         let (runs, to_run) = unbounded();
-        let threads = start(&shared, slots, &runs, &to_run);
+        let (ends, ended) = bounded(0);
+        let threads = start(&shared, slots, &runs, &to_run, &ended);
         // The runners end when the last slot has.
         drop(runs);
-        shared.wait_for(threads);
+        shared.wait_for(threads, ends);
         let mut summary = *shared.summary.lock();
         summary.unfinished = shared.unfinished.as_ref().map_or(0, |ids| ids.lock().len() as u64);
+        summary.told_to_stop = shared.control.told_to_stop();
         let not_done = match summary.unfinished {
             0 => String::new(),
             1 => "; 1 job is not done".into(),
@@ -345,21 +290,39 @@ impl Worker {
 struct Threads {
     slots: Vec<thread::JoinHandle<()>>,
     runners: Vec<thread::JoinHandle<()>>,
+    /// Those that act for all slots.
+    others: Vec<thread::JoinHandle<()>>,
 }
 
 /// Starts the runners and the slots; if one can't be started, stops the others.
-fn start(shared: &Arc<Shared>, slots: usize, runs: &Sender<Run>, to_run: &Receiver<Run>) -> Threads {
+fn start(
+    shared: &Arc<Shared>,
+    slots: usize,
+    runs: &Sender<Run>,
+    to_run: &Receiver<Run>,
+    ended: &Receiver<Infallible>,
+) -> Threads {
     let mut threads = Threads::default();
-    let mut start_all = || -> io::Result<()> {
+    let (unlinked, all_linked) = bounded(0);
+    let start_all = || -> io::Result<()> {
         for n in 1..=slots {
             let (shared, to_run) = (shared.clone(), to_run.clone());
             let runner = thread::Builder::new().name(format!("runner-{n}"));
             threads.runners.push(runner.spawn(move || shared.run_all(&to_run))?);
         }
         for n in 1..=slots {
-            let (shared, slot) = (shared.clone(), Slot::new(shared.clone(), runs.clone()));
+            let (shared, slot) = (shared.clone(), Slot::new(shared.clone(), runs.clone(), unlinked.clone()));
             let thread = thread::Builder::new().name(format!("slot-{n}"));
             threads.slots.push(thread.spawn(move || shared.serve(slot))?);
+        }
+        if shared.hello.is_some() {
+            let (of_renewal, of_orders) = (shared.clone(), shared.clone());
+            let (ended_too, ended) = (ended.clone(), ended.clone());
+            let thread = thread::Builder::new().name("renewal".into());
+            threads.others.push(thread.spawn(move || renewal::renew_all(&of_renewal, &ended))?);
+            let thread = thread::Builder::new().name("orders".into());
+            let obey = move || orders::obey(&of_orders, &all_linked, &ended_too);
+            threads.others.push(thread.spawn(obey)?);
         }
         Ok(())
     };
@@ -372,6 +335,11 @@ fn start(shared: &Arc<Shared>, slots: usize, runs: &Sender<Run>, to_run: &Receiv
 /// What a worker's threads share.
 struct Shared {
     server: Address,
+    /// How each connection introduces itself.
+    hello: Option<Hello>,
+    /// How long leases outlive their connection.
+    resume: Duration,
+    running: Running,
     queues: Vec<QueueName>,
     grace: Duration,
     drain: Drain,
@@ -468,8 +436,10 @@ impl Shared {
     }
 
     /// Waits for the slots, and for the runners whose handlers end. None of them panics.
-    fn wait_for(&self, threads: Threads) {
+    fn wait_for(&self, threads: Threads, ends: Sender<Infallible>) {
         threads.slots.into_iter().for_each(|slot| drop(slot.join()));
+        drop(ends);
+        threads.others.into_iter().for_each(|thread| drop(thread.join()));
         if !self.has_abandoned.load(Ordering::SeqCst) {
             threads.runners.into_iter().for_each(|runner| drop(runner.join()));
         }

@@ -20,6 +20,14 @@ use tempfile::TempDir;
 
 mod common;
 
+/// How many connections wait for a job of the queue `default`.
+fn waiting(server: &Server) -> u64 {
+    let queue = server.connect().ask_lines("QUEUES").into_iter().find(|line| line.starts_with("default "));
+    let waiting =
+        queue.iter().flat_map(|line| line.split(' ')).find_map(|word| word.strip_prefix("waiting="));
+    waiting.map_or(0, |number| number.parse().unwrap())
+}
+
 /// Runs a worker until all its jobs are done, and returns what it and its commands wrote to stdout.
 fn output(server: &Server, flags: &[&str], command: &[&str]) -> String {
     output_and_exit(server, flags, command, 0)
@@ -420,10 +428,10 @@ fn command_line_overrides_a_variable() {
 fn worker_that_waits_stops_and_leaves_nothing() {
     let server = server();
     let mut worker = Worker::start(&server, &["-c", "4"], &["true"]);
-    until("four waiting connections", || server.stat("waiting") == "4");
+    until("four waiting connections", || waiting(&server) == 4);
     worker.signal(Signal::TERM);
     worker.ended_well();
-    assert_eq!(server.stat("waiting"), "0");
+    assert_eq!(waiting(&server), 0);
     assert_eq!((worker.said("stopping"), worker.said("stopped")), (0, 1), "{:#?}", worker.seen);
 }
 
@@ -443,10 +451,10 @@ fn pause_finishes_what_runs_and_fetches_nothing_until_resumed() {
         submit(&server, "TASK: A");
         let mut worker = Worker::that_waits(&server, &["-c", "2"], &pipes);
         pipes.read("pid");
-        until("the other slot waits", || server.stat("waiting") == "1");
+        until("the other slot waits", || waiting(&server) == 1);
         worker.signal(pause);
         worker.says("paused");
-        until("the other slot waits no more", || server.stat("waiting") == "0");
+        until("the other slot waits no more", || waiting(&server) == 0);
         submit(&server, "TASK: B");
         pipes.write("go");
         worker.says("ended job 1");
@@ -500,7 +508,7 @@ fn command_that_is_not_there_stops_the_worker() {
 fn once_waits_for_a_job_and_does_one() {
     let server = server();
     let mut worker = Worker::start(&server, &["--once", "-c", "4"], &["true"]);
-    until("one waiting connection", || server.stat("waiting") == "1");
+    until("one waiting connection", || waiting(&server) == 1);
     submit(&server, "TASK: A");
     submit(&server, "TASK: B");
     worker.ended_well();
@@ -580,7 +588,7 @@ fn drain_waits_for_the_jobs_of_other_workers() {
     let mut other = server.connect();
     assert_eq!(other.ask("GET"), "JOB 1 queue=default attempt=1 ttr=1m: A");
     let mut worker = Worker::start(&server, &["--drain", "-c", "4"], &["true"]);
-    until("four waiting connections", || server.stat("waiting") == "4");
+    until("four waiting connections", || waiting(&server) == 4);
     assert_eq!(other.ask("RETURN 1"), "OK");
     worker.says("ended job 1");
     worker.ended_well();
@@ -593,7 +601,7 @@ fn drain_that_another_worker_has_finished_is_a_success() {
     submit(&server, "TASK backoff=1h: A");
     let mut worker = Worker::start(&server, &["--drain"], &["false"]);
     worker.says("ended job 1");
-    until("a waiting connection", || server.stat("waiting") == "1");
+    until("a waiting connection", || waiting(&server) == 1);
     let mut other = server.connect();
     // In beanstalkd's dialect, a job can be leased before its delay is over.
     assert_eq!(other.ask("reserve-job 1\r"), "RESERVED 1 1\r");
@@ -644,8 +652,8 @@ fn server_that_cannot_drain_is_named_as_too_old() {
     let peer = aside(move || {
         let (stream, _) = listener.accept().unwrap();
         let (mut lines, mut stream) = (BufReader::new(stream.try_clone().unwrap()).lines(), stream);
-        assert_eq!(lines.next().unwrap().unwrap(), "PING");
-        stream.write_all(b"PONG\n").unwrap();
+        assert!(lines.next().unwrap().unwrap().starts_with("HELLO worker="));
+        stream.write_all(b"ERR unknown-verb HELLO\n").unwrap();
         assert_eq!(lines.next().unwrap().unwrap(), "GET queue=default drain=yes");
         stream.write_all(b"ERR usage GET has no option \"drain\"; it has queue, wait\n").unwrap();
     });
@@ -700,7 +708,7 @@ fn absence_of_the_server_is_said_once_and_so_is_its_return() {
     let mut server = server();
     let address = server.address;
     let mut worker = Worker::start(&server, &["-c", "4", "-n", "4"], &["true"]);
-    until("four waiting connections", || server.stat("waiting") == "4");
+    until("four waiting connections", || waiting(&server) == 4);
     for signal in [Signal::KILL, Signal::TERM] {
         server.signal(signal);
         server.ended();
@@ -711,7 +719,7 @@ fn absence_of_the_server_is_said_once_and_so_is_its_return() {
             &address.port().to_string(),
         ]));
         worker.says("again");
-        until("four waiting connections", || server.stat("waiting") == "4");
+        until("four waiting connections", || waiting(&server) == 4);
     }
     (0..4).for_each(|_| submit(&server, "TASK: A"));
     worker.ended_well();
@@ -737,16 +745,16 @@ fn peer_that_is_no_djqs_server_is_named_as_such() {
     let address = listener.local_addr().unwrap().to_string();
     let peer = aside(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut ping = [0; 5];
-        stream.read_exact(&mut ping).unwrap();
+        let mut hello = [0; 6];
+        stream.read_exact(&mut hello).unwrap();
         stream.write_all(b"UNKNOWN_COMMAND\r\n").unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
-        ping
+        hello
     });
     let mut worker = Worker::of(&mut Worker::command(&address, &[], &["true"]));
     let said = worker.says("no connection");
     assert!(said.contains("not a reply of a DJQS server"), "{said}");
-    assert_eq!(&peer.recv_timeout(PATIENCE).unwrap(), b"PING\n");
+    assert_eq!(&peer.recv_timeout(PATIENCE).unwrap(), b"HELLO ");
 }
 
 #[test]
@@ -1055,6 +1063,8 @@ fn every_flag_can_be_set_in_the_environment() {
         ("DJQS_WORKER_JOBS", "3".into()),
         ("DJQS_WORKER_DRAIN", "1".into()),
         ("DJQS_WORKER_DRAIN_TIMEOUT", "1h".into()),
+        ("DJQS_WORKER_NAME", "w1".into()),
+        ("DJQS_WORKER_RESUME", "10s".into()),
         ("DJQS_WORKER_GRACE", "1s".into()),
         ("DJQS_WORKER_TIMEOUT", "1h".into()),
         ("DJQS_WORKER_KILL_AFTER", "1s".into()),
@@ -1152,7 +1162,7 @@ fn stopping_as_a_job_arrives_charges_no_attempt() {
         let worker = Library::new(server.address.to_string()).concurrency(2).on("A", |_| ());
         let control = worker.control();
         let ended = run(worker);
-        until("a waiting connection", || server.stat("waiting") != "0");
+        until("a waiting connection", || waiting(&server) != 0);
         client.send("TASK: A\n");
         match round % 3 {
             0 => {}

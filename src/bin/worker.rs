@@ -6,16 +6,14 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use djqs::QueueName;
 use djqs::client::Address;
+use djqs::job::{QueueName, WorkerName};
 use djqs::protocol::native::parse_duration;
 use djqs::worker::{Control, Program, Stderr, Stdout, Worker, WorkerError, demonstrate};
 use env_logger::fmt::Formatter;
@@ -82,6 +80,18 @@ struct Flags {
     #[arg(long, value_name = "TIME", default_value = "25s", env = "DJQS_WORKER_GRACE", value_parser = parse_duration)]
     grace: Duration,
 
+    /// Its name, for WORKERS and STOP
+    ///
+    /// Several workers may have the same. Default: the name of the host
+    #[arg(long, value_name = "NAME", env = "DJQS_WORKER_NAME", value_parser = |name: &str| WorkerName::new(name))]
+    name: Option<WorkerName>,
+
+    /// How long running jobs survive the loss of their connection
+    ///
+    /// The jobs of a worker that died wait for that time too
+    #[arg(long, value_name = "TIME", default_value = "0s", env = "DJQS_WORKER_RESUME", value_parser = parse_duration)]
+    resume: Duration,
+
     /// How long a command may run; then it gets TERM, and its job fails
     #[arg(long, value_name = "TIME", env = "DJQS_WORKER_TIMEOUT", value_parser = positive_duration)]
     timeout: Option<Duration>,
@@ -91,7 +101,9 @@ struct Flags {
           value_parser = parse_duration)]
     kill_after: Duration,
 
-    /// What a job's result is: nothing, or what the command writes to stdout, which is then not passed on
+    /// What a job's result is
+    ///
+    /// stdout: what the command writes there, which is then not passed on; none: nothing
     #[arg(long, value_name = "none|stdout", value_enum, hide_possible_values = true, default_value_t = JobResult::None,
           env = "DJQS_WORKER_RESULT")]
     result: JobResult,
@@ -222,8 +234,20 @@ Signals:
   TSTP, USR1 pause: finish what runs, fetch nothing
   CONT, USR2 resume
 
+The server's orders:
+  The worker introduces itself to the server: WORKERS shows its name, its host
+  and its jobs. QUIET, RESUME and STOP worker=NAME do what TSTP, CONT and the
+  first TERM do. A server of an older version is used without all of this.
+
+When a connection is lost:
+  By default its job goes to another worker at once, as the jobs of a worker
+  that died must, and its command is killed. With --resume 30s, say, the command
+  runs on, and the job stays with this worker if the server is reached again in
+  that time and before the job's ttr is over. The jobs of a worker that died wait
+  for that time too.
+
 Exit codes of the worker:
-  0          stopped by a signal; or it ended by itself (--drain, -n, --once) and
+  0          stopped by a signal or an order; or it ended by itself (--drain, -n, --once) and
              all its jobs are done, also those that failed first
   1          it ended by itself, and some jobs are not done: their last run in
              this worker failed, or they are dead, returned or lost. With --drain
@@ -283,7 +307,11 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
     let mut worker = Worker::new(flags.server.to_string())
         .queues(flags.queues)
         .concurrency(usize::from(flags.concurrency))
-        .grace(flags.grace);
+        .grace(flags.grace)
+        .resume(flags.resume);
+    if let Some(name) = flags.name {
+        worker = worker.name(name);
+    }
     if let Some(jobs) = jobs {
         worker = worker.stop_after(jobs);
     }
@@ -318,29 +346,28 @@ fn run(flags: Flags) -> Result<ExitCode, Failure> {
             worker.otherwise(move |job| program.run(job))
         }
     };
-    let told_to_stop = Arc::new(AtomicBool::new(false));
-    obey_signals(worker.control(), told_to_stop.clone()).map_err(Failure::Signals)?;
+    obey_signals(worker.control()).map_err(Failure::Signals)?;
     let summary = worker.run().map_err(Failure::Worker)?;
-    let ended_by_itself = !told_to_stop.load(Ordering::SeqCst);
-    Ok(ExitCode::from(if ended_by_itself && (summary.unfinished > 0 || summary.jobs_left) {
+    Ok(ExitCode::from(if !summary.told_to_stop && (summary.unfinished > 0 || summary.jobs_left) {
         EXIT_UNFINISHED
     } else {
         0
     }))
 }
 
-/// Starts the thread that handles signals. It sets the flag when one of them stops the worker.
-fn obey_signals(control: Control, told_to_stop: Arc<AtomicBool>) -> io::Result<()> {
+/// Starts the thread that handles signals.
+fn obey_signals(control: Control) -> io::Result<()> {
     let from_terminals = [SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal));
     let others = [SIGTERM, SIGINT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2];
     let mut signals = Signals::new(others.into_iter().chain(from_terminals))?;
     thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut told_to_stop = false;
         for signal in signals.forever() {
             match signal {
                 SIGTSTP | SIGUSR1 => control.pause(),
                 SIGCONT | SIGUSR2 => control.resume(),
                 _ => {
-                    let again = told_to_stop.swap(true, Ordering::SeqCst);
+                    let again = std::mem::replace(&mut told_to_stop, true);
                     match signal {
                         SIGQUIT => control.stop_at_once(),
                         // When a terminal closes, shell and system both send HUP: the second is not a second
@@ -399,7 +426,7 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
 fn start_log(form: LogForm, is_demonstration: bool) {
     // The demonstration itself prints when a job begins and ends.
     let jobs_are_printed = is_demonstration && form == LogForm::Text;
-    let level = if jobs_are_printed { "info,djqs::worker::held=warn" } else { "info" };
+    let level = if jobs_are_printed { "info,djqs::worker::run_log=warn" } else { "info" };
     let environment = env_logger::Env::default().default_filter_or(level);
     let mut builder = env_logger::Builder::from_env(environment);
     match form {

@@ -1,7 +1,7 @@
 //! The handle that stops, pauses and resumes a worker while it runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
@@ -23,6 +23,7 @@ struct Inner {
     wakers: Mutex<Vec<Sender<()>>>,
     /// How many jobs run, for the log.
     running: AtomicUsize,
+    told_to_stop: AtomicBool,
 }
 
 /// What the slots should do.
@@ -44,13 +45,15 @@ pub(super) enum Phase {
 impl Control {
     pub(super) fn new(clock: Clock) -> Control {
         let (phase, wakers) = (Mutex::new(Phase::Fetch), Mutex::default());
-        Control { inner: Arc::new(Inner { clock, phase, wakers, running: AtomicUsize::new(0) }) }
+        let (running, told_to_stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Control { inner: Arc::new(Inner { clock, phase, wakers, running, told_to_stop }) }
     }
 
     /// Fetches nothing more and lets running jobs finish within the worker's grace period. Then cancels those
     /// that still run and returns them, without charging an attempt. Does nothing if the worker is already
     /// stopping.
     pub fn stop(&self) {
+        self.inner.told_to_stop.store(true, Ordering::SeqCst);
         self.change(self.finish());
     }
 
@@ -66,6 +69,7 @@ impl Control {
 
     /// Fetches nothing more, cancels running jobs now, and returns them without charging an attempt.
     pub fn stop_at_once(&self) {
+        self.inner.told_to_stop.store(true, Ordering::SeqCst);
         self.change(|_| Phase::AtOnce);
     }
 
@@ -83,6 +87,11 @@ impl Control {
     /// Whether the worker is stopping, by a call or by itself.
     pub fn is_stopping(&self) -> bool {
         matches!(self.phase(), Phase::Finish { .. } | Phase::AtOnce)
+    }
+
+    /// Whether the worker did not begin to stop by itself alone.
+    pub(super) fn told_to_stop(&self) -> bool {
+        self.inner.told_to_stop.load(Ordering::SeqCst)
     }
 
     pub(super) fn phase(&self) -> Phase {

@@ -3,27 +3,25 @@
 //! Each slot has its own connection, because a lease belongs to a connection, and because a waiting GET
 //! blocks its connection. While a job runs, the connection is free to renew its lease.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use log::info;
 
-use super::connection::{Connection, Event};
+use super::connection::Event;
 use super::control::Phase;
-use super::held::{HeldLease, Run, RunEnd};
-use super::presence::Epoch;
+use super::held::{HeldLease, Run};
+use super::link::{Link, Received, Unreachable, connect, receive};
+use super::run_log::RunEnd;
 use super::turns::{Drain, Emptiness, Mark};
 use super::{Shared, WorkerError};
 use crate::client::retry::{Backoff, LONGEST_WAIT};
-use crate::clock::Moment;
 use crate::error::{Code, Refusal};
 use crate::job::{JobId, JobState, Lease};
 use crate::protocol::native::Answer;
 use crate::protocol::{Command, OnDrained, Wait};
-
-/// How long a new connection's server may take to answer PING.
-const GREETING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a worker that has drained its queues may take to ask for the jobs that it has not done.
 const LOOK_PATIENCE: Duration = Duration::from_secs(20);
@@ -37,14 +35,9 @@ pub(super) struct Slot {
     runs: Sender<Run>,
     wake: Receiver<()>,
     link: Option<Link>,
+    /// Dropped when the first link is made.
+    unlinked: Option<Sender<Infallible>>,
     backoff: Backoff,
-}
-
-/// A connection whose server has answered.
-struct Link {
-    connection: Connection,
-    epoch: Epoch,
-    made: Moment,
 }
 
 /// Why no job was fetched.
@@ -52,24 +45,19 @@ enum NoJob {
     /// The phase has changed, or the worker has no more to do: look again.
     PhaseChanged,
     /// The server can't be reached, or refused the command.
-    Unreachable {
-        why: String,
-        /// How long the server asked to wait.
-        retry_after: Option<Duration>,
-    },
+    Unreachable(Unreachable),
 }
 
-/// What ended a wait.
-enum Received {
-    Event(Event),
-    PhaseChanged,
-    Timeout,
+impl From<Unreachable> for NoJob {
+    fn from(unreachable: Unreachable) -> NoJob {
+        NoJob::Unreachable(unreachable)
+    }
 }
 
 impl Slot {
-    pub(super) fn new(shared: Arc<Shared>, runs: Sender<Run>) -> Slot {
+    pub(super) fn new(shared: Arc<Shared>, runs: Sender<Run>, unlinked: Sender<Infallible>) -> Slot {
         let wake = shared.control.register();
-        Slot { shared, runs, wake, link: None, backoff: Backoff::default() }
+        Slot { shared, runs, wake, link: None, unlinked: Some(unlinked), backoff: Backoff::default() }
     }
 
     /// Works until the worker stops or has done enough.
@@ -96,7 +84,7 @@ impl Slot {
             match self.connect().and_then(|()| self.fetch()) {
                 Ok(lease) => return Some(lease),
                 Err(NoJob::PhaseChanged) => {}
-                Err(NoJob::Unreachable { why, retry_after }) => self.wait_to_reconnect(&why, retry_after),
+                Err(NoJob::Unreachable(unreachable)) => self.wait_to_reconnect(&unreachable),
             }
         }
     }
@@ -106,24 +94,10 @@ impl Slot {
         if self.link.is_some() {
             return Ok(());
         }
-        let mut connection =
-            Connection::open(&self.shared.server).map_err(|error| unreachable(error.to_string()))?;
-        let deadline = self.shared.now().after(GREETING_PATIENCE);
-        loop {
-            match receive(&self.shared, &mut connection, &self.wake, Some(deadline)) {
-                Received::Event(Event::Connected) => connection.send(&Command::Ping),
-                Received::Event(Event::Answer(Answer::Pong)) => break,
-                Received::Event(Event::Answer(Answer::Refused(refusal))) => return Err(refused(&refusal)),
-                Received::Event(Event::Answer(other)) => {
-                    return Err(unreachable(format!("it answered PING with {other:?}")));
-                }
-                Received::Event(Event::Closed(why)) => return Err(unreachable(why)),
-                Received::Timeout => return Err(unreachable("it does not answer".into())),
-                Received::PhaseChanged if self.shared.control.phase() == Phase::Fetch => {}
-                Received::PhaseChanged => return Err(NoJob::PhaseChanged),
-            }
-        }
-        self.link = Some(Link { connection, epoch: self.shared.presence.reached(), made: self.shared.now() });
+        let fetching = || self.shared.control.phase() == Phase::Fetch;
+        let link = connect(&self.shared, &self.wake, || !fetching())?.ok_or(NoJob::PhaseChanged)?;
+        self.link = Some(link);
+        self.unlinked = None;
         Ok(())
     }
 
@@ -153,7 +127,7 @@ impl Slot {
                     false => WorkerError::NoDrain(refusal),
                 });
             }
-            Ok(Answer::Refused(refusal)) => return Err(refused(&refusal)),
+            Ok(Answer::Refused(refusal)) => return Err(Unreachable::from(refusal).into()),
             Ok(other) => return Err(unreachable(format!("it answered GET with {other:?}"))),
             Err(no_job) => return Err(no_job),
         }
@@ -179,8 +153,8 @@ impl Slot {
                 }
                 Received::Event(Event::Answer(answer)) => return Ok(answer),
                 Received::Event(Event::Closed(why)) => return Err(unreachable(why)),
-                Received::PhaseChanged if !fetching => return Err(NoJob::PhaseChanged),
-                Received::Event(Event::Connected) | Received::PhaseChanged | Received::Timeout => {}
+                Received::Woken if !fetching => return Err(NoJob::PhaseChanged),
+                Received::Event(Event::Connected) | Received::Woken | Received::Timeout => {}
             }
         }
     }
@@ -201,8 +175,8 @@ impl Slot {
                         break;
                     }
                     Received::Event(Event::Connected) => {}
-                    Received::PhaseChanged if self.shared.control.phase() != Phase::AtOnce => {}
-                    Received::Event(Event::Closed(_)) | Received::PhaseChanged | Received::Timeout => return,
+                    Received::Woken if self.shared.control.phase() != Phase::AtOnce => {}
+                    Received::Event(Event::Closed(_)) | Received::Woken | Received::Timeout => return,
                 }
             }
         }
@@ -234,17 +208,15 @@ impl Slot {
         loop {
             match receive(&self.shared, &mut connection, &self.wake, Some(deadline)) {
                 Received::Event(Event::Closed(_)) | Received::Timeout => return,
-                Received::Event(_) | Received::PhaseChanged => {}
+                Received::Event(_) | Received::Woken => {}
             }
         }
     }
 
     fn work(&mut self, lease: Lease) {
-        let Some(link) = &mut self.link else { return };
         let id = lease.id;
         self.shared.control.run_begins();
-        let (end, closed) =
-            HeldLease::hold(&self.shared, &mut link.connection, &self.wake, &self.runs, lease);
+        let (end, closed) = HeldLease::hold(&self.shared, &mut self.link, &self.wake, &self.runs, lease);
         self.shared.control.run_ended();
         self.count(id, &end);
         if let Some(why) = closed {
@@ -277,7 +249,7 @@ impl Slot {
     }
 
     /// Logs that the server can't be reached, and waits before the next attempt.
-    fn wait_to_reconnect(&mut self, why: &str, retry_after: Option<Duration>) {
+    fn wait_to_reconnect(&mut self, Unreachable { why, retry_after }: &Unreachable) {
         match &self.link {
             Some(link) => {
                 // A server that answers PING and refuses GET must not restart the short waits.
@@ -295,6 +267,10 @@ impl Slot {
 
     fn drop_link(&mut self, why: &str) {
         if let Some(link) = self.link.take() {
+            if link.abilities.hold && !self.shared.resume.is_zero() {
+                // It may have brought a job. HOLD returns that.
+                self.shared.running.reply_lost();
+            }
             self.shared.presence.lost(link.epoch, why);
         }
     }
@@ -317,28 +293,8 @@ impl Slot {
     }
 }
 
-/// Waits for data from the connection, for a change of phase, or until the deadline.
-fn receive(
-    shared: &Shared,
-    connection: &mut Connection,
-    wake: &Receiver<()>,
-    deadline: Option<Moment>,
-) -> Received {
-    let timer = deadline.map_or_else(never, |at| after(at.until(shared.now())));
-    let incoming = connection.incoming().clone();
-    select! {
-        recv(incoming) -> incoming => Received::Event(connection.take(incoming)),
-        recv(wake) -> _ => Received::PhaseChanged,
-        recv(timer) -> _ => Received::Timeout,
-    }
-}
-
 fn unreachable(why: String) -> NoJob {
-    NoJob::Unreachable { why, retry_after: None }
-}
-
-fn refused(refusal: &Refusal) -> NoJob {
-    NoJob::Unreachable { why: refusal.to_string(), retry_after: refusal.retry_after }
+    Unreachable::because(why).into()
 }
 
 /// Whether the answer to a PEEK means that nothing is left to do of the job: it is gone, or kept as done or
