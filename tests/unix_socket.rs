@@ -143,3 +143,28 @@ fn address_that_is_none_is_an_error_and_not_an_attempt_to_connect() {
     let error = djqs::Worker::new("tls://queue:11300").run().unwrap_err();
     assert!(error.to_string().contains("TLS is not supported"), "{error}");
 }
+
+#[test]
+fn mode_of_the_socket_says_who_may_connect() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = TempDir::new().unwrap();
+    let serve = |mode: &str, listen: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        command.args(["--memory", "-l", listen, "--socket-mode", mode]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for mode in ["600", "660"] {
+        let mut child = serve(mode, &address(&directory));
+        let mut greeting = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+        let found = std::fs::metadata(directory.path().join("djqs.sock")).unwrap().permissions().mode();
+        assert_eq!(format!("{:o}", found & 0o777), mode);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for (mode, listen) in [("888", &*address(&directory)), ("660", "127.0.0.1")] {
+        let output = serve(mode, listen).wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains("--socket-mode"), "{errors}");
+    }
+}

@@ -105,7 +105,10 @@ fn listen(flags: &Flags, broker: Broker, config: Config) -> Result<(Server, Stri
         Some("") => {
             return Err("can't listen on unix: the path is missing, as in unix:/run/djqs.sock".into());
         }
-        Some(path) => (Listen::Unix(path.into()), flags.listen.clone()),
+        Some(path) => (Listen::Unix { path: path.into(), mode: flags.socket_mode }, flags.listen.clone()),
+        None if flags.socket_mode.is_some() => {
+            return Err("--socket-mode is for a Unix socket: listen on one with -l unix:PATH".into());
+        }
         None => {
             let address = resolve(&flags.listen, flags.port)?;
             (Listen::Tcp(address), address.to_string())

@@ -1,8 +1,9 @@
 //! What a server listens on: a TCP address or the path of a Unix socket.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -16,15 +17,21 @@ const BACKLOG: i32 = 4096;
 pub enum Listen {
     /// A TCP address; port 0 lets the system choose one.
     Tcp(SocketAddr),
-    /// The path of a Unix socket. If the file exists and no process listens on it, it is replaced.
-    Unix(PathBuf),
+    /// A Unix socket.
+    Unix {
+        /// Its path. If the file exists and no process listens on it, it is replaced.
+        path: PathBuf,
+        /// Who may connect, as the permissions of the file: 0o660 for its owner and group. `None` for what the
+        /// process's umask leaves.
+        mode: Option<u32>,
+    },
 }
 
 impl Listen {
     pub(super) fn socket(&self) -> io::Result<Socket> {
         match self {
             Listen::Tcp(address) => tcp(*address),
-            Listen::Unix(path) => unix(path),
+            Listen::Unix { path, mode } => unix(path, *mode),
         }
     }
 }
@@ -38,11 +45,15 @@ fn tcp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn unix(path: &Path) -> io::Result<Socket> {
+fn unix(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
     let address = SockAddr::unix(path)?;
     remove_stale(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&address)?;
+    if let Some(mode) = mode {
+        // Before it listens, so that nobody connects who may not.
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket)
 }

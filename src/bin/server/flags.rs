@@ -41,6 +41,13 @@ pub(super) struct Flags {
     #[arg(short, long, value_name = "PORT", default_value_t = 11300, env = "DJQS_PORT")]
     pub(super) port: u16,
 
+    /// Who may connect to a Unix socket
+    ///
+    /// The permissions of the socket's file, in octal digits: 660 for its owner and group. Without it they are
+    /// what the umask leaves
+    #[arg(long, value_name = "MODE", env = "DJQS_SOCKET_MODE", value_parser = socket_mode, hide_short_help = true)]
+    pub(super) socket_mode: Option<u32>,
+
     /// Largest body of a job, in bytes
     ///
     /// A larger one is skipped and answered with "ERR too-big"
@@ -225,5 +232,13 @@ pub(super) fn format_size(bytes: u64) -> String {
     match unit {
         "" => format!("{bytes} bytes"),
         _ => format!("{:.1} {unit}", bytes as f64 / factor as f64),
+    }
+}
+
+/// Reads permissions in octal digits.
+fn socket_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("it is three octal digits, as in 660".into()),
     }
 }
