@@ -17,6 +17,8 @@ pub(super) struct Running {
     jobs: Mutex<BTreeMap<JobId, Arc<Tie>>>,
     /// A connection was lost that may have got a job.
     lost_one: AtomicBool,
+    /// Until when [`Running::next`] said to wait. Set and read while `jobs` is locked.
+    next_look: Mutex<Option<Moment>>,
     changed: (Sender<()>, Receiver<()>),
 }
 
@@ -54,7 +56,12 @@ pub(super) enum Next {
 
 impl Running {
     pub(super) fn new() -> Running {
-        Running { jobs: Mutex::default(), lost_one: AtomicBool::new(false), changed: bounded(1) }
+        Running {
+            jobs: Mutex::default(),
+            lost_one: AtomicBool::new(false),
+            next_look: Mutex::new(None),
+            changed: bounded(1),
+        }
     }
 
     /// A job begins to run. The receiver gets a token when its slot should look at its [`Tie::state`] and ask
@@ -63,8 +70,14 @@ impl Running {
         let (news, receiver) = bounded(1);
         let state = TieState { confirmed: now, asked: now, is_orphan: false, adrift: None, is_lost: false };
         let tie = Arc::new(Tie { id, ttr, state: Mutex::new(state), news });
-        self.jobs.lock().insert(id, tie.clone());
-        self.wake();
+        let mut jobs = self.jobs.lock();
+        jobs.insert(id, tie.clone());
+        let is_soon_enough = self.next_look.lock().is_some_and(|at| at <= now.after(ttr / 3));
+        drop(jobs);
+        // Most jobs end before they need a renewal, and need not wake anybody.
+        if !is_soon_enough {
+            self.wake();
+        }
         (tie, receiver)
     }
 
@@ -122,7 +135,6 @@ impl Running {
     pub(super) fn next(&self, now: Moment, held: Option<Moment>, hold_interval: Duration) -> Next {
         let jobs = self.jobs.lock();
         let states: Vec<_> = jobs.values().map(|tie| (tie.id, tie.ttr, *tie.state.lock())).collect();
-        drop(jobs);
         // A connection may be lost for the worker and not yet for the server, so that one HOLD is not enough.
         let hold_at = match states.iter().any(|(_, _, state)| state.is_orphan) {
             true => held.map_or(Some(now), |at| Some(at.after(hold_interval))),
@@ -141,7 +153,9 @@ impl Running {
             let soon = states.iter().filter(|job| due(job, 6) <= now);
             return Next::Beat(soon.map(|(id, ..)| *id).collect());
         }
-        Next::Wait(hold_at.into_iter().chain(beat_at).min())
+        let next_look = hold_at.into_iter().chain(beat_at).min();
+        *self.next_look.lock() = next_look;
+        Next::Wait(next_look)
     }
 
     /// A HOLD was sent that names these jobs.
