@@ -1,8 +1,8 @@
 //! What happens at a given time: delays end, leases lapse, pauses end. Waits end that wait for drained queues.
 //!
-//! A timer names a queue or a session and the time at which to check it. It may be early but never late: the
-//! queue or session knows when it is really due. A lease that is acknowledged in time, as nearly all are,
-//! therefore never touches the timers.
+//! A timer names a queue, a session, a batch, or the ended jobs whose waiters are being woken, and the time at
+//! which to check it. It may be early but never late: what it names knows when it is really due. A lease that is
+//! acknowledged in time, as nearly all are, therefore never touches the timers.
 
 use std::collections::BTreeSet;
 
