@@ -40,6 +40,7 @@ crash: ## Crash the real server: 1,000 kills, faults in every system call, all c
 	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y strace; } || echo "no strace: no faults"
 	DJQS_CRASH_CYCLES=$${DJQS_CRASH_CYCLES:-1000} DJQS_CRASH_FAULTS=$${DJQS_CRASH_FAULTS:-all} \
 		$(CARGO) test --release --locked --test crash -- --nocapture
+	DJQS_CRASH_CYCLES=$${DJQS_ENDS_CYCLES:-150} $(CARGO) test --release --locked --test kill_ends -- --nocapture
 	DJQS_EXHAUSTIVE=1 $(CARGO) test --release --locked --test journal_crash --test journal_damage --test journal_threads --test journal_space
 
 crash-check: ## Build faults into the server and check that the crash tests find each
