@@ -38,6 +38,7 @@ pub(crate) mod wire;
 pub use crate::job::Failure;
 pub use address::{Address, BadAddress};
 pub use batch::BatchError;
+pub use ends::RUN_KEPT;
 pub use figures::QueueSummary;
 
 use wire::{Replies, Wire};

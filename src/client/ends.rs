@@ -1,11 +1,16 @@
 //! Jobs until they have ended: waiting for that, batches, cancelling, why a job is where it is.
 
 use super::Client;
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::job::{BatchName, Finished, Group, Job, JobId, JobState, Submission};
 use crate::protocol::native::{Answer, job_json};
 use crate::protocol::{Cancel, Command, Wait};
 use crate::stats::BatchStats;
+
+/// How long [`Client::run`] keeps a job that is not to be kept.
+pub const RUN_KEPT: Duration = Duration::from_secs(60);
 
 impl Client {
     /// Waits for the end of a job, for at most `wait`. `None` if it has not ended by then.
@@ -21,7 +26,8 @@ impl Client {
         }
     }
 
-    /// Submits a job and waits for its end, for as long as that takes.
+    /// Submits a job and waits for its end, for as long as that takes. A job that is not to be kept is kept for
+    /// [`RUN_KEPT`], because a worker may be done with it before this waits.
     ///
     /// ```
     /// use djqs::{Client, Submission, job::Finished};
@@ -48,7 +54,10 @@ impl Client {
     ///
     /// # Errors
     /// As for [`Client::submit`].
-    pub fn run(&mut self, submission: Submission) -> Result<Finished, Error> {
+    pub fn run(&mut self, mut submission: Submission) -> Result<Finished, Error> {
+        if submission.options.keep.is_zero() {
+            submission.options.keep = RUN_KEPT;
+        }
         let accepted = self.submit(submission)?;
         match self.wait(accepted.id, Wait::Forever)? {
             Some(finished) => Ok(finished),

@@ -6,7 +6,7 @@
 //! are due together. The callers of [`Model::fail`] and [`Model::apply`] check that these are within their
 //! limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -937,12 +937,10 @@ impl Model {
     pub(crate) fn memory(&self) -> u64 {
         let jobs: u64 = self.jobs.iter().map(|job| job.memory(self.rare_bytes)).sum();
         let pages = self.jobs.chunk_by(|a, b| a.id.0 / 64 == b.id.0 / 64).count();
-        let mut terms = Vec::new();
-        for Options { ttr, attempts, backoff, keep, batch, .. } in self.jobs.iter().map(|job| &job.options) {
-            if !terms.contains(&(ttr, attempts, backoff, keep, batch)) {
-                terms.push((ttr, attempts, backoff, keep, batch));
-            }
-        }
+        let shared = |Options { ttr, attempts, backoff, keep, batch, .. }: &Options| {
+            (ttr.as_nanos(), *attempts, backoff.as_nanos(), keep.as_nanos(), batch.clone())
+        };
+        let terms: HashSet<_> = self.jobs.iter().map(|job| shared(&job.options)).collect();
         jobs + self.queues.len() as u64 * QUEUE_OVERHEAD_BYTES
             + pages as u64 * PAGE_OVERHEAD_BYTES
             + terms.len() as u64 * SHARED_OPTIONS_OVERHEAD_BYTES
