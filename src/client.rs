@@ -215,7 +215,7 @@ impl Client {
     /// [`Code::Draining`](crate::Code::Draining) if it accepts no new jobs; otherwise see [`Client::call`].
     /// After [`Error::Disconnected`] the job may have been accepted: see [`retry`].
     pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Error> {
-        match self.call(&Command::Submit(submission))? {
+        match self.call(&Command::Submit(Box::new(submission)))? {
             Answer::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
             _ => self.unexpected_reply(),
         }

@@ -89,7 +89,7 @@ pub enum Cancel {
 #[non_exhaustive]
 pub enum Command {
     /// Accept a job.
-    Submit(Submission),
+    Submit(Box<Submission>),
     /// Lease the next job of these queues.
     Lease {
         /// The queues; empty for those that the connection watches: `default`, unless it has chosen others.
@@ -274,7 +274,7 @@ pub enum Command {
 #[non_exhaustive]
 pub enum Compat {
     /// Accept a job in the queue that the connection uses.
-    SubmitHere(Options, Arc<[u8]>),
+    SubmitHere(Box<Options>, Arc<[u8]>),
     /// Lease the next job of the queues that the connection watches. The wait ends before one of its own
     /// leases lapses.
     LeaseWatched {

@@ -14,7 +14,7 @@ use djqs::{Broker, JobId, Options, QueueName, Submission};
 mod common;
 
 fn submission(options: &Options) -> Command {
-    Command::Submit(Submission::new("work").options(options))
+    Command::Submit(Box::new(Submission::new("work").options(options)))
 }
 
 fn remaining(session: &mut Session, id: u64) -> Option<Duration> {

@@ -306,7 +306,8 @@ fn command_that_may_be_repeated_is_sent_again_on_a_new_connection() {
         stream.write_all(b"ACK 4\n").unwrap();
     }]);
     let mut client = Client::connect(&address.to_string()).unwrap();
-    let answer = client.call_again(&Request::Submit(keyed("order:9")), Duration::from_secs(60)).unwrap();
+    let answer =
+        client.call_again(&Request::Submit(Box::new(keyed("order:9"))), Duration::from_secs(60)).unwrap();
     assert_eq!(answer, Answer::Accepted { id: JobId(4), duplicate: None });
 }
 
@@ -314,7 +315,7 @@ fn command_that_may_be_repeated_is_sent_again_on_a_new_connection() {
 fn command_that_may_not_be_repeated_is_sent_once() {
     let address = peer(vec![|stream| read_lines(&stream, 1)]);
     let mut client = Client::connect(&address.to_string()).unwrap();
-    let outcome = client.call_again(&Request::Submit(task("a")), Duration::from_secs(60));
+    let outcome = client.call_again(&Request::Submit(Box::new(task("a"))), Duration::from_secs(60));
     assert!(matches!(outcome, Err(Error::Disconnected { .. })), "{outcome:?}");
 }
 

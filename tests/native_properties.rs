@@ -235,7 +235,7 @@ fn command() -> impl Strategy<Value = Command> {
     let limit = prop_oneof![Just(100), 1..=LIST_LIMIT_MAX];
     let state = || prop::option::of(job_state());
     prop_oneof![
-        submission().prop_map(Command::Submit),
+        submission().prop_map(|submission| Command::Submit(Box::new(submission))),
         (prop::collection::vec(queue_name(), 0..6), wait.clone(), on_drained)
             .prop_map(|(queues, wait, on_drained)| Command::Lease { queues, wait, on_drained }),
         (job_id(), prop::option::of(body())).prop_map(|(id, result)| Command::Ack { id, result }),

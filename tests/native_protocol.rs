@@ -284,7 +284,7 @@ fn body_behind_the_line_has_exactly_its_bytes() {
 #[test]
 fn body_of_any_bytes_without_lf_may_stand_in_the_line() {
     let outcome = decode(FrameLimits::default(), [&b"TASK: a\0b\xff\r\n"[..]]);
-    let submission = Command::Submit(Submission::new(&b"a\0b\xff"[..]));
+    let submission = Command::Submit(Box::new(Submission::new(&b"a\0b\xff"[..])));
     assert_eq!(outcome.events, [Event::Command(submission, djqs::protocol::Dialect::Native)]);
 }
 

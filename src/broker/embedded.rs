@@ -247,7 +247,7 @@ mod tests {
         let before = broker.engine.queue.times_locked();
         let (mut commands, mut outcomes) = (VecDeque::new(), VecDeque::new());
         for _ in 0..count / 64 {
-            let submit = || (Command::Submit(Submission::new(*b"TASK: 1")), Dialect::Native);
+            let submit = || (Command::Submit(Box::new(Submission::new(*b"TASK: 1"))), Dialect::Native);
             commands.extend((0..64).map(|_| submit()));
             while !commands.is_empty() {
                 session.execute_all(&mut commands, &mut outcomes);

@@ -20,7 +20,7 @@ impl Session {
     /// # Errors
     /// [`Code::Draining`]; [`Code::Full`] if the jobs take all the memory that they may, or the disk is full.
     pub fn submit(&mut self, submission: Submission) -> Result<Accepted, Refusal> {
-        match self.reply(Command::Submit(submission))? {
+        match self.reply(Command::Submit(Box::new(submission)))? {
             Reply::Accepted { id, duplicate } => Ok(Accepted { id, duplicate }),
             other => unexpected(&other),
         }

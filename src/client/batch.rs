@@ -111,7 +111,7 @@ fn send_all(
             && out.len() < WRITE_BYTES
             && let Some(submission) = submissions.next()
         {
-            write_command(&Command::Submit(submission), &mut out);
+            write_command(&Command::Submit(Box::new(submission)), &mut out);
             taken += 1;
         }
         // First to the receiver, so that it expects every reply that comes. It ends before the sender only

@@ -42,7 +42,7 @@ impl Story {
         let submission = submission(&mut self.history, queue("work"), options, 10);
         self.last_id += 1;
         let id = JobId(self.last_id);
-        self.say(&Command::Submit(submission.clone()), Answer::Accepted { id, duplicate: None });
+        self.say(&Command::Submit(Box::new(submission.clone())), Answer::Accepted { id, duplicate: None });
         (id, submission)
     }
 
@@ -139,7 +139,7 @@ fn acknowledged_job_that_is_lost_is_found() {
 fn job_that_a_worker_was_shown_must_not_be_lost_even_if_its_submitter_heard_nothing() {
     let mut story = Story::new();
     let job = submission(&mut story.history, queue("work"), Options::default(), 10);
-    story.say_unheard(&Command::Submit(job.clone()));
+    story.say_unheard(&Command::Submit(Box::new(job.clone())));
     story.lease(JobId(1), &job, 1);
     complains(story.restart(vec![]), "was acknowledged and is lost");
 }
@@ -149,7 +149,7 @@ fn submission_without_an_answer_may_be_there_or_not() {
     for there in [true, false] {
         let mut story = Story::new();
         let job = submission(&mut story.history, queue("work"), Options::default(), 10);
-        story.say_unheard(&Command::Submit(job.clone()));
+        story.say_unheard(&Command::Submit(Box::new(job.clone())));
         is_content(story.restart(if there { vec![shown(JobId(1), &job)] } else { vec![] }));
     }
 }

@@ -295,7 +295,7 @@ fn accepts_again(client: &mut Client, history: &Shared) -> Result<(), Gone> {
 
 fn submit(client: &mut Client, history: &Shared, length: u64) -> Result<(), Gone> {
     let submission = submission(&mut history.lock().unwrap(), queue("work"), Options::default(), length);
-    client.converse(&[Command::Submit(submission)]).map(drop)
+    client.converse(&[Command::Submit(Box::new(submission))]).map(drop)
 }
 
 // ---- at the start ----

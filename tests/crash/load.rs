@@ -227,7 +227,7 @@ fn submit(client: &mut Client, number: u64) -> Result<(), Gone> {
         let length = client.dice.one_of(&[0, 10, 50, 100, 100, 300, 1400]);
         let options = options(&mut client.dice, number);
         let submission = submission(&mut client.history(), queue(name), options, length);
-        commands.push(Command::Submit(submission));
+        commands.push(Command::Submit(Box::new(submission)));
     }
     client.converse(&commands).map(drop)
 }
@@ -321,7 +321,7 @@ fn lapse(client: &mut Client, held: &mut Option<Lease>) -> Result<(), Gone> {
                 .attempts(client.dice.one_of(&[0, 2, 3, 5]))
                 .backoff(Duration::from_millis(5));
             let submission = submission(&mut client.history(), queue("lapsing"), options, 60);
-            client.converse(&[Command::Submit(submission)])?;
+            client.converse(&[Command::Submit(Box::new(submission))])?;
         }
         *held = client.converse(&[get(&["lapsing"], Duration::from_millis(10))])?.pop();
         return Ok(());
@@ -364,7 +364,7 @@ fn fill_desk(client: &mut Client) -> Result<(), Gone> {
     for _ in 0..client.dice.within(1, 6) {
         let options = Options::default().ttr(Duration::from_secs(3600));
         let submission = submission(&mut client.history(), queue("desk"), options, 40);
-        commands.push(Command::Submit(submission));
+        commands.push(Command::Submit(Box::new(submission)));
     }
     commands.extend((0..4).map(|_| get(&["desk"], Duration::ZERO)));
     let leases = client.converse(&commands)?;
@@ -400,7 +400,7 @@ fn open_and_close_gates(client: &mut Client) -> Result<(), Gone> {
     if client.history().jobs() <= JOBS_MAX {
         let options = Options::default().ttr(Duration::from_secs(3600));
         let submission = submission(&mut client.history(), queue(name), options, 20);
-        commands.push(Command::Submit(submission));
+        commands.push(Command::Submit(Box::new(submission)));
     }
     commands.push(match client.dice.within(0, 5) {
         0 => Command::Pause { queue: queue(name), time: None },

@@ -161,10 +161,6 @@ impl Client {
 
     /// Executes a command that touches any number of jobs or queues, or that needs no lock. Any other comes
     /// back.
-    #[expect(
-        clippy::result_large_err,
-        reason = "a command that comes back is no error, and is executed next"
-    )]
     pub(super) fn execute_at_length(
         &mut self,
         engine: &Engine,
@@ -222,10 +218,10 @@ impl Call<'_> {
         self.locked.with(self.now, verb).0
     }
 
-    fn submit(&mut self, engine: &Engine, submission: Submission, room: Option<Room>) -> Step {
+    fn submit(&mut self, engine: &Engine, submission: Box<Submission>, room: Option<Room>) -> Step {
         let bytes = submission.body.len() as u64 + RECORD_BYTES_MAX;
         let reply = match engine.room_for_submission(bytes, room) {
-            Ok(Room::Yes) => self.with(|state, now| state.submit(now, submission)).map(accepted),
+            Ok(Room::Yes) => self.with(|state, now| state.submit(now, *submission)).map(accepted),
             Ok(Room::MustWrite) => return Step::MustWrite(Command::Submit(submission), bytes),
             Ok(Room::No) => Err(disk_full()),
             Err(refusal) => Err(refusal),
@@ -234,13 +230,19 @@ impl Call<'_> {
     }
 
     fn ack(&mut self, engine: &Engine, id: JobId, result: Option<Arc<[u8]>>, room: Option<Room>) -> Step {
-        let result = result.unwrap_or_default();
-        let is_kept = !result.is_empty() && self.look(|state, _| state.keeps_result(id));
-        let bytes = result.len() as u64;
-        let returned = match engine.room_for_result(if is_kept { bytes } else { 0 }, room) {
-            Room::Yes => Returned::Result(result),
-            Room::No => Returned::NoRoom,
-            Room::MustWrite => return Step::MustWrite(Command::Ack { id, result: Some(result) }, bytes),
+        let returned = match result {
+            None => Returned::Nothing,
+            Some(result) if result.is_empty() || !self.look(|state, _| state.keeps_result(id)) => {
+                Returned::Result(result)
+            }
+            Some(result) => match engine.room_for_result(result.len() as u64, room) {
+                Room::Yes => Returned::Result(result),
+                Room::No => Returned::NoRoom,
+                Room::MustWrite => {
+                    let bytes = result.len() as u64;
+                    return Step::MustWrite(Command::Ack { id, result: Some(result) }, bytes);
+                }
+            },
         };
         let session = self.client.id;
         let acked = self.with(|state, now| state.ack(now, session, id, returned));
@@ -332,7 +334,11 @@ impl Call<'_> {
                 return Step::Done(self.lease(Vec::new(), Warn::BeforeLapse, wait, OnDrained::Wait));
             }
             Compat::SubmitHere(options, body) => {
-                return self.submit(engine, Submission { queue: using, options, body }, room);
+                return self.submit(
+                    engine,
+                    Box::new(Submission { queue: using, options: *options, body }),
+                    room,
+                );
             }
             Compat::LeaseJob { id } => {
                 self.with(|state, now| state.lease_job(now, session, id)).map(Reply::Leased)
@@ -410,8 +416,8 @@ impl Engine {
     /// for a job otherwise, since it may be as long as one.
     fn room_for_result(&self, bytes: u64, room: Option<Room>) -> Room {
         match (&self.journal, room) {
-            (Some(journal), _) if bytes > 0 && !journal.has_room_for_reason(bytes) => Room::No,
-            (Some(journal), None) if bytes > 0 && journal.room(bytes) == Room::MustWrite => Room::MustWrite,
+            (Some(journal), _) if !journal.has_room_for_reason(bytes) => Room::No,
+            (Some(journal), None) if journal.room(bytes) == Room::MustWrite => Room::MustWrite,
             _ => Room::Yes,
         }
     }

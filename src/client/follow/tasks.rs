@@ -67,7 +67,7 @@ impl Plan {
                 Some(Key::new(&format!("{}{line}", self.key)).expect("it is short and has no spaces"));
         }
         let mut encoded = Vec::new();
-        write_command(&Command::Submit(submission), &mut encoded);
+        write_command(&Command::Submit(Box::new(submission)), &mut encoded);
         Ok(Task { line, own_key, encoded })
     }
 }
@@ -203,7 +203,7 @@ impl<R: Read> Tasks<R> {
             }
             Step::Command { consumed, command: Command::Submit(submission), .. } => {
                 self.pass(consumed);
-                let task = self.plan.task(line, submission);
+                let task = self.plan.task(line, *submission);
                 Found::Item(task.map_or_else(|why| TaskText::Bad { line, why }, TaskText::Task))
             }
             Step::Command { consumed, .. } => {

@@ -107,7 +107,7 @@ fn put(arguments: &[u8], behind: &[u8], limits: &FrameLimits) -> (Verb, Decoded)
     let decoded = match behind.get(size..size + 2) {
         None => Decoded::Incomplete { wanted: size + 2 },
         Some(b"\r\n") => {
-            let command = Compat::SubmitHere(options, behind[..size].into());
+            let command = Compat::SubmitHere(Box::new(options), behind[..size].into());
             Decoded::Command { command: command.into(), behind: size + 2 }
         }
         Some(_) => {

@@ -87,7 +87,8 @@ static VERBS: [Verb; 29] = [
                 batch: given.option("batch", batch_name)?,
             };
             let queue = given.option("queue", queue_name)?.unwrap_or_default();
-            Ok(Command::Submit(Submission { queue, options, body: given.body.unwrap_or_default().into() }))
+            let body = given.body.unwrap_or_default().into();
+            Ok(Command::Submit(Box::new(Submission { queue, options, body })))
         },
         ..LINE
     },

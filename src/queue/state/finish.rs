@@ -21,6 +21,8 @@ pub const CANCELLED_KEPT_MIN: Duration = Duration::from_secs(3600);
 /// What a worker returned with its ACK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Returned {
+    /// No result, which is an empty one.
+    Nothing,
     /// A result, which may be empty.
     Result(Arc<[u8]>),
     /// A result that the disk has no room for.
@@ -48,21 +50,27 @@ impl State {
         returned: Returned,
     ) -> Result<Acked, Refusal> {
         let slot = self.leased_by(session, id)?;
-        let (queue, options, counts) = (slot.queue, slot.options, slot.counts());
-        let keep = self.shared_options.get(options).keep();
-        let ran = self.ran(now, id);
+        let (queue, options) = (slot.queue, slot.options);
         self.count(queue, |totals| totals.acked += 1);
         self.count_report(session, true);
-        let attempt = counts.spent().saturating_add(1);
+        let keep = self.shared_options.keep_of(options);
         if keep.is_zero() {
-            if let Returned::Result(result) = returned {
-                self.tell_waiters(now, id, || Finished::Done { attempt, ran, result: Some(result) });
+            if !self.job_waiters.is_empty() {
+                let (attempt, ran) = self.attempt_of(now, id);
+                let result = match returned {
+                    Returned::Result(result) => Some(result),
+                    Returned::Nothing => Some(Arc::default()),
+                    Returned::NoRoom => None,
+                };
+                self.tell_waiters(now, id, || Finished::Done { attempt, ran, result });
             }
             self.remove(now, id, Why::Done);
             return Ok(Acked::Whole);
         }
+        let (attempt, ran) = self.attempt_of(now, id);
         let result = match returned {
             Returned::Result(result) if self.has_room_for_result(id, &result) => Some(result),
+            Returned::Nothing => Some(Arc::default()),
             Returned::Result(_) | Returned::NoRoom => None,
         };
         self.set_body(id, result.clone().unwrap_or_default());
@@ -77,7 +85,7 @@ impl State {
 
     /// Whether the submitter of a job asked for its result to be kept.
     pub fn keeps_result(&self, id: JobId) -> bool {
-        self.jobs.get(id).is_some_and(|slot| !self.shared_options.get(slot.options).keep().is_zero())
+        self.jobs.get(id).is_some_and(|slot| !self.shared_options.keep_of(slot.options).is_zero())
     }
 
     fn has_room_for_result(&self, id: JobId, result: &[u8]) -> bool {
@@ -85,9 +93,10 @@ impl State {
         grown == 0 || self.budget.has_room(Purpose::Note, grown)
     }
 
-    /// How long the current attempt of a leased job has taken.
-    fn ran(&self, now: Now, id: JobId) -> Duration {
-        self.leased_since(id).map_or(Duration::ZERO, |since| now.mono.until(since))
+    /// The current attempt of a leased job, and how long it has taken.
+    fn attempt_of(&self, now: Now, id: JobId) -> (u32, Duration) {
+        let ran = self.leased_since(id).map_or(Duration::ZERO, |since| now.mono.until(since));
+        (self.slot(id).counts().spent().saturating_add(1), ran)
     }
 
     /// When a leased job was leased.

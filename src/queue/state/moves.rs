@@ -129,7 +129,7 @@ impl State {
         if matches!(from, Place::Leased { .. }) {
             self.forget_progress(id);
         }
-        if let Some(batch) = self.shared_options.get(sets.options).batch {
+        if let Some(batch) = self.shared_options.batch_of(sets.options) {
             self.batch_changed(now, batch);
         }
         self.note_drained(sets.queue);
@@ -185,6 +185,9 @@ impl State {
     }
 
     fn extra_end_size(&self, options: SharedOptionsIx) -> u64 {
+        if self.shared_options.batch_of(options).is_none() && self.shared_options.keep_of(options).is_zero() {
+            return 0;
+        }
         let options = self.shared_options.get(options);
         extra_end_bytes(options.keep(), options.batch.map(|batch| self.batch_name(batch)))
     }
@@ -231,7 +234,7 @@ impl State {
         self.jobs.insert(id, slot);
         self.account_for_shared();
         self.insert_into_sets(id, sets, place);
-        if let Some(batch) = self.shared_options.get(sets.options).batch {
+        if let Some(batch) = self.shared_options.batch_of(sets.options) {
             self.batch_changed(now, batch);
         }
     }
@@ -248,7 +251,7 @@ impl State {
         self.live_bytes -= self.live_size(id, &slot);
         self.extra_end_bytes -= self.extra_end_size(slot.options);
         self.remove_from_sets(id, Sets::of(&slot), place);
-        let batch = self.shared_options.get(slot.options).batch;
+        let batch = self.shared_options.batch_of(slot.options);
         self.shared_options.release(slot.options);
         self.account_for_shared();
         if let Some(batch) = batch {
@@ -270,8 +273,7 @@ impl State {
     fn insert_into_sets(&mut self, id: JobId, sets: Sets, place: Place) {
         let Sets { queue, priority, options } = sets;
         let state = place.state();
-        let SharedOptions { batch, .. } = self.shared_options.get(options);
-        if let Some(batch) = batch {
+        if let Some(batch) = self.shared_options.batch_of(options) {
             self.enter_batch(batch, state, id);
         }
         *count_of(&mut self.counts, state) += 1;
@@ -303,7 +305,7 @@ impl State {
     fn remove_from_sets(&mut self, id: JobId, sets: Sets, place: Place) {
         let Sets { queue, priority, options } = sets;
         let state = place.state();
-        if let Some(batch) = self.shared_options.get(options).batch {
+        if let Some(batch) = self.shared_options.batch_of(options) {
             self.leave_batch(batch, state, id);
         }
         *count_of(&mut self.counts, state) -= 1;

@@ -100,6 +100,16 @@ impl SharedOptionsTable {
         self.entries[options.0 as usize].0
     }
 
+    /// The batch alone, which each move of a job needs.
+    pub(super) fn batch_of(&self, options: SharedOptionsIx) -> Option<BatchIx> {
+        self.entries[options.0 as usize].0.batch
+    }
+
+    /// The time to keep alone, which each end of a job needs.
+    pub(super) fn keep_of(&self, options: SharedOptionsIx) -> Duration {
+        self.entries[options.0 as usize].0.keep()
+    }
+
     pub(super) fn release(&mut self, SharedOptionsIx(number): SharedOptionsIx) {
         let (options, users) = &mut self.entries[number as usize];
         *users -= 1;
