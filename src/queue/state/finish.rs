@@ -62,7 +62,9 @@ impl State {
                     Returned::Nothing => Some(Arc::default()),
                     Returned::NoRoom => None,
                 };
-                self.tell_waiters(now, id, || Finished::Done { attempt, ran, result });
+                if result.is_some() {
+                    self.tell_waiters(now, id, || Finished::Done { attempt, ran, result });
+                }
             }
             self.remove(now, id, Why::Done);
             return Ok(Acked::Whole);
