@@ -43,7 +43,7 @@ pub struct Steady {
     waits: Backoff,
 }
 
-/// What became of waiting for a batch.
+/// How waiting for a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BatchEnd {

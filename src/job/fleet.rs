@@ -1,4 +1,4 @@
-//! Workers by name: who they say they are, and what they are told.
+//! Workers by name: how they introduce themselves, and the orders that they get.
 
 use std::fmt;
 use std::time::Duration;
