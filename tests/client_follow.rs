@@ -444,13 +444,9 @@ fn all_results_come_across_restarts(count: u64) {
     assert_eq!(server.stat("jobs_done"), count.to_string());
 }
 
+/// `DJQS_FOLLOW_JOBS` sets the number of jobs.
 #[test]
-fn results_of_3000_jobs_come_across_lost_workers_and_restarts() {
-    all_results_come_across_restarts(3000);
-}
-
-#[test]
-#[ignore = "takes long: the same with 100,000"]
-fn results_of_100000_jobs_come_across_lost_workers_and_restarts() {
-    all_results_come_across_restarts(100_000);
+fn results_come_across_lost_workers_and_restarts() {
+    let jobs = std::env::var("DJQS_FOLLOW_JOBS").map_or(3000, |jobs| jobs.parse().unwrap());
+    all_results_come_across_restarts(jobs);
 }
