@@ -26,7 +26,7 @@ impl Client {
         }
     }
 
-    /// Submits a job and waits for its end, for as long as that takes. A job that is not to be kept is kept for
+    /// Submits a job and waits until it has ended. A job that is not to be kept is kept for
     /// [`RUN_KEPT`], because a worker may be done with it before this waits.
     ///
     /// ```

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_core::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use crate::job::{Finished, Order};
+use crate::job::Finished;
 use crate::printable::is_unsafe_on_terminal;
 use crate::protocol::native::Answer;
 use crate::protocol::native::job_json::{body_member, members, millis, text_member};
@@ -106,13 +106,7 @@ impl Serialize for Reply<'_> {
                 map.serialize_entry("verbs", verbs)?;
             }
             Answer::Order(order) => {
-                let (word, id) = match order {
-                    Order::Cancel(id) => ("cancel", Some(id)),
-                    Order::Lost(id) => ("lost", Some(id)),
-                    Order::Quiet => ("quiet", None),
-                    Order::Resume => ("resume", None),
-                    Order::Stop => ("stop", None),
-                };
+                let (word, id) = order.parts();
                 map.serialize_entry("order", word)?;
                 if let Some(id) = id {
                     map.serialize_entry("id", &id.0)?;

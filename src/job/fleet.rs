@@ -58,6 +58,19 @@ pub enum Order {
     Stop,
 }
 
+impl Order {
+    /// The order's word, and the job that it is about, if it is about one.
+    pub(crate) fn parts(self) -> (&'static str, Option<JobId>) {
+        match self {
+            Order::Cancel(id) => ("cancel", Some(id)),
+            Order::Lost(id) => ("lost", Some(id)),
+            Order::Quiet => ("quiet", None),
+            Order::Resume => ("resume", None),
+            Order::Stop => ("stop", None),
+        }
+    }
+}
+
 /// What an operator wants of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wish {

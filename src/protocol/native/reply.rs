@@ -305,13 +305,7 @@ fn write_hello(out: &mut Vec<u8>) {
 }
 
 fn write_order(order: Order, out: &mut Vec<u8>) {
-    let (word, id) = match order {
-        Order::Cancel(id) => ("cancel", Some(id)),
-        Order::Lost(id) => ("lost", Some(id)),
-        Order::Quiet => ("quiet", None),
-        Order::Resume => ("resume", None),
-        Order::Stop => ("stop", None),
-    };
+    let (word, id) = order.parts();
     out.extend_from_slice(b"ORDER ");
     out.extend_from_slice(word.as_bytes());
     if let Some(id) = id {
